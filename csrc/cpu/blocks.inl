@@ -1,0 +1,338 @@
+// The vector kernels, written once for any register width (GCC and Clang vector types). The including file
+// sets SAPAG_CAPABILITY (namespace) and SAPAG_BYTES (register width) and switches the instruction set on.
+//
+// Stages                                                              bytes an element (float32)
+//   1. difference: load g', g; five sums (six with |d|)               8 read
+//      both:       the same loads also give the target's sums, then
+//                  a second pass for the deviations, from cache       8 read
+//      target:     the target's sums alone                            4 read
+//   2. apply: load g', g again (small segments: from cache); write V  8 read, 4 written
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "blocks.h"
+
+namespace sapag::cpu::SAPAG_CAPABILITY {
+namespace {
+
+struct BFloat16 {
+  uint16_t bits;
+};
+struct Float16 {
+  uint16_t bits;
+};
+
+// A register of the type that T is computed in.
+template <class T>
+struct Lanes {
+  using Number = float;
+};
+template <>
+struct Lanes<double> {
+  using Number = double;
+};
+template <class T>
+using Number = typename Lanes<T>::Number;
+
+template <class N>
+struct Register {
+  typedef N Type __attribute__((vector_size(SAPAG_BYTES)));
+};
+template <class T>
+using Vec = typename Register<Number<T>>::Type;
+template <class T>
+constexpr int64_t kWidth = SAPAG_BYTES / sizeof(Number<T>);
+
+typedef uint32_t Words __attribute__((vector_size(SAPAG_BYTES)));
+typedef uint16_t Halves __attribute__((vector_size(SAPAG_BYTES / 2)));
+
+template <class T>
+inline Vec<T> load(const T* p) {
+  Vec<T> v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+template <class T>
+inline void store(T* p, Vec<T> v) {
+  std::memcpy(p, &v, sizeof v);
+}
+
+template <>
+inline Vec<BFloat16> load(const BFloat16* p) {
+  Halves h;
+  std::memcpy(&h, p, sizeof h);
+  const Words w = __builtin_convertvector(h, Words) << 16;
+  Vec<BFloat16> v;
+  std::memcpy(&v, &w, sizeof v);
+  return v;
+}
+template <>
+inline void store(BFloat16* p, Vec<BFloat16> v) {
+  Words w;
+  std::memcpy(&w, &v, sizeof w);
+  const Words rounded = (w + 0x7fff + ((w >> 16) & 1)) >> 16;  // to nearest, ties to even
+  const Words quiet = (w >> 16) | 0x40;
+  const Halves h = __builtin_convertvector(v == v ? rounded : quiet, Halves);
+  std::memcpy(p, &h, sizeof h);
+}
+
+#if SAPAG_BYTES == 32
+template <>
+inline Vec<Float16> load(const Float16* p) {
+  return (Vec<Float16>)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+template <>
+inline void store(Float16* p, Vec<Float16> v) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT));
+}
+#elif SAPAG_BYTES == 64
+template <>
+inline Vec<Float16> load(const Float16* p) {
+  return (Vec<Float16>)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+template <>
+inline void store(Float16* p, Vec<Float16> v) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT));
+}
+#else
+// Without conversion instructions: widen by scaling the exponent, which also makes subnormals come out right.
+inline float widen(uint16_t h) {
+  const uint32_t magnitude = static_cast<uint32_t>(h & 0x7fff) << 13;
+  float value;
+  if (magnitude >= 0x0f800000) {  // infinity and NaN
+    const uint32_t bits = magnitude | 0x7f800000;
+    std::memcpy(&value, &bits, 4);
+  } else {
+    std::memcpy(&value, &magnitude, 4);
+    value *= 0x1p112f;
+  }
+  return (h & 0x8000) ? -value : value;
+}
+inline uint16_t narrow(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  const uint16_t sign = static_cast<uint16_t>((bits >> 16) & 0x8000);
+  bits &= 0x7fffffff;
+  if (bits > 0x7f800000) return sign | 0x7e00;
+  if (bits >= 0x477ff000) return sign | 0x7c00;  // rounds to infinity
+  if (bits < 0x38800000) {  // subnormal: let one float32 addition round at the right place
+    float magnitude;
+    std::memcpy(&magnitude, &bits, 4);
+    magnitude += 0.5f;
+    std::memcpy(&bits, &magnitude, 4);
+    return sign | static_cast<uint16_t>(bits - 0x3f000000);
+  }
+  bits += 0xfff + ((bits >> 13) & 1);
+  return sign | static_cast<uint16_t>((bits >> 13) - (112 << 10));
+}
+template <>
+inline Vec<Float16> load(const Float16* p) {
+  Vec<Float16> v;
+  for (int64_t i = 0; i < kWidth<Float16>; ++i) v[i] = widen(p[i].bits);
+  return v;
+}
+template <>
+inline void store(Float16* p, Vec<Float16> v) {
+  for (int64_t i = 0; i < kWidth<Float16>; ++i) p[i].bits = narrow(v[i]);
+}
+#endif
+
+// Streaming stores exist for whole, aligned registers; elsewhere they are plain ones.
+template <class T>
+inline void stream_store(T* p, Vec<T> v) {
+#if SAPAG_BYTES == 32
+  if constexpr (sizeof(T) == 4) return _mm256_stream_ps(reinterpret_cast<float*>(p), (__m256)v);
+  if constexpr (sizeof(T) == 8) return _mm256_stream_pd(reinterpret_cast<double*>(p), (__m256d)v);
+#elif SAPAG_BYTES == 64
+  if constexpr (sizeof(T) == 4) return _mm512_stream_ps(reinterpret_cast<float*>(p), (__m512)v);
+  if constexpr (sizeof(T) == 8) return _mm512_stream_pd(reinterpret_cast<double*>(p), (__m512d)v);
+#endif
+  store(p, v);
+}
+
+// Up to a register of elements, the rest zero: zeros add nothing to any sum.
+template <class T>
+inline Vec<T> load_part(const T* p, int64_t n) {
+  T padded[kWidth<T>] = {};
+  std::memcpy(padded, p, n * sizeof(T));
+  return load(padded);
+}
+
+template <class V>
+inline double total(V v) {
+  double sum = 0;
+  for (uint64_t i = 0; i < sizeof(V) / sizeof(v[0]); ++i) sum += v[i];
+  return sum;
+}
+
+template <class T, bool kTarget, bool kAbsolute>
+struct Accumulators {
+  using V = Vec<T>;
+  V sum{}, square{}, cross{}, dummy_square{}, inner{}, absolute{}, target_sum{}, target_square{};
+
+  inline void add(V a, V g) {
+    const V d = a - g;
+    sum += d;
+    square += d * d;
+    cross += d * g;
+    dummy_square += a * a;
+    inner += a * g;
+    if constexpr (kAbsolute) absolute += d < 0 ? -d : d;
+    if constexpr (kTarget) {
+      target_sum += g;
+      target_square += g * g;
+    }
+  }
+};
+
+// Squared deviations of one block from its own mean; the sum of the residuals mends the mean's rounding.
+template <class T>
+void add_deviations(const T* target, int64_t n, double sum, double square, Moments* moments) {
+  constexpr int64_t W = kWidth<T>;
+  const auto centre = static_cast<Number<T>>(sum / n);
+  Vec<T> first[2] = {}, second[2] = {};
+  int64_t i = 0;
+  for (; i + 2 * W <= n; i += 2 * W) {
+    for (int u = 0; u < 2; ++u) {
+      const Vec<T> r = load(target + i + u * W) - centre;
+      first[u] += r;
+      second[u] += r * r;
+    }
+  }
+  double residual = total(first[0] + first[1]), deviation = total(second[0] + second[1]);
+  for (; i < n; i += W) {
+    const int64_t part = n - i < W ? n - i : W;
+    const Vec<T> r = load_part(target + i, part) - centre;
+    for (int64_t k = 0; k < part; ++k) {
+      residual += r[k];
+      deviation += static_cast<double>(r[k]) * r[k];
+    }
+  }
+  const double count = static_cast<double>(n), mean = centre + residual / count;
+  deviation -= residual * residual / count;
+  const double whole = moments->count + count, gap = mean - moments->mean;
+  moments->deviation += deviation + gap * gap * (moments->count * count / whole);
+  moments->mean += gap * (count / whole);
+  moments->count = whole;
+  moments->square += square;
+}
+
+template <class T, bool kTarget, bool kAbsolute>
+void difference_block(const T* dummy, const T* target, int64_t n, DifferenceSums* sums, Moments* moments) {
+  constexpr int64_t W = kWidth<T>;
+  Accumulators<T, kTarget, kAbsolute> even, odd;
+  int64_t i = 0;
+  for (; i + 2 * W <= n; i += 2 * W) {
+    even.add(load(dummy + i), load(target + i));
+    odd.add(load(dummy + i + W), load(target + i + W));
+  }
+  for (; i < n; i += W) {
+    const int64_t part = n - i < W ? n - i : W;
+    even.add(load_part(dummy + i, part), load_part(target + i, part));
+  }
+  sums->sum += total(even.sum + odd.sum);
+  sums->square += total(even.square + odd.square);
+  sums->cross += total(even.cross + odd.cross);
+  sums->dummy_square += total(even.dummy_square + odd.dummy_square);
+  sums->inner += total(even.inner + odd.inner);
+  if constexpr (kAbsolute) sums->absolute += total(even.absolute + odd.absolute);
+  if constexpr (kTarget) {
+    const double sum = total(even.target_sum + odd.target_sum);
+    add_deviations(target, n, sum, total(even.target_square + odd.target_square), moments);
+  }
+}
+
+template <class T>
+void difference(const void* dummy, const void* target, int64_t n, bool absolute, DifferenceSums* sums) {
+  auto* const kernel = absolute ? difference_block<T, false, true> : difference_block<T, false, false>;
+  kernel(static_cast<const T*>(dummy), static_cast<const T*>(target), n, sums, nullptr);
+}
+
+template <class T>
+void both(const void* dummy, const void* target, int64_t n, bool absolute, DifferenceSums* sums,
+          Moments* moments) {
+  auto* const kernel = absolute ? difference_block<T, true, true> : difference_block<T, true, false>;
+  kernel(static_cast<const T*>(dummy), static_cast<const T*>(target), n, sums, moments);
+}
+
+template <class T>
+void target_block(const void* pointer, int64_t n, Moments* moments) {
+  constexpr int64_t W = kWidth<T>;
+  const T* target = static_cast<const T*>(pointer);
+  Vec<T> sum[2] = {}, square[2] = {};
+  int64_t i = 0;
+  for (; i + 2 * W <= n; i += 2 * W) {
+    for (int u = 0; u < 2; ++u) {
+      const Vec<T> g = load(target + i + u * W);
+      sum[u] += g;
+      square[u] += g * g;
+    }
+  }
+  for (; i < n; i += W) {
+    const Vec<T> g = load_part(target + i, n - i < W ? n - i : W);
+    sum[0] += g;
+    square[0] += g * g;
+  }
+  add_deviations(target, n, total(sum[0] + sum[1]), total(square[0] + square[1]), moments);
+}
+
+template <class T, bool kSign>
+struct Affine {
+  Number<T> alpha, beta, epsilon, gamma, delta;
+
+  inline Vec<T> operator()(Vec<T> a, Vec<T> g) const {
+    const Vec<T> d = a - g;
+    Vec<T> v = beta * g + epsilon * a + alpha * d;
+    if constexpr (kSign) {
+      const auto sign = (d < 0) - (d > 0);  // comparisons give -1 where true
+      v += gamma + delta * __builtin_convertvector(sign, Vec<T>);
+    }
+    return v;
+  }
+};
+
+template <class T, bool kSign>
+void apply_block(const T* dummy, const T* target, T* out, int64_t n, const Coefficients& c, bool stream) {
+  constexpr int64_t W = kWidth<T>;
+  using N = Number<T>;
+  const Affine<T, kSign> affine{static_cast<N>(c.alpha), static_cast<N>(c.beta), static_cast<N>(c.epsilon),
+                                static_cast<N>(c.gamma), static_cast<N>(c.delta)};
+  const auto some = [&](int64_t from, int64_t count) {
+    T padded[W];
+    store(padded, affine(load_part(dummy + from, count), load_part(target + from, count)));
+    std::memcpy(out + from, padded, count * sizeof(T));
+  };
+  int64_t i = 0;
+  if (stream) {
+    i = static_cast<int64_t>(-reinterpret_cast<uintptr_t>(out) % SAPAG_BYTES / sizeof(T));
+    if (i > n) i = n;
+    if (i) some(0, i);
+    for (; i + W <= n; i += W) stream_store(out + i, affine(load(dummy + i), load(target + i)));
+#if SAPAG_BYTES >= 32
+    _mm_sfence();  // streaming stores are not ordered with the barrier that follows
+#endif
+  } else {
+    for (; i + W <= n; i += W) store(out + i, affine(load(dummy + i), load(target + i)));
+  }
+  if (i < n) some(i, n - i);
+}
+
+template <class T>
+void apply(const void* dummy, const void* target, void* out, int64_t n, const Coefficients& c, bool stream) {
+  auto* const kernel = c.delta != 0 || c.gamma != 0 ? apply_block<T, true> : apply_block<T, false>;
+  kernel(static_cast<const T*>(dummy), static_cast<const T*>(target), static_cast<T*>(out), n, c, stream);
+}
+
+template <class T>
+constexpr BlockKernels kernels_of() {
+  return {difference<T>, both<T>, target_block<T>, apply<T>};
+}
+
+}  // namespace
+
+const BlockKernels kernels[4] = {kernels_of<float>(), kernels_of<double>(), kernels_of<BFloat16>(),
+                                 kernels_of<Float16>()};
+
+}  // namespace sapag::cpu::SAPAG_CAPABILITY

@@ -1,0 +1,116 @@
+// The distances on sums: value and coefficients of one segment. The same mathematics as distances.py, where
+// each formula is explained; there the coefficients come from autograd, here they are written out.
+#pragma once
+
+#include <cmath>
+#include <limits>
+
+#include "sapag.h"
+
+namespace sapag {
+
+constexpr double kRelativeNormFloor2 = 1e-12;
+constexpr double kRelativeVarianceFloor = 1e-12;
+constexpr double kTinyDummy = 1e-24;
+constexpr double kNear = 0.25;
+
+inline bool needs_variance(Kind kind) {
+  return kind == Kind::sapag || kind == Kind::sapag_mean || kind == Kind::sapag_sum;
+}
+inline bool needs_norm(Kind kind) {
+  return kind != Kind::l2 && kind != Kind::l1 && kind != Kind::tag;
+}
+inline bool needs_absolute(Kind kind) {
+  return kind == Kind::l1 || kind == Kind::tag;
+}
+
+// Layers on which a normalised distance is not defined carry no weight. Written so that a NaN is not
+// degenerate: it has to reach the result.
+inline bool is_degenerate(Kind kind, const TargetSums& target, double size, double whole_square) {
+  if (!needs_norm(kind)) return false;
+  if (size < 1 || target.square <= kRelativeNormFloor2 * whole_square) return true;
+  return needs_variance(kind) && (size <= 1 || target.deviation <= kRelativeVarianceFloor * target.square);
+}
+
+// P = |u' - u|^2 and the coefficients of its gradient with respect to g'.
+inline double unit_difference(const DifferenceSums& s, double target_square, Coefficients* slope) {
+  const double b = std::sqrt(target_square);
+  if (s.square < kNear * target_square) {
+    const double a = std::sqrt(target_square + 2 * s.cross + s.square);
+    const double gap = (s.square + 2 * s.cross) / (a + b);
+    slope->alpha = 2 / (a * b) * ((target_square + s.cross) / (a * a));
+    slope->beta = -2 / (a * b) * ((s.cross + s.square) / (a * a));
+    return (s.square - gap * gap) / (a * b);
+  }
+  if (s.dummy_square <= kTinyDummy * target_square) return 1;
+  const double a = std::sqrt(s.dummy_square);
+  slope->beta = -2 / (a * b);
+  slope->epsilon = 2 * s.inner / (a * a * a * b);
+  return 2 - 2 * s.inner / (a * b);
+}
+
+inline void scale(Coefficients* c, double factor) {
+  c->alpha *= factor;
+  c->beta *= factor;
+  c->epsilon *= factor;
+  c->gamma *= factor;
+  c->delta *= factor;
+}
+
+// The segment's share of D; *slope receives the coefficients of its gradient.
+inline double segment_value(const DistanceOptions& options, const DifferenceSums& s, const TargetSums& target,
+                            double size, double weight, bool degenerate, Coefficients* slope) {
+  *slope = Coefficients{};
+  if (degenerate) return std::isfinite(s.square) ? 0 : std::numeric_limits<double>::quiet_NaN();
+  const double spread = 2 * options.bandwidth;
+  double value = 0;
+  switch (options.kind) {
+    case Kind::sapag: {
+      const double factor = target.square / (spread * target.deviation);
+      const double z = unit_difference(s, target.square, slope) * factor;
+      value = -std::expm1(-z);
+      scale(slope, std::exp(-z) * factor);
+      break;
+    }
+    case Kind::sapag_mean:
+    case Kind::sapag_sum: {
+      const double factor = (options.kind == Kind::sapag_sum ? size : 1) / (spread * target.deviation);
+      const double z = s.square * factor;
+      value = -std::expm1(-z);
+      slope->alpha = 2 * factor * std::exp(-z);
+      break;
+    }
+    case Kind::sapag_global: {
+      const double z = unit_difference(s, target.square, slope) / spread;
+      value = -std::expm1(-z);
+      scale(slope, std::exp(-z) / spread);
+      break;
+    }
+    case Kind::l2:
+      value = s.square;
+      slope->alpha = 2;
+      break;
+    case Kind::l2_normalized:
+      value = s.square / target.square;
+      slope->alpha = 2 / target.square;
+      break;
+    case Kind::cosine:
+      value = 0.5 * unit_difference(s, target.square, slope);
+      scale(slope, 0.5);
+      break;
+    case Kind::l1:
+      value = s.absolute;
+      slope->delta = 1;
+      break;
+    case Kind::tag:  // the layer weight belongs to the absolute term alone
+      slope->alpha = 2;
+      slope->delta = options.l1_weight * weight;
+      return s.square + slope->delta * s.absolute;
+    case Kind::count:
+      break;
+  }
+  scale(slope, weight);
+  return value * weight;
+}
+
+}  // namespace sapag

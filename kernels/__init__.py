@@ -1,0 +1,1 @@
+"""Triton kernels of sapag_fast, installed as ``sapag_fast.kernels``."""

@@ -1,0 +1,14 @@
+"""Fused gradient distances and a batched attack loop for recovering data from shared gradients (SAPAG)."""
+
+from sapag_fast.distances import register_distance
+from sapag_fast.gradient_distance import GradientDistance, distance, distance_and_gradient, gradient_variance
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GradientDistance",
+    "distance",
+    "distance_and_gradient",
+    "gradient_variance",
+    "register_distance",
+]

@@ -1,0 +1,309 @@
+"""The public distance: any two lists of gradients in, a differentiable tensor out."""
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from sapag_fast import ops
+from sapag_fast.autograd import FunctionalDistance, PlainDistance, Settings, evaluate, result_dtype
+from sapag_fast.distances import Kind, degenerate, find_kind
+from sapag_fast.segments import Gradients, check_pairs, layer_sizes, layering, shapes_of
+from sapag_fast.sums import GradientSums, target_sums
+
+L1_WEIGHT = 0.01
+
+
+@lru_cache(maxsize=256)
+def _default_weights(kind: Kind, layers: int) -> Tensor | None:
+    return kind.layer_weights(layers)
+
+
+class GradientDistance:
+    """A distance between a dummy and a target gradient: ``distance(dummy, target) -> Tensor``.
+
+    Parameters
+    ----------
+    kind: one of :func:`sapag_fast.distances.kinds`.
+    batched: every tensor has a leading dimension R of recoveries (a target's may be 1: shared by all), and
+        the result is [R]; else the result has shape ().
+    layer_weights: Q_l, [L] or [R, L]; not for kinds that see the whole gradient as one layer. For ``tag`` it
+        weighs the absolute term alone.
+    bandwidth: s of the Gaussian kernels, > 0. Default 1, 0.05 for ``sapag-global``.
+    merge_bias: a vector that follows a tensor whose first dimension it shares joins its layer.
+    layers: a layer number for each tensor, in place of that rule.
+    variance: of the target, [L] or [R, L], in place of its own; a layer where it is not positive is
+        degenerate.
+    l1_weight: of the absolute term of ``tag``. Default 0.01.
+    backend: ``reference`` or ``cpu``; None: SAPAG_FAST_BACKEND, else the device's own.
+
+    Gradients are float32, float64, bfloat16 or float16, all alike; the result is float32 (float64 for
+    float64), fresh and writable. Pairs of None are left out. The target is a constant: no derivative flows
+    into it. What depends on the target alone is computed at the first call and kept for as long as the same
+    tensors come back unchanged.
+
+    Raises ValueError or TypeError, naming the argument, for anything that does not fit together.
+    """
+
+    def __init__(
+        self,
+        kind: str = "sapag",
+        *,
+        batched: bool = False,
+        layer_weights: Tensor | Sequence[float] | None = None,
+        bandwidth: float | None = None,
+        merge_bias: bool = True,
+        layers: Sequence[int] | None = None,
+        variance: Tensor | Sequence[float] | None = None,
+        l1_weight: float | None = None,
+        backend: str | None = None,
+    ) -> None:
+        self.kind = find_kind(kind)
+        self.batched = batched
+        self.bandwidth = self.kind.bandwidth if bandwidth is None else float(bandwidth)
+        if not (self.bandwidth > 0 and math.isfinite(self.bandwidth)):
+            raise ValueError(f"bandwidth: expected a positive number, found {bandwidth}")
+        self.l1_weight = L1_WEIGHT if l1_weight is None else float(l1_weight)
+        if not (self.l1_weight >= 0 and math.isfinite(self.l1_weight)):
+            raise ValueError(f"l1_weight: expected a number from 0 on, found {l1_weight}")
+        if layer_weights is not None and not self.kind.takes_weights:
+            raise ValueError(f"layer_weights: the distance {kind!r} takes none")
+        self.layer_weights = _as_rows("layer_weights", layer_weights)
+        self.variance = _as_rows("variance", variance)
+        self.merge_bias = merge_bias
+        self.layers = None if layers is None else tuple(int(layer) for layer in layers)
+        self.backend = backend
+        self._settings: dict[tuple, Settings] = {}
+        self._seen: list[tuple[Tensor, int]] = []
+        self._sums: Tensor | None = None
+        self._detached: list[Tensor] = []
+
+    def __call__(self, dummy: Gradients, target: Gradients) -> Tensor:
+        """D, shape () or [R], differentiable with respect to ``dummy`` (twice)."""
+        mine, theirs, settings = self._prepare(dummy, target)
+        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+            return FunctionalDistance.apply(settings, len(mine), *mine, *(t.detach() for t in theirs))
+        theirs, cached = self._target(theirs)
+        if torch.is_grad_enabled() and any(t.requires_grad for t in mine):
+            if cached is None and settings.backend != "reference":
+                cached = self._remember(ops.target_sums(theirs, settings.found, settings.batched))
+            return PlainDistance.apply(settings, theirs, cached, *mine)
+        with torch.no_grad():
+            value, _, sums = evaluate(settings, mine, theirs, cached, gradient=False)
+        self._remember(sums)
+        return value if self.batched else value.reshape(())
+
+    def distance_and_gradient(
+        self, dummy: Gradients, target: Gradients, out: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        """D and V = ∂D/∂g' shaped like ``dummy`` (None where it is None), without autograd.
+
+        out: tensors like ``dummy`` that V is written to, in place of fresh ones.
+        """
+        dummy = list(dummy)
+        mine, theirs, settings = self._prepare(dummy, target)
+        kept = settings.found.kept
+        places = None if out is None else [t for t in out if t is not None]
+        with torch.no_grad():
+            theirs, cached = self._target(theirs)
+            value, slopes, sums = evaluate(settings, mine, theirs, cached, gradient=True, out=places)
+        self._remember(sums)
+        result: list[Tensor | None] = [None] * len(dummy)
+        for i, slope in zip(kept, slopes, strict=True):
+            result[i] = slope
+        return value if self.batched else value.reshape(()), result
+
+    @torch.no_grad()
+    def degenerate(self, target: Gradients) -> Tensor:
+        """Layers of ``target`` that carry no weight in this distance: bool [L] or [R, L]. They have no
+        elements or a norm below 1e-6 of the whole gradient's; for the Gaussian kernels also one element or
+        no variance. ``l2``, ``l1`` and ``tag`` divide by nothing and have none."""
+        _, theirs, settings = self._prepare(target := list(target), target)
+        size = layer_sizes(theirs, settings.found, self.batched)
+        sums = target_sums(theirs, settings.found, self.batched)
+        if self.variance is not None:
+            sums = sums.expand(max(sums.shape[0], *self.variance.shape[:-1], 1), -1, -1).clone()
+            sums[..., 2] = self.variance * size
+        columns = GradientSums.from_columns(sums.new_zeros(*sums.shape[:-1], 6), sums, size)
+        mask = degenerate(columns, self.kind.needs)
+        return mask if self.batched else mask[0]
+
+    def _prepare(self, dummy: Gradients, target: Gradients) -> tuple[list[Tensor], list[Tensor], Settings]:
+        mine, theirs = list(dummy), list(target)
+        shapes = shapes_of(theirs, self.batched) if all(isinstance(t, Tensor) for t in theirs) else None
+        key = (shapes, theirs[0].device if shapes else None)
+        settings = self._settings.get(key) if shapes else None
+        if settings is None or len(mine) != len(theirs) or any(not isinstance(t, Tensor) for t in mine):
+            check_pairs(mine, theirs)
+            _check_alike(mine, theirs, self.batched)
+            shapes = shapes_of(theirs, self.batched)
+            device = next(t.device for t in theirs if t is not None)
+            settings = self._settings.get((shapes, device)) or self._settle(shapes, device)
+            self._settings[shapes, device] = settings
+            if len(settings.found.kept) < len(theirs):
+                mine = [t for t in mine if t is not None]
+                theirs = [t for t in theirs if t is not None]
+        if settings.backend == "reference":
+            _check_alike(mine, theirs, self.batched)
+        return mine, theirs, settings
+
+    def _settle(self, shapes: tuple, device: torch.device) -> Settings:
+        found = layering(shapes, self.merge_bias, self.layers)
+        if self.kind.merged:
+            found = found.merged()
+        weights = self.layer_weights
+        if weights is None:
+            weights = _default_weights(self.kind, found.layers)
+        for name, rows in (("layer_weights", weights), ("variance", self.variance)):
+            if rows is not None and rows.shape[-1] != found.layers:
+                raise ValueError(
+                    f"{name}: expected one value for each of {found.layers} layers, found {rows.shape[-1]}"
+                )
+        return Settings(
+            self.kind,
+            found,
+            self.batched,
+            self.bandwidth,
+            self.l1_weight,
+            ops.choose_backend(self.backend, device),
+            None if weights is None else weights.to(device),
+            None if self.variance is None else self.variance.to(device),
+        )
+
+    def _target(self, theirs: list[Tensor]) -> tuple[list[Tensor], Tensor | None]:
+        """The target without its graph, and its sums if these very tensors were seen before, unchanged."""
+        seen = self._seen
+        if len(seen) == len(theirs) and all(
+            t is old and t._version == version for t, (old, version) in zip(theirs, seen, strict=True)
+        ):
+            return self._detached, self._sums
+        self._detached = [t.detach() for t in theirs]
+        self._sums = None
+        # An inference tensor has no version: nobody can tell whether it was written to.
+        self._seen = [] if any(t.is_inference() for t in theirs) else [(t, t._version) for t in theirs]
+        return self._detached, None
+
+    def _remember(self, sums: Tensor | None) -> Tensor | None:
+        if sums is not None and self._seen:
+            self._sums = sums
+        return sums
+
+
+def _as_rows(name: str, given: Tensor | Sequence[float] | None) -> Tensor | None:
+    if given is None:
+        return None
+    rows = torch.as_tensor(given).detach().double()
+    if rows.dim() not in (1, 2):
+        raise ValueError(f"{name}: expected shape [L] or [R, L], found {tuple(rows.shape)}")
+    return rows
+
+
+def _check_alike(mine: Sequence[Tensor | None], theirs: Sequence[Tensor | None], batched: bool) -> None:
+    """The checks that csrc/bindings.cpp makes too, for backends that do not come by there and for the first
+    look at new shapes, where a mixture of devices would otherwise show as a failed dispatch."""
+    pairs = [
+        (i, a, g)
+        for i, (a, g) in enumerate(zip(mine, theirs, strict=True))
+        if a is not None and g is not None
+    ]
+    first = pairs[0][1]
+    if not first.is_floating_point():
+        raise TypeError(f"dummy[0]: expected float32, float64, bfloat16 or float16, found {first.dtype}")
+    lead = 1 if batched else 0
+    for i, a, g in pairs:
+        for name, tensor in ((f"dummy[{i}]", a), (f"target[{i}]", g)):
+            if tensor.device != first.device:
+                raise ValueError(
+                    f"{name}: expected a tensor on {first.device} as the first, found {tensor.device}"
+                )
+            if tensor.dtype != first.dtype:
+                raise TypeError(
+                    f"{name}: expected {first.dtype} as in the first tensor, found {tensor.dtype}"
+                )
+            if batched and tensor.dim() == 0:
+                raise ValueError(
+                    f"{name}: batched=True needs a leading recoveries' dimension, found shape ()"
+                )
+        if batched and a.shape[0] != first.shape[0]:
+            raise ValueError(
+                f"dummy[{i}]: expected {first.shape[0]} recoveries in front, found shape {tuple(a.shape)}"
+            )
+        if batched and g.shape[0] != theirs[pairs[0][0]].shape[0]:
+            raise ValueError(
+                f"target[{i}]: expected {theirs[pairs[0][0]].shape[0]} recoveries in front, found {tuple(g.shape)}"
+            )
+        if batched and g.shape[0] not in (1, first.shape[0]):
+            raise ValueError(
+                f"target[{i}]: expected {first.shape[0]} recoveries in front (or 1, shared by all), "
+                f"found shape {tuple(g.shape)}"
+            )
+        if a.shape[lead:] != g.shape[lead:]:
+            raise ValueError(
+                f"target[{i}]: expected shape {tuple(a.shape)} as dummy[{i}], found {tuple(g.shape)}"
+            )
+
+
+def distance(
+    dummy: Gradients,
+    target: Gradients,
+    kind: str = "sapag",
+    *,
+    batched: bool = False,
+    layer_weights: Tensor | Sequence[float] | None = None,
+    bandwidth: float | None = None,
+    merge_bias: bool = True,
+    layers: Sequence[int] | None = None,
+    variance: Tensor | Sequence[float] | None = None,
+    l1_weight: float | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """The distance of one pair of gradients, differentiable in ``dummy``; shape () or [R]. The options are
+    those of :class:`GradientDistance`, which a loop should prefer: it keeps the target's variances."""
+    return GradientDistance(
+        kind,
+        batched=batched,
+        layer_weights=layer_weights,
+        bandwidth=bandwidth,
+        merge_bias=merge_bias,
+        layers=layers,
+        variance=variance,
+        l1_weight=l1_weight,
+        backend=backend,
+    )(dummy, target)
+
+
+def distance_and_gradient(
+    dummy: Gradients,
+    target: Gradients,
+    kind: str = "sapag",
+    *,
+    out: Sequence[Tensor] | None = None,
+    **options,
+) -> tuple[Tensor, list[Tensor | None]]:
+    """D and V = ∂D/∂g', shaped like ``dummy``, in one sweep over memory and without autograd; options as for
+    :class:`GradientDistance`, ``out`` as for :meth:`GradientDistance.distance_and_gradient`."""
+    return GradientDistance(kind, **options).distance_and_gradient(dummy, target, out)
+
+
+def gradient_variance(
+    gradients: Gradients,
+    *,
+    batched: bool = False,
+    merge_bias: bool = True,
+    layers: Sequence[int] | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Biased variance of every layer's gradient (SAPAG's kernel width), [L] or [R, L], in float32 (float64
+    for float64 gradients); 0 for a layer of one element, nan for one without elements."""
+    given = list(gradients)
+    check_pairs(given, given)
+    _check_alike(given, given, batched)
+    found = layering(shapes_of(given, batched), merge_bias, None if layers is None else tuple(layers))
+    kept = [t.detach() for t in given if t is not None]
+    name = ops.choose_backend(backend, kept[0].device)
+    with torch.no_grad():
+        sums = (target_sums if name == "reference" else ops.target_sums)(kept, found, batched)
+        variance = (sums[..., 2] / layer_sizes(kept, found, batched)).to(result_dtype(kept))
+    return variance if batched else variance[0]

@@ -1,0 +1,110 @@
+"""From a list of gradient tensors to layers: which tensors form one segment.
+
+A *layer* is one or more tensors (usually a weight and its bias) whose sums are taken together; a
+*segment* is one layer of one recovery.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+Gradients = Iterable[Tensor | None]
+
+
+@dataclass(frozen=True)
+class Layering:
+    """Which layer every tensor of a list belongs to.
+
+    kept: positions of the tensors that are present (``None`` pairs are left out);
+    layer_of: the layer of each kept tensor; layers: how many layers there are.
+    """
+
+    kept: tuple[int, ...]
+    layer_of: tuple[int, ...]
+    layers: int
+
+    def merged(self) -> "Layering":
+        """All tensors in a single layer: what the distances over the whole gradient work on."""
+        return Layering(self.kept, (0,) * len(self.layer_of), 1)
+
+
+@lru_cache(maxsize=1024)
+def layering(
+    shapes: tuple[tuple[int, ...] | None, ...], merge_bias: bool, layers: tuple[int, ...] | None
+) -> Layering:
+    """Group tensors of the given shapes (without the recoveries' dimension) into layers.
+
+    With ``merge_bias`` a vector that follows a tensor whose first dimension it shares joins that tensor's
+    layer, one vector for each layer; a ``None`` between them keeps them apart. ``layers`` (one number a
+    tensor) overrides the rule.
+
+    Raises ValueError if ``layers`` has the wrong length or holds a negative number.
+    """
+    kept = tuple(i for i, shape in enumerate(shapes) if shape is not None)
+    if layers is not None:
+        if len(layers) != len(shapes):
+            raise ValueError(
+                f"layers: expected one layer number for each of {len(shapes)} tensors, found {len(layers)}"
+            )
+        if any(layer < 0 for layer in layers):
+            raise ValueError(f"layers: expected numbers from 0 on, found {min(layers)}")
+        return Layering(kept, tuple(layers[i] for i in kept), max((layers[i] + 1 for i in kept), default=0))
+
+    layer_of: list[int] = []
+    count = 0
+    opener: tuple[int, ...] | None = None
+    for shape in shapes:
+        if shape is None:
+            opener = None
+            continue
+        if merge_bias and opener and len(shape) == 1 and shape[0] == opener[0]:
+            layer_of.append(count - 1)
+            opener = None
+            continue
+        layer_of.append(count)
+        count += 1
+        opener = shape
+    return Layering(kept, tuple(layer_of), count)
+
+
+def module_layers(model: nn.Module) -> tuple[int, ...]:
+    """The layer of every trainable parameter of ``model``, in ``model.parameters()`` order: a parameter
+    shares its layer with the others of the same submodule. Exact where the rule on shapes must guess."""
+    owners = [name.rpartition(".")[0] for name, p in model.named_parameters() if p.requires_grad]
+    number = {owner: i for i, owner in enumerate(dict.fromkeys(owners))}
+    return tuple(number[owner] for owner in owners)
+
+
+def check_pairs(dummy: Sequence[Tensor | None], target: Sequence[Tensor | None]) -> None:
+    """Raise ValueError unless both lists have the same length, the same ``None`` places and a tensor."""
+    if len(dummy) != len(target):
+        raise ValueError(
+            f"dummy, target: expected the same number of gradients, found {len(dummy)} and {len(target)}"
+        )
+    for i, (mine, theirs) in enumerate(zip(dummy, target, strict=True)):
+        if (mine is None) != (theirs is None):
+            missing = "dummy" if mine is None else "target"
+            raise ValueError(f"{missing}[{i}] is None but its partner is a tensor: None must come in pairs")
+        for name, tensor in (("dummy", mine), ("target", theirs)):
+            if tensor is not None and not isinstance(tensor, Tensor):
+                raise TypeError(f"{name}[{i}]: expected a tensor or None, found {type(tensor).__name__}")
+    if all(tensor is None for tensor in target):
+        raise ValueError("dummy, target: expected at least one tensor, found none")
+
+
+def shapes_of(gradients: Sequence[Tensor | None], batched: bool) -> tuple[tuple[int, ...] | None, ...]:
+    """Shapes of the tensors without the recoveries' dimension."""
+    lead = 1 if batched else 0
+    return tuple(None if t is None else tuple(t.shape[lead:]) for t in gradients)
+
+
+def layer_sizes(gradients: Sequence[Tensor], found: Layering, batched: bool) -> Tensor:
+    """Elements in each layer of one recovery, float64 [L], on the gradients' device."""
+    sizes = [0] * found.layers
+    for tensor, layer in zip(gradients, found.layer_of, strict=True):
+        sizes[layer] += math.prod(tensor.shape[1:] if batched else tensor.shape)
+    return torch.tensor(sizes, dtype=torch.float64, device=gradients[0].device)
