@@ -7,6 +7,10 @@
 #include <Python.h>
 #include <torch/library.h>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include <optional>
 #include <string>
 #include <tuple>
@@ -47,6 +51,17 @@ sapag::Scalar scalar_of(const Tensor& tensor, const char* name) {
 
 Tensor empty_double(IntArrayRef shape) {
   return at::empty(shape, at::TensorOptions().dtype(at::kDouble));
+}
+
+// A fresh V of many megabytes is paid for page by page when it is written: ask for large pages first.
+void prefer_large_pages(const Tensor& tensor) {
+#if defined(__linux__)
+  constexpr uintptr_t kPage = 4096, kLarge = 2 << 20;
+  if (tensor.nbytes() < 2 * kLarge) return;
+  const auto begin = (reinterpret_cast<uintptr_t>(tensor.mutable_data_ptr()) + kPage - 1) / kPage * kPage;
+  const auto end = (reinterpret_cast<uintptr_t>(tensor.mutable_data_ptr()) + tensor.nbytes()) / kPage * kPage;
+  madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // advice: a refusal changes nothing
+#endif
 }
 
 // Elements of one recovery lie side by side, and so do recoveries, unless all share one.
@@ -100,6 +115,7 @@ class Tables {
     for (size_t i = 0; i < dummy.size(); ++i) {
       outputs.push_back(ordered_[i] ? at::empty_like(dummy[i])
                                     : at::empty(dummy[i].sizes(), dummy[i].options()));
+      prefer_large_pages(outputs[i]);
       set_output(i, outputs[i]);
     }
     return outputs;
@@ -209,11 +225,11 @@ Tensor target_sums(TensorList target, IntArrayRef layer_of, int64_t layers, bool
 }
 
 Tensor difference_sums(TensorList dummy, TensorList target, IntArrayRef layer_of, int64_t layers,
-                       bool batched, bool absolute) {
+                       bool batched) {
   const Tables tables(dummy, target, layer_of, layers, batched);
   Tensor sums = empty_double({tables.table().recoveries, layers, 6});
   sapag::cpu::difference_sums(tables.table(), static_cast<sapag::DifferenceSums*>(sums.mutable_data_ptr()),
-                              absolute, parallel_of_torch());
+                              parallel_of_torch());
   return sums;
 }
 
@@ -305,7 +321,7 @@ TORCH_LIBRARY(sapag_fast, m) {
   m.set_python_module("sapag_fast.ops");
   m.def("cpu_capability() -> str", &cpu_capability);
   m.def("target_sums(Tensor[] target, int[] layer_of, int layers, bool batched) -> Tensor");
-  m.def("difference_sums" SAPAG_PAIR ", bool absolute) -> Tensor");
+  m.def("difference_sums" SAPAG_PAIR ") -> Tensor");
   m.def("apply" SAPAG_PAIR ", Tensor coefficients) -> Tensor[]");
   m.def("distance" SAPAG_PAIR SAPAG_OPTIONS ") -> (Tensor, Tensor)");
   m.def("distance_and_gradient" SAPAG_PAIR SAPAG_OPTIONS ") -> (Tensor, Tensor, Tensor[])");

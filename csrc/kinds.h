@@ -20,7 +20,7 @@ inline bool needs_variance(Kind kind) {
 inline bool needs_norm(Kind kind) {
   return kind != Kind::l2 && kind != Kind::l1 && kind != Kind::tag;
 }
-inline bool needs_absolute(Kind kind) {
+inline bool needs_extra(Kind kind) {
   return kind == Kind::l1 || kind == Kind::tag;
 }
 
@@ -61,7 +61,11 @@ inline void scale(Coefficients* c, double factor) {
 inline double segment_value(const DistanceOptions& options, const DifferenceSums& s, const TargetSums& target,
                             double size, double weight, bool degenerate, Coefficients* slope) {
   *slope = Coefficients{};
-  if (degenerate) return std::isfinite(s.square) ? 0 : std::numeric_limits<double>::quiet_NaN();
+  // A non-finite gradient has to show, also where its layer carries no weight or a kernel maps it to 1.
+  if (needs_norm(options.kind) && !std::isfinite(s.square + target.square)) {
+    return std::numeric_limits<double>::quiet_NaN();
+  }
+  if (degenerate) return 0;
   const double spread = 2 * options.bandwidth;
   double value = 0;
   switch (options.kind) {

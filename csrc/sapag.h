@@ -78,7 +78,7 @@ const char* capability();
 
 // Each writes rows of plain doubles: difference [R, L], target [R or 1, L].
 void target_sums(const Table& table, TargetSums* target, const Parallel& parallel);
-void difference_sums(const Table& table, DifferenceSums* difference, bool absolute, const Parallel& parallel);
+void difference_sums(const Table& table, DifferenceSums* difference, const Parallel& parallel);
 void apply(const Table& table, const Coefficients* coefficients, const Parallel& parallel);
 
 // value [R]; target is read if target_known, else written. V goes to the entries' out, if they have one.

@@ -4,7 +4,7 @@ V = ∂D/∂g' is formed together with D, in the same sweep, and handed over in 
 there waits for the device. Second derivatives go through the plain formulas of :mod:`sapag_fast.sums`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -92,7 +92,7 @@ def evaluate(
         return value.detach(), _into(out, slopes), None
     if kind.native is None:
         sums = ops.target_sums(target, found, batched) if cached is None else cached
-        difference = ops.difference_sums(dummy, target, found, batched, kind.absolute)
+        difference = ops.difference_sums(dummy, target, found, batched)
         value, coefficients = value_and_coefficients(
             settings.on_sums, difference, sums, layer_sizes(target, found, batched)
         )
@@ -124,7 +124,8 @@ def _into(out: Sequence[Tensor] | None, slopes: Tensors | None) -> list[Tensor] 
 def _scaled(settings: Settings, slopes: Tensors, grad: Tensor) -> list[Tensor]:
     """V times the gradient that flows into D, in place. It is 1 in nearly every loop; on the CPU that
     costs no synchronisation to see."""
-    if grad.device.type == "cpu" and bool((grad == 1).all()):
+    visible = grad.device.type == "cpu" and not torch.compiler.is_compiling()
+    if visible and (bool((grad == 1).all()) if grad.dim() else grad.item() == 1):
         return list(slopes)
     if not settings.batched:
         return [slope.mul_(grad.reshape(()).to(slope.dtype)) for slope in slopes]
@@ -136,10 +137,17 @@ class PlainDistance(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, settings: Settings, target: Tensors, cached: Tensor | None, *dummy: Tensor
+        ctx: Any,
+        settings: Settings,
+        target: Tensors,
+        cached: Tensor | None,
+        keep: Callable[[Tensor | None], None],
+        *dummy: Tensor,
     ) -> Tensor:
-        value, ctx.slopes, _ = evaluate(settings, dummy, target, cached, gradient=True)
-        ctx.settings, ctx.cached, ctx.count = settings, cached, len(dummy)
+        """``keep`` receives the target's sums, if this call had to compute them."""
+        value, ctx.slopes, sums = evaluate(settings, dummy, target, cached, gradient=True)
+        keep(sums)
+        ctx.settings, ctx.count = settings, len(dummy)
         ctx.save_for_backward(*dummy, *target)
         return value if settings.batched else value.reshape(())
 
@@ -149,8 +157,8 @@ class PlainDistance(torch.autograd.Function):
         if torch.is_grad_enabled() or slopes is None:
             tensors = ctx.saved_tensors
             slopes = DistanceGradient.apply(ctx.settings, ctx.count, grad, *tensors)
-            return (None, None, None, *slopes)
-        return (None, None, None, *_scaled(ctx.settings, slopes, grad))
+            return (None, None, None, None, *slopes)
+        return (None, None, None, None, *_scaled(ctx.settings, slopes, grad))
 
 
 class FunctionalDistance(torch.autograd.Function):

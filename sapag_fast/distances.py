@@ -36,7 +36,7 @@ class Kind:
     """One distance. ``value(sums, weights, bandwidth, l1_weight)`` gives D [R], float64.
 
     merged: all tensors form one layer. needs: what a layer's target must have to carry weight
-    (``"variance"``, ``"norm"`` or ``""``). absolute: the sums Σ|d| are needed. native: its number among the
+    (``"variance"``, ``"norm"`` or ``""``). native: its number among the
     distances that the compiled code computes by itself, or None.
     """
 
@@ -45,7 +45,6 @@ class Kind:
     merged: bool = False
     needs: str = ""
     bandwidth: float = 1.0
-    absolute: bool = False
     takes_weights: bool = True
     native: int | None = None
 
@@ -84,12 +83,11 @@ def _unit_difference(sums: GradientSums, dead: Tensor) -> Tensor:
 
 
 def _over_layers(per_layer: Tensor, dead: Tensor, sums: GradientSums, weights: Tensor | None) -> Tensor:
-    """Σ_l Q_l·value_l over the layers that are not degenerate; a non-finite dummy gradient shows in the
-    result even where its layer carries no weight."""
+    """Σ_l Q_l·value_l over the layers that are not degenerate. A non-finite gradient shows in the result
+    even where its layer carries no weight or the kernel would map it to a finite 1."""
     value = per_layer if weights is None else per_layer * weights
-    broken = ~torch.isfinite(sums.square.detach())
-    value = torch.where(dead, torch.where(broken, torch.nan, 0.0), value)
-    return value.sum(-1)
+    broken = ~torch.isfinite((sums.square + sums.target_square).detach())
+    return torch.where(broken, torch.nan, torch.where(dead, 0.0, value)).sum(-1)
 
 
 def _kernel(exponent: Tensor) -> Tensor:
@@ -163,8 +161,8 @@ _KINDS: dict[str, Kind] = {
         Kind("l2-normalized", _l2_normalized, merged=True, needs="norm", takes_weights=False, native=5),
         Kind("cosine", _cosine, merged=True, needs="norm", takes_weights=False, native=6),
         Kind("layer-cosine", _cosine, needs="norm", native=6),
-        Kind("l1", _l1, absolute=True, native=7),
-        Kind("tag", _tag, absolute=True, native=8),
+        Kind("l1", _l1, native=7),
+        Kind("tag", _tag, native=8),
     )
 }
 
@@ -186,13 +184,12 @@ def register_distance(
     name: str,
     function_of_sums: Callable[[GradientSums], Tensor],
     *,
-    absolute: bool = False,
     merged: bool = False,
 ) -> None:
     """Make a distance of one's own available under ``name`` in every function, on the same kernels.
 
     function_of_sums: takes :class:`GradientSums` (float64, [R, L]) and returns D, float64 [R]; plain,
-    differentiable PyTorch, each row on its own. absolute: Σ|d| is needed. merged: see all tensors as a
+    differentiable PyTorch, each row on its own.  merged: see all tensors as a
     single layer. Layer weights and a bandwidth are the function's own business.
 
     Raises ValueError if the name is taken, TypeError if the function cannot be called.
@@ -205,7 +202,7 @@ def register_distance(
     def value(sums: GradientSums, weights: Tensor | None, bandwidth: float, l1_weight: float) -> Tensor:
         return function_of_sums(sums)
 
-    _KINDS[name] = Kind(name, value, merged=merged, absolute=absolute, takes_weights=False)
+    _KINDS[name] = Kind(name, value, merged=merged, takes_weights=False)
 
 
 def value_and_coefficients(

@@ -87,9 +87,7 @@ class GradientDistance:
             return FunctionalDistance.apply(settings, len(mine), *mine, *(t.detach() for t in theirs))
         theirs, cached = self._target(theirs)
         if torch.is_grad_enabled() and any(t.requires_grad for t in mine):
-            if cached is None and settings.backend != "reference":
-                cached = self._remember(ops.target_sums(theirs, settings.found, settings.batched))
-            return PlainDistance.apply(settings, theirs, cached, *mine)
+            return PlainDistance.apply(settings, theirs, cached, self._remember, *mine)
         with torch.no_grad():
             value, _, sums = evaluate(settings, mine, theirs, cached, gradient=False)
         self._remember(sums)
@@ -185,16 +183,15 @@ class GradientDistance:
         self._seen = [] if any(t.is_inference() for t in theirs) else [(t, t._version) for t in theirs]
         return self._detached, None
 
-    def _remember(self, sums: Tensor | None) -> Tensor | None:
+    def _remember(self, sums: Tensor | None) -> None:
         if sums is not None and self._seen:
             self._sums = sums
-        return sums
 
 
 def _as_rows(name: str, given: Tensor | Sequence[float] | None) -> Tensor | None:
     if given is None:
         return None
-    rows = torch.as_tensor(given).detach().double()
+    rows = torch.as_tensor(given, dtype=torch.float64).detach()
     if rows.dim() not in (1, 2):
         raise ValueError(f"{name}: expected shape [L] or [R, L], found {tuple(rows.shape)}")
     return rows
@@ -232,7 +229,8 @@ def _check_alike(mine: Sequence[Tensor | None], theirs: Sequence[Tensor | None],
             )
         if batched and g.shape[0] != theirs[pairs[0][0]].shape[0]:
             raise ValueError(
-                f"target[{i}]: expected {theirs[pairs[0][0]].shape[0]} recoveries in front, found {tuple(g.shape)}"
+                f"target[{i}]: expected {theirs[pairs[0][0]].shape[0]} recoveries in front as in the first, "
+                f"found shape {tuple(g.shape)}"
             )
         if batched and g.shape[0] not in (1, first.shape[0]):
             raise ValueError(

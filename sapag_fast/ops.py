@@ -43,10 +43,10 @@ def target_sums(target: Sequence[Tensor], found: Layering, batched: bool) -> Ten
 
 
 def difference_sums(
-    dummy: Sequence[Tensor], target: Sequence[Tensor], found: Layering, batched: bool, absolute: bool
+    dummy: Sequence[Tensor], target: Sequence[Tensor], found: Layering, batched: bool
 ) -> Tensor:
-    """Σ d, Σ d², Σ d·g, Σ g'², Σ g'·g, Σ|d| (zero unless ``absolute``) a segment: float64 [R, L, 6]."""
-    return _ops.difference_sums(dummy, target, found.layer_of, found.layers, batched, absolute)
+    """Σ d, Σ d², Σ d·g, Σ g'², Σ g'·g, Σ|d| a segment: float64 [R, L, 6]."""
+    return _ops.difference_sums(dummy, target, found.layer_of, found.layers, batched)
 
 
 def apply(
@@ -116,7 +116,7 @@ def _fake_target_sums(target, layer_of, layers, batched):
     return target[0].new_empty((_recoveries(target, batched), layers, 3), dtype=torch.float64)
 
 
-def _fake_difference_sums(dummy, target, layer_of, layers, batched, absolute):
+def _fake_difference_sums(dummy, target, layer_of, layers, batched):
     return dummy[0].new_empty((_recoveries(dummy, batched), layers, 6), dtype=torch.float64)
 
 

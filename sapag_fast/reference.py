@@ -97,5 +97,6 @@ def reference_distance(
                 raise ValueError(f"kind: the reference has no distance {kind!r}")
         if weights is not None:
             value = value * weights.double()[..., layer]
-        total = total + torch.where(dead, torch.where(torch.isfinite(d2), 0.0, torch.nan), value)
+        broken = ~torch.isfinite(d2.detach() + norm)
+        total = total + torch.where(broken, torch.nan, torch.where(dead, 0.0, value))
     return total

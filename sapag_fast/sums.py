@@ -23,7 +23,7 @@ class GradientSums:
 
     All are float64 of shape [R, L], the target's [1, L] where one target is shared; ``size`` is [L].
     ``dummy_square`` and ``inner`` follow from the others on paper; they are summed on their own because
-    they keep their accuracy where the dummy gradient is much smaller than the target.
+    they keep their accuracy where the dummy gradient is much smaller or larger than the target.
     """
 
     sum: Tensor  # Σ d
@@ -31,7 +31,7 @@ class GradientSums:
     cross: Tensor  # Σ d·g
     dummy_square: Tensor  # Σ g'²
     inner: Tensor  # Σ g'·g
-    absolute: Tensor  # Σ |d|; zero where the distance did not ask for it
+    absolute: Tensor  # Σ |d|
     target_sum: Tensor  # Σ g
     target_square: Tensor  # Σ g²
     target_deviation: Tensor  # Σ (g - mean g)², n times the biased variance

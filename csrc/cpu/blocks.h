@@ -8,9 +8,8 @@
 
 namespace sapag::cpu {
 
-// A block's sums run in the lanes of a few registers, in float32 for all inputs but float64; blocks are
-// merged in float64. The length bounds the chain of float32 additions (512 in the narrowest lanes) and lets
-// the second pass over the target find its block in the first-level cache.
+// Sums run in float64 lanes over a block and are merged block by block. The length lets the second pass over
+// the target find its block in the first-level cache.
 constexpr int64_t kBlock = 4096;
 
 // Mean and squared deviations of a run of elements, mergeable in float64.
@@ -19,9 +18,10 @@ struct Moments {
 };
 
 struct BlockKernels {
-  // sums += the block's; moments (of the target's elements alone) only where asked for.
-  void (*difference)(const void* dummy, const void* target, int64_t n, bool absolute, DifferenceSums* sums);
-  void (*both)(const void* dummy, const void* target, int64_t n, bool absolute, DifferenceSums* sums,
+  // sums += the block's (sum and absolute only if extra); moments (of the target's elements alone) only where
+  // asked for.
+  void (*difference)(const void* dummy, const void* target, int64_t n, bool extra, DifferenceSums* sums);
+  void (*both)(const void* dummy, const void* target, int64_t n, bool extra, DifferenceSums* sums,
                Moments* moments);
   void (*target)(const void* target, int64_t n, Moments* moments);
   // stream: write around the cache, for results that would only push other data out of it.

@@ -2,7 +2,7 @@
 // sets SAPAG_CAPABILITY (namespace) and SAPAG_BYTES (register width) and switches the instruction set on.
 //
 // Stages                                                              bytes an element (float32)
-//   1. difference: load g', g; five sums (six with |d|)               8 read
+//   1. difference: load g', g; four sums (six with d and |d|)               8 read
 //      both:       the same loads also give the target's sums, then
 //                  a second pass for the deviations, from cache       8 read
 //      target:     the target's sums alone                            4 read
@@ -160,26 +160,64 @@ inline Vec<T> load_part(const T* p, int64_t n) {
   return load(padded);
 }
 
-template <class V>
-inline double total(V v) {
+// Registers that sums are taken in: float64 for every input, whatever V is computed in. Products of float32
+// are exact there, and so are the differences that 1 - cos cancels down to when g' is a multiple of g.
+typedef double Doubles __attribute__((vector_size(SAPAG_BYTES)));
+typedef float Floats __attribute__((vector_size(SAPAG_BYTES / 2)));
+constexpr int64_t kDoubles = SAPAG_BYTES / sizeof(double);
+
+inline Doubles widen(const float* p) {
+  Floats v;
+  std::memcpy(&v, p, sizeof v);
+  return __builtin_convertvector(v, Doubles);
+}
+inline Doubles widen(const double* p) {
+  return load(p);
+}
+
+// Half precision comes a register of float32 at a time.
+template <class T>
+struct Pair {
+  Doubles low, high;
+};
+template <class T>
+inline Pair<T> load_pair(const T* p) {
+  if constexpr (sizeof(T) >= 4) {
+    return {widen(p), widen(p + kDoubles)};
+  } else {
+    float wide[2 * kDoubles];
+    const Vec<T> v = load(p);
+    std::memcpy(wide, &v, sizeof wide);
+    return {widen(wide), widen(wide + kDoubles)};
+  }
+}
+template <class T>
+inline Pair<T> load_pair(const T* p, int64_t n) {
+  T padded[2 * kDoubles] = {};  // zeros add nothing to any sum
+  std::memcpy(padded, p, n * sizeof(T));
+  return load_pair(padded);
+}
+
+inline double total(Doubles v) {
   double sum = 0;
-  for (uint64_t i = 0; i < sizeof(V) / sizeof(v[0]); ++i) sum += v[i];
+  for (int64_t i = 0; i < kDoubles; ++i) sum += v[i];
   return sum;
 }
 
-template <class T, bool kTarget, bool kAbsolute>
+template <bool kTarget, bool kExtra>
 struct Accumulators {
-  using V = Vec<T>;
-  V sum{}, square{}, cross{}, dummy_square{}, inner{}, absolute{}, target_sum{}, target_square{};
+  Doubles square{}, cross{}, dummy_square{}, inner{}, sum{}, absolute{}, target_sum{}, target_square{};
 
-  inline void add(V a, V g) {
-    const V d = a - g;
-    sum += d;
+  inline void add(Doubles a, Doubles g) {
+    const Doubles d = a - g;
     square += d * d;
     cross += d * g;
     dummy_square += a * a;
     inner += a * g;
-    if constexpr (kAbsolute) absolute += d < 0 ? -d : d;
+    if constexpr (kExtra) {
+      sum += d;
+      absolute += d < 0 ? -d : d;
+    }
     if constexpr (kTarget) {
       target_sum += g;
       target_square += g * g;
@@ -190,27 +228,28 @@ struct Accumulators {
 // Squared deviations of one block from its own mean; the sum of the residuals mends the mean's rounding.
 template <class T>
 void add_deviations(const T* target, int64_t n, double sum, double square, Moments* moments) {
-  constexpr int64_t W = kWidth<T>;
-  const auto centre = static_cast<Number<T>>(sum / n);
-  Vec<T> first[2] = {}, second[2] = {};
+  constexpr int64_t W = 2 * kDoubles;
+  const double count = static_cast<double>(n), centre = sum / count;
+  Doubles first[2] = {}, second[2] = {};
   int64_t i = 0;
-  for (; i + 2 * W <= n; i += 2 * W) {
-    for (int u = 0; u < 2; ++u) {
-      const Vec<T> r = load(target + i + u * W) - centre;
-      first[u] += r;
-      second[u] += r * r;
-    }
+  for (; i + W <= n; i += W) {
+    const Pair<T> g = load_pair(target + i);
+    const Doubles low = g.low - centre, high = g.high - centre;
+    first[0] += low;
+    first[1] += high;
+    second[0] += low * low;
+    second[1] += high * high;
   }
   double residual = total(first[0] + first[1]), deviation = total(second[0] + second[1]);
-  for (; i < n; i += W) {
-    const int64_t part = n - i < W ? n - i : W;
-    const Vec<T> r = load_part(target + i, part) - centre;
-    for (int64_t k = 0; k < part; ++k) {
-      residual += r[k];
-      deviation += static_cast<double>(r[k]) * r[k];
+  if (i < n) {
+    const Pair<T> g = load_pair(target + i, n - i);
+    for (int64_t k = 0; k < n - i; ++k) {
+      const double r = (k < kDoubles ? g.low[k] : g.high[k - kDoubles]) - centre;
+      residual += r;
+      deviation += r * r;
     }
   }
-  const double count = static_cast<double>(n), mean = centre + residual / count;
+  const double mean = centre + residual / count;
   deviation -= residual * residual / count;
   const double whole = moments->count + count, gap = mean - moments->mean;
   moments->deviation += deviation + gap * gap * (moments->count * count / whole);
@@ -219,62 +258,62 @@ void add_deviations(const T* target, int64_t n, double sum, double square, Momen
   moments->square += square;
 }
 
-template <class T, bool kTarget, bool kAbsolute>
+template <class T, bool kTarget, bool kExtra>
 void difference_block(const T* dummy, const T* target, int64_t n, DifferenceSums* sums, Moments* moments) {
-  constexpr int64_t W = kWidth<T>;
-  Accumulators<T, kTarget, kAbsolute> even, odd;
+  constexpr int64_t W = 2 * kDoubles;
+  Accumulators<kTarget, kExtra> low, high;
   int64_t i = 0;
-  for (; i + 2 * W <= n; i += 2 * W) {
-    even.add(load(dummy + i), load(target + i));
-    odd.add(load(dummy + i + W), load(target + i + W));
+  for (; i + W <= n; i += W) {
+    const Pair<T> a = load_pair(dummy + i), g = load_pair(target + i);
+    low.add(a.low, g.low);
+    high.add(a.high, g.high);
   }
-  for (; i < n; i += W) {
-    const int64_t part = n - i < W ? n - i : W;
-    even.add(load_part(dummy + i, part), load_part(target + i, part));
+  if (i < n) {
+    const Pair<T> a = load_pair(dummy + i, n - i), g = load_pair(target + i, n - i);
+    low.add(a.low, g.low);
+    high.add(a.high, g.high);
   }
-  sums->sum += total(even.sum + odd.sum);
-  sums->square += total(even.square + odd.square);
-  sums->cross += total(even.cross + odd.cross);
-  sums->dummy_square += total(even.dummy_square + odd.dummy_square);
-  sums->inner += total(even.inner + odd.inner);
-  if constexpr (kAbsolute) sums->absolute += total(even.absolute + odd.absolute);
+  sums->square += total(low.square + high.square);
+  sums->cross += total(low.cross + high.cross);
+  sums->dummy_square += total(low.dummy_square + high.dummy_square);
+  sums->inner += total(low.inner + high.inner);
+  if constexpr (kExtra) {
+    sums->sum += total(low.sum + high.sum);
+    sums->absolute += total(low.absolute + high.absolute);
+  }
   if constexpr (kTarget) {
-    const double sum = total(even.target_sum + odd.target_sum);
-    add_deviations(target, n, sum, total(even.target_square + odd.target_square), moments);
+    const double sum = total(low.target_sum + high.target_sum);
+    add_deviations(target, n, sum, total(low.target_square + high.target_square), moments);
   }
 }
 
 template <class T>
-void difference(const void* dummy, const void* target, int64_t n, bool absolute, DifferenceSums* sums) {
-  auto* const kernel = absolute ? difference_block<T, false, true> : difference_block<T, false, false>;
+void difference(const void* dummy, const void* target, int64_t n, bool extra, DifferenceSums* sums) {
+  auto* const kernel = extra ? difference_block<T, false, true> : difference_block<T, false, false>;
   kernel(static_cast<const T*>(dummy), static_cast<const T*>(target), n, sums, nullptr);
 }
 
 template <class T>
-void both(const void* dummy, const void* target, int64_t n, bool absolute, DifferenceSums* sums,
+void both(const void* dummy, const void* target, int64_t n, bool extra, DifferenceSums* sums,
           Moments* moments) {
-  auto* const kernel = absolute ? difference_block<T, true, true> : difference_block<T, true, false>;
+  auto* const kernel = extra ? difference_block<T, true, true> : difference_block<T, true, false>;
   kernel(static_cast<const T*>(dummy), static_cast<const T*>(target), n, sums, moments);
 }
 
 template <class T>
 void target_block(const void* pointer, int64_t n, Moments* moments) {
-  constexpr int64_t W = kWidth<T>;
+  constexpr int64_t W = 2 * kDoubles;
   const T* target = static_cast<const T*>(pointer);
-  Vec<T> sum[2] = {}, square[2] = {};
+  Doubles sum[2] = {}, square[2] = {};
+  const auto add = [&](const Pair<T>& g) {
+    sum[0] += g.low;
+    sum[1] += g.high;
+    square[0] += g.low * g.low;
+    square[1] += g.high * g.high;
+  };
   int64_t i = 0;
-  for (; i + 2 * W <= n; i += 2 * W) {
-    for (int u = 0; u < 2; ++u) {
-      const Vec<T> g = load(target + i + u * W);
-      sum[u] += g;
-      square[u] += g * g;
-    }
-  }
-  for (; i < n; i += W) {
-    const Vec<T> g = load_part(target + i, n - i < W ? n - i : W);
-    sum[0] += g;
-    square[0] += g * g;
-  }
+  for (; i + W <= n; i += W) add(load_pair(target + i));
+  if (i < n) add(load_pair(target + i, n - i));
   add_deviations(target, n, total(sum[0] + sum[1]), total(square[0] + square[1]), moments);
 }
 

@@ -5,7 +5,7 @@
 // 2. In larger recoveries the same holds for each small layer. A large layer is cut into chunks that all
 //    threads share; V is written from the last chunk back to the first, which meets what the caches still
 //    hold.
-// 3. Sums of a block are float32 lanes, merged in float64 in the order of blocks and chunks. Neither depends
+// 3. Sums are float64 lanes, merged in the order of blocks and chunks. Neither depends
 //    on the number of threads: the result has the same bits for every number.
 
 #include <atomic>
@@ -94,7 +94,7 @@ TargetSums finish(const Moments& m) {
 
 // The three things a run of elements can be asked for.
 struct Ask {
-  bool difference, target, absolute;
+  bool difference, target, extra;
 };
 struct Partial {
   DifferenceSums difference;
@@ -202,9 +202,9 @@ class Walker {
       }
       const char* dummy = at(entry.dummy, entry.dummy_stride, recovery, from);
       if (ask.target) {
-        kernels_.both(dummy, target, n, ask.absolute, &part.difference, &part.moments);
+        kernels_.both(dummy, target, n, ask.extra, &part.difference, &part.moments);
       } else {
-        kernels_.difference(dummy, target, n, ask.absolute, &part.difference);
+        kernels_.difference(dummy, target, n, ask.extra, &part.difference);
       }
     }
     return part;
@@ -263,9 +263,8 @@ void target_sums(const Table& table, TargetSums* target, const Parallel& paralle
   all_sums(table, parallel, table.target_recoveries, {false, true, false}, nullptr, target);
 }
 
-void difference_sums(const Table& table, DifferenceSums* difference, bool absolute,
-                     const Parallel& parallel) {
-  all_sums(table, parallel, table.recoveries, {true, false, absolute}, difference, nullptr);
+void difference_sums(const Table& table, DifferenceSums* difference, const Parallel& parallel) {
+  all_sums(table, parallel, table.recoveries, {true, false, true}, difference, nullptr);
 }
 
 void apply(const Table& table, const Coefficients* coefficients, const Parallel& parallel) {
@@ -286,7 +285,7 @@ void distance(const Table& table, const DistanceOptions& options, double* value,
     target_known = true;
   }
   const Walker walker(table, parallel);
-  const Ask ask{true, !target_known, needs_absolute(options.kind)};
+  const Ask ask{true, !target_known, needs_extra(options.kind)};
   std::vector<double> shares(R * L);
 
   const auto row = [&](int64_t recovery) { return target + (shared_target ? 0 : recovery * L); };
