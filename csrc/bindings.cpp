@@ -246,7 +246,7 @@ std::vector<Tensor> apply(TensorList dummy, TensorList target, IntArrayRef layer
   return outputs;
 }
 
-std::tuple<Tensor, Tensor> run_distance(const Tables& tables, const Tensor& first, int64_t kind,
+std::tuple<Tensor, Tensor> run_distance(const Tables& tables, const Tensor& first, bool batched, int64_t kind,
                                         double bandwidth, double l1_weight,
                                         const std::optional<Tensor>& weights,
                                         const std::optional<Tensor>& variance,
@@ -268,7 +268,7 @@ std::tuple<Tensor, Tensor> run_distance(const Tables& tables, const Tensor& firs
                     "target_sums: expected contiguous float64 of shape ", IntArrayRef(shape), ", found ",
                     cached ? cached->sizes() : IntArrayRef());
   Tensor sums = cached ? *cached : empty_double(shape);
-  Tensor value = empty_double({table.recoveries});
+  Tensor value = batched ? empty_double({table.recoveries}) : empty_double({});
   sapag::cpu::distance(table, options, value.mutable_data_ptr<double>(),
                        static_cast<sapag::TargetSums*>(const_cast<void*>(sums.const_data_ptr())),
                        cached.has_value(), parallel_of_torch());
@@ -283,7 +283,7 @@ std::tuple<Tensor, Tensor> distance(TensorList dummy, TensorList target, IntArra
                                     const MaybeTensor& weights, const MaybeTensor& variance,
                                     const MaybeTensor& cached) {
   const Tables tables(dummy, target, layer_of, layers, batched);
-  return run_distance(tables, dummy[0], kind, bandwidth, l1_weight, weights, variance, cached);
+  return run_distance(tables, dummy[0], batched, kind, bandwidth, l1_weight, weights, variance, cached);
 }
 
 std::tuple<Tensor, Tensor, std::vector<Tensor>> distance_and_gradient(
@@ -292,7 +292,8 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>> distance_and_gradient(
     const MaybeTensor& cached) {
   Tables tables(dummy, target, layer_of, layers, batched);
   std::vector<Tensor> outputs = tables.make_outputs(dummy);
-  auto [value, sums] = run_distance(tables, dummy[0], kind, bandwidth, l1_weight, weights, variance, cached);
+  auto [value, sums] =
+      run_distance(tables, dummy[0], batched, kind, bandwidth, l1_weight, weights, variance, cached);
   return {value, sums, std::move(outputs)};
 }
 
@@ -303,7 +304,7 @@ std::tuple<Tensor, Tensor> distance_and_gradient_out(TensorList dummy, TensorLis
                                                      const MaybeTensor& cached, TensorList out) {
   Tables tables(dummy, target, layer_of, layers, batched);
   tables.take_outputs(dummy, out);
-  return run_distance(tables, dummy[0], kind, bandwidth, l1_weight, weights, variance, cached);
+  return run_distance(tables, dummy[0], batched, kind, bandwidth, l1_weight, weights, variance, cached);
 }
 
 std::string cpu_capability() {

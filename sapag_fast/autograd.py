@@ -33,11 +33,20 @@ class Settings:
     weights: Tensor | None = None
     variance: Tensor | None = None
 
+    @property
+    def count(self) -> int:
+        """How many tensors each of the two lists has."""
+        return len(self.found.kept)
+
     def on_sums(self, sums: GradientSums) -> Tensor:
         """D [R] in float64 from the sums."""
         if self.variance is not None:
             sums = replace(sums, target_deviation=self.variance.double() * sums.size)
         return self.kind.value(sums, self.weights, self.bandwidth, self.l1_weight)
+
+    def shaped(self, value: Tensor) -> Tensor:
+        """[R] as it is, without recoveries shape (): never a view, which callers could not write to."""
+        return value if self.batched else value.sum()
 
 
 def result_dtype(dummy: Tensors) -> torch.dtype:
@@ -46,7 +55,7 @@ def result_dtype(dummy: Tensors) -> torch.dtype:
 
 
 def eager_distance(settings: Settings, dummy: Tensors, target: Tensors) -> Tensor:
-    """D [R] by plain operations, differentiable any number of times."""
+    """D by plain operations, differentiable any number of times."""
     found, batched = settings.found, settings.batched
     if settings.backend == "reference" and settings.kind.native is not None:
         value = reference_distance(
@@ -67,7 +76,7 @@ def eager_distance(settings: Settings, dummy: Tensors, target: Tensors) -> Tenso
             layer_sizes(target, found, batched),
         )
         value = settings.on_sums(sums)
-    return value.to(result_dtype(dummy))
+    return settings.shaped(value.to(result_dtype(dummy)))
 
 
 def evaluate(
@@ -79,7 +88,7 @@ def evaluate(
     gradient: bool,
     out: Any = None,
 ) -> tuple[Tensor, list[Tensor] | None, Tensor | None]:
-    """D [R], V if ``gradient`` is asked for, and the target's sums if this call computed them.
+    """D, V if ``gradient`` is asked for, and the target's sums if this call computed them.
 
     Not differentiable; ``cached`` are the target's sums of an earlier call.
     """
@@ -97,7 +106,7 @@ def evaluate(
             settings.on_sums, difference, sums, layer_sizes(target, found, batched)
         )
         slopes = ops.apply(dummy, target, found, batched, coefficients) if gradient else None
-        return value.to(result_dtype(dummy)), _into(out, slopes), sums
+        return settings.shaped(value.to(result_dtype(dummy))), _into(out, slopes), sums
     numbers = (
         kind.native,
         settings.bandwidth,
@@ -128,7 +137,7 @@ def _scaled(settings: Settings, slopes: Tensors, grad: Tensor) -> list[Tensor]:
     if visible and (bool((grad == 1).all()) if grad.dim() else grad.item() == 1):
         return list(slopes)
     if not settings.batched:
-        return [slope.mul_(grad.reshape(()).to(slope.dtype)) for slope in slopes]
+        return [slope.mul_(grad.to(slope.dtype)) for slope in slopes]
     return [slope.mul_(grad.to(slope.dtype).reshape(-1, *[1] * (slope.dim() - 1))) for slope in slopes]
 
 
@@ -147,16 +156,16 @@ class PlainDistance(torch.autograd.Function):
         """``keep`` receives the target's sums, if this call had to compute them."""
         value, ctx.slopes, sums = evaluate(settings, dummy, target, cached, gradient=True)
         keep(sums)
-        ctx.settings, ctx.count = settings, len(dummy)
+        ctx.settings = settings
         ctx.save_for_backward(*dummy, *target)
-        return value if settings.batched else value.reshape(())
+        return value
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple:
         slopes, ctx.slopes = ctx.slopes, None  # handed out once: its new owner may write to it
         if torch.is_grad_enabled() or slopes is None:
             tensors = ctx.saved_tensors
-            slopes = DistanceGradient.apply(ctx.settings, ctx.count, grad, *tensors)
+            slopes = DistanceGradient.apply(ctx.settings, grad, *tensors)
             return (None, None, None, None, *slopes)
         return (None, None, None, None, *_scaled(ctx.settings, slopes, grad))
 
@@ -166,26 +175,28 @@ class FunctionalDistance(torch.autograd.Function):
     backward pass. The rule for vmap folds the mapped dimension into the recoveries."""
 
     @staticmethod
-    def forward(settings: Settings, count: int, *tensors: Tensor) -> Tensor:
-        value, _, _ = evaluate(settings, tensors[:count], tensors[count:], None, gradient=False)
-        return value if settings.batched else value.reshape(())
+    def forward(settings: Settings, *tensors: Tensor) -> Tensor:
+        value, _, _ = evaluate(
+            settings, tensors[: settings.count], tensors[settings.count :], None, gradient=False
+        )
+        return value
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        ctx.settings, ctx.count, *tensors = inputs
-        ctx.save_for_backward(*tensors)
+        ctx.settings = inputs[0]
+        ctx.save_for_backward(*inputs[1:])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple:
-        slopes = DistanceGradient.apply(ctx.settings, ctx.count, grad, *ctx.saved_tensors)
-        return (None, None, *slopes, *[None] * (len(ctx.saved_tensors) - ctx.count))
+        # Compiled graphs have no second derivatives, and tracing cannot follow a Function inside a Function.
+        scaled = DistanceGradient.forward if torch.compiler.is_compiling() else DistanceGradient.apply
+        slopes = scaled(ctx.settings, grad, *ctx.saved_tensors)
+        return (None, *slopes, *[None] * (len(ctx.saved_tensors) - ctx.settings.count))
 
     @staticmethod
-    def vmap(
-        info: Any, in_dims: tuple, settings: Settings, count: int, *tensors: Tensor
-    ) -> tuple[Tensor, int]:
-        folded = _Fold(info.batch_size, settings, tensors, in_dims[2:], count)
-        value = FunctionalDistance.apply(folded.settings, count, *folded.tensors)
+    def vmap(info: Any, in_dims: tuple, settings: Settings, *tensors: Tensor) -> tuple[Tensor, int]:
+        folded = _Fold(info.batch_size, settings, tensors, in_dims[1:])
+        value = FunctionalDistance.apply(folded.settings, *folded.tensors)
         return folded.unfold(value), 0
 
 
@@ -193,43 +204,44 @@ class DistanceGradient(torch.autograd.Function):
     """(grad of D, dummy..., target...) -> V scaled by grad; differentiable through the eager formula."""
 
     @staticmethod
-    def forward(settings: Settings, count: int, grad: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-        _, slopes, _ = evaluate(settings, tensors[:count], tensors[count:], None, gradient=True)
+    def forward(settings: Settings, grad: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        _, slopes, _ = evaluate(
+            settings, tensors[: settings.count], tensors[settings.count :], None, gradient=True
+        )
         return tuple(_scaled(settings, slopes, grad))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
-        ctx.settings, ctx.count, *tensors = inputs
-        ctx.save_for_backward(*tensors)
+        ctx.settings = inputs[0]
+        ctx.save_for_backward(*inputs[1:])
 
     @staticmethod
     def backward(ctx: Any, *slope_grads: Tensor) -> tuple:
         grad, *tensors = ctx.saved_tensors
-        dummy, target = tensors[: ctx.count], tensors[ctx.count :]
+        dummy, target = tensors[: ctx.settings.count], tensors[ctx.settings.count :]
 
         def first_derivative(grad: Tensor, *dummy: Tensor) -> tuple[Tensor, ...]:
             _, pull = torch.func.vjp(lambda *g: eager_distance(ctx.settings, g, target), *dummy)
-            return pull(grad.reshape(-1))
+            return pull(grad)
 
         _, pull = torch.func.vjp(first_derivative, grad, *dummy)
-        return (None, None, *pull(slope_grads), *[None] * len(target))
+        return (None, *pull(slope_grads), *[None] * len(target))
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: tuple, settings: Settings, count: int, grad: Tensor, *tensors: Tensor
+        info: Any, in_dims: tuple, settings: Settings, grad: Tensor, *tensors: Tensor
     ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-        folded = _Fold(info.batch_size, settings, tensors, in_dims[3:], count)
-        grad = folded.fold(grad, in_dims[2], keep_shared=False, batched=settings.batched)
-        slopes = DistanceGradient.apply(folded.settings, count, grad, *folded.tensors)
-        return tuple(folded.unfold(slope) for slope in slopes), (0,) * count
+        folded = _Fold(info.batch_size, settings, tensors, in_dims[2:])
+        grad = folded.fold(grad, in_dims[1], keep_shared=False, batched=settings.batched)
+        slopes = DistanceGradient.apply(folded.settings, grad, *folded.tensors)
+        return tuple(folded.unfold(slope) for slope in slopes), (0,) * settings.count
 
 
 class _Fold:
     """A mapped dimension of size B folded into the recoveries: [B, R, ...] -> [B·R, ...]."""
 
-    def __init__(
-        self, size: int, settings: Settings, tensors: Tensors, dims: Sequence[int | None], count: int
-    ):
+    def __init__(self, size: int, settings: Settings, tensors: Tensors, dims: Sequence[int | None]):
+        count = settings.count
         self.size, self.batched = size, settings.batched
         lead = 1 if dims[0] == 0 else 0
         self.recoveries = tensors[0].shape[lead] if settings.batched else 1
@@ -244,8 +256,8 @@ class _Fold:
         self.settings = replace(
             settings,
             batched=True,
-            weights=self._rows(settings.weights, "layer_weights"),
-            variance=self._rows(settings.variance, "variance"),
+            weights=self._rows(settings.weights),
+            variance=self._rows(settings.variance),
         )
 
     def fold(self, tensor: Tensor, dim: int | None, *, keep_shared: bool, batched: bool) -> Tensor:
@@ -258,12 +270,9 @@ class _Fold:
             tensor = tensor.expand(-1, self.recoveries, *[-1] * (tensor.dim() - 2))
         return tensor.flatten(0, 1)
 
-    def _rows(self, option: Tensor | None, name: str) -> Tensor | None:
-        if option is None or option.dim() == 1:
-            return option
-        if torch._C._functorch.is_batchedtensor(option):
-            raise ValueError(f"{name}: cannot be mapped over by torch.func.vmap; give one row for each layer")
-        return option.repeat(self.size, 1) if option.shape[0] > 1 else option
+    def _rows(self, option: Tensor | None) -> Tensor | None:
+        rows = option is not None and option.dim() == 2 and option.shape[0] > 1
+        return option.repeat(self.size, 1) if rows else option
 
     def unfold(self, tensor: Tensor) -> Tensor:
         return tensor.unflatten(0, (self.size, self.recoveries)) if self.batched else tensor

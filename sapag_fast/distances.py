@@ -69,14 +69,14 @@ def _unit_difference(sums: GradientSums, dead: Tensor) -> Tensor:
     """‖u' - u‖² [R, L] with u = g/‖g‖: never as 2 - 2 cos near the target, where that loses its digits."""
     target = torch.where(dead, 1.0, sums.target_square)
     b = target.sqrt()
-    near = sums.square < NEAR * target
+    near = ~dead & (sums.square < NEAR * target)
 
     square = torch.where(near, sums.square, 0.0)
     cross = torch.where(near, sums.cross, 0.0)
     a = (target + 2 * cross + square).sqrt()
     close = (square - ((square + 2 * cross) / (a + b)).square()) / (a * b)
 
-    zero = sums.dummy_square <= TINY_DUMMY * target
+    zero = dead | (sums.dummy_square <= TINY_DUMMY * target)
     a = torch.where(near | zero, 1.0, sums.dummy_square).sqrt()
     far = torch.where(zero, 1.0, 2.0 - 2.0 * sums.inner / (a * b))
     return torch.where(near, close, far)

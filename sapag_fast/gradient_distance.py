@@ -84,14 +84,14 @@ class GradientDistance:
         """D, shape () or [R], differentiable with respect to ``dummy`` (twice)."""
         mine, theirs, settings = self._prepare(dummy, target)
         if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-            return FunctionalDistance.apply(settings, len(mine), *mine, *(t.detach() for t in theirs))
+            return FunctionalDistance.apply(settings, *mine, *(t.detach() for t in theirs))
         theirs, cached = self._target(theirs)
         if torch.is_grad_enabled() and any(t.requires_grad for t in mine):
             return PlainDistance.apply(settings, theirs, cached, self._remember, *mine)
         with torch.no_grad():
             value, _, sums = evaluate(settings, mine, theirs, cached, gradient=False)
         self._remember(sums)
-        return value if self.batched else value.reshape(())
+        return value
 
     def distance_and_gradient(
         self, dummy: Gradients, target: Gradients, out: Sequence[Tensor] | None = None
@@ -111,7 +111,7 @@ class GradientDistance:
         result: list[Tensor | None] = [None] * len(dummy)
         for i, slope in zip(kept, slopes, strict=True):
             result[i] = slope
-        return value if self.batched else value.reshape(()), result
+        return value, result
 
     @torch.no_grad()
     def degenerate(self, target: Gradients) -> Tensor:
@@ -191,6 +191,10 @@ class GradientDistance:
 def _as_rows(name: str, given: Tensor | Sequence[float] | None) -> Tensor | None:
     if given is None:
         return None
+    if isinstance(given, Tensor) and torch._C._functorch.is_batchedtensor(given):
+        raise ValueError(
+            f"{name}: cannot be mapped over by torch.func.vmap; use batched=True with rows [R, L]"
+        )
     rows = torch.as_tensor(given, dtype=torch.float64).detach()
     if rows.dim() not in (1, 2):
         raise ValueError(f"{name}: expected shape [L] or [R, L], found {tuple(rows.shape)}")

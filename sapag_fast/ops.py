@@ -68,7 +68,7 @@ def distance(
     variance: Tensor | None,
     cached: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """D [R] of a native distance, and the target's sums (empty if ``cached`` holds them already)."""
+    """D (shape () or [R]) of a native distance, and the target's sums (empty if ``cached`` holds them)."""
     return _ops.distance(
         dummy,
         target,
@@ -97,7 +97,7 @@ def distance_and_gradient(
     cached: Tensor | None,
     out: Sequence[Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
-    """D [R], the target's sums (empty if cached) and V shaped like ``dummy``, written to ``out`` if given."""
+    """D, the target's sums (empty if cached) and V shaped like ``dummy``, written to ``out`` if given."""
     options = (found.layer_of, found.layers, batched, kind, bandwidth, l1_weight, weights, variance, cached)
     if out is None:
         return _ops.distance_and_gradient(dummy, target, *options)
@@ -127,7 +127,8 @@ def _fake_apply(dummy, target, layer_of, layers, batched, coefficients):
 def _fake_distance(
     dummy, target, layer_of, layers, batched, kind, bandwidth, l1_weight, weights, variance, cached
 ):
-    result = dummy[0].new_empty((_recoveries(dummy, batched),), dtype=_distance_dtype(dummy))
+    shape = dummy[0].shape[:1] if batched else ()
+    result = dummy[0].new_empty(shape, dtype=_distance_dtype(dummy))
     rows = _recoveries(target, batched) if cached is None else 0
     return result, target[0].new_empty((rows, layers, 3), dtype=torch.float64)
 

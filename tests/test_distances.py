@@ -52,6 +52,19 @@ def test_dummy_gradients_of_another_size(gradients, kind, ratio):
         assert error(slope, true) <= 1e-5 or true.abs().max() < 1e-37  # below float32's range
 
 
+@pytest.mark.parametrize("factor", [0.5, 2.0, 10.0])
+@pytest.mark.parametrize("kind", ["sapag", "sapag-global", "cosine", "layer-cosine"])
+def test_multiples_of_the_target(gradients, kind, factor):
+    """1 - cos of nearly parallel gradients of unequal length: the cancellation that float32 sums lose."""
+    dummy, target = gradients.pair(1e-3, seed=4)
+    dummy = [factor * t for t in dummy]
+    (exact, slopes), (value, found) = exact_and_found(dummy, target, kind)
+    assert error(value, exact) <= 1e-5
+    # V is a difference of two terms 1/√P times its size: float32 keeps eps/√P of it.
+    for slope, true in zip(found, slopes, strict=True):
+        assert error(slope, true) <= 5e-4 or slope.numel() == 1
+
+
 def eager_error(dummy, target, kind, exact, slopes):
     """The plain float32 formula's own errors: the yardstick of the error idiom."""
 
@@ -60,10 +73,8 @@ def eager_error(dummy, target, kind, exact, slopes):
 
     leaves = [t.clone().requires_grad_() for t in dummy]
     a, g = flat(leaves), flat(target)
-    if kind == "l2":
-        value = (a - g).square().sum()
-    else:
-        value = 1 - torch.dot(a, g) / (a.norm() * g.norm())
+    cosine = 1 - torch.dot(a, g) / (a.norm() * g.norm())
+    value = cosine if kind == "cosine" else (a - g).square().sum()
     found = torch.autograd.grad(value, leaves)
     return error(value.detach(), exact), [error(f, t) for f, t in zip(found, slopes, strict=True)]
 

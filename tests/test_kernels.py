@@ -1,4 +1,4 @@
-"""The CPU kernels where memory is awkward: odd sizes, offsets, strides, halves, thread counts, instruction sets."""
+"""The CPU kernels where memory is awkward: odd sizes, offsets, strides, halves, threads, instruction sets."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ import torch
 
 import sapag_fast as sf
 from sapag_fast import ops
-from sapag_fast.distances import find_kind, value_and_coefficients
+from sapag_fast.distances import find_kind, kinds, value_and_coefficients
 from sapag_fast.segments import layer_sizes, layering, shapes_of
 from sapag_fast.sums import GradientSums, difference_sums, target_sums
 
@@ -50,7 +50,7 @@ def test_apply_of_every_length(n, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_halves_round_as_torch_does(dtype):
-    """Every finite and infinite half comes back from the kernel unchanged, and results round to nearest even."""
+    """Every finite half comes back from the kernel unchanged, and results round to nearest even."""
     patterns = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
     zero = torch.zeros_like(patterns)
     identity = torch.tensor([[[0.0, 0.0, 1.0, 0.0, 0.0]]], dtype=torch.float64)
@@ -61,7 +61,7 @@ def test_halves_round_as_torch_does(dtype):
     (third,) = ops.apply([finite], [zero], one_layer(zero), False, identity)
     assert torch.equal(third, (finite.float() * torch.tensor(1 / 3)).to(dtype))
     (broken,) = ops.apply([patterns], [zero], one_layer(zero), False, identity)
-    assert torch.equal(broken.isnan(), patterns.isnan())
+    assert torch.equal(broken.isnan(), ~patterns.isfinite())  # 0·inf
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -177,7 +177,10 @@ def test_same_bits_for_every_number_of_threads(recoveries):
         assert all(torch.equal(a, b) for a, b in zip(slopes, results[0][1], strict=True))
 
 
-@pytest.mark.parametrize("name", ["sapag", "sapag-mean", "sapag-sum", "sapag-global", "l2", "l2-normalized", "cosine", "layer-cosine", "l1", "tag"])  # fmt: skip
+NATIVE = [name for name in kinds() if find_kind(name).native is not None]
+
+
+@pytest.mark.parametrize("name", NATIVE)
 def test_compiled_formulas_are_those_of_distances_py(gradients, name):
     """csrc/kinds.h writes the coefficients out; distances.py leaves them to autograd."""
     for gap in (3.0, 0.1, 1e-6):
@@ -200,7 +203,7 @@ def test_compiled_formulas_are_those_of_distances_py(gradients, name):
         value, _, native = ops.distance_and_gradient(dummy, target, found, True, *options)
         assert torch.allclose(value, expected, rtol=1e-12)
         for a, b in zip(native, slopes, strict=True):
-            assert (a - b).norm() <= 1e-9 * b.norm()
+            assert (a - b).norm() <= 1e-9 * b.norm() + 1e-12
 
 
 SCRIPT = """
