@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -19,6 +20,31 @@ L1_WEIGHT = 0.01
 @lru_cache(maxsize=256)
 def _default_weights(kind: Kind, layers: int) -> Tensor | None:
     return kind.layer_weights(layers)
+
+
+@dataclass
+class _Target:
+    """A target as it was given, and what follows from it alone."""
+
+    given: list[Tensor | None]
+    versions: list[int]  # of the tensors that are present; empty where they have none (inference mode)
+    kept: list[Tensor]  # those that are present, without their graph
+    settings: Settings
+    sums: Tensor | None = None
+
+    def is_still(self, target: list[Tensor | None]) -> bool:
+        """Whether these are the very same tensors, and nobody has written to them."""
+        if len(target) != len(self.given) or len(self.versions) != len(self.kept):
+            return False
+        versions = iter(self.versions)
+        for tensor, old in zip(target, self.given, strict=True):
+            if tensor is not old or (tensor is not None and tensor._version != next(versions)):
+                return False
+        return True
+
+    def remember(self, sums: Tensor | None) -> None:
+        if sums is not None:
+            self.sums = sums
 
 
 class GradientDistance:
@@ -75,52 +101,49 @@ class GradientDistance:
         self.merge_bias = merge_bias
         self.layers = None if layers is None else tuple(int(layer) for layer in layers)
         self.backend = backend
-        self._settings: dict[tuple, Settings] = {}
-        self._seen: list[tuple[Tensor, int]] = []
-        self._sums: Tensor | None = None
-        self._detached: list[Tensor] = []
+        self._known: _Target | None = None
 
     def __call__(self, dummy: Gradients, target: Gradients) -> Tensor:
         """D, shape () or [R], differentiable with respect to ``dummy`` (twice)."""
-        mine, theirs, settings = self._prepare(dummy, target)
-        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-            return FunctionalDistance.apply(settings, *mine, *(t.detach() for t in theirs))
-        theirs, cached = self._target(theirs)
+        mine, known = self._prepare(dummy, target)
+        if _transforming():
+            return FunctionalDistance.apply(known.settings, *mine, *known.kept)
         if torch.is_grad_enabled() and any(t.requires_grad for t in mine):
-            return PlainDistance.apply(settings, theirs, cached, self._remember, *mine)
+            return PlainDistance.apply(known.settings, known.kept, known.sums, known.remember, *mine)
         with torch.no_grad():
-            value, _, sums = evaluate(settings, mine, theirs, cached, gradient=False)
-        self._remember(sums)
+            value, _, sums = evaluate(known.settings, mine, known.kept, known.sums, gradient=False)
+        known.remember(sums)
         return value
 
     def distance_and_gradient(
-        self, dummy: Gradients, target: Gradients, out: Sequence[Tensor] | None = None
+        self, dummy: Gradients, target: Gradients, out: Sequence[Tensor | None] | None = None
     ) -> tuple[Tensor, list[Tensor | None]]:
-        """D and V = ∂D/∂g' shaped like ``dummy`` (None where it is None), without autograd.
+        """D and V = ∂D/∂g' shaped like ``dummy`` (None where it is None), without autograd; not for use
+        inside of torch.func transforms.
 
         out: tensors like ``dummy`` that V is written to, in place of fresh ones.
         """
-        dummy = list(dummy)
-        mine, theirs, settings = self._prepare(dummy, target)
-        kept = settings.found.kept
+        mine, known = self._prepare(dummy, target)
         places = None if out is None else [t for t in out if t is not None]
         with torch.no_grad():
-            theirs, cached = self._target(theirs)
-            value, slopes, sums = evaluate(settings, mine, theirs, cached, gradient=True, out=places)
-        self._remember(sums)
-        result: list[Tensor | None] = [None] * len(dummy)
-        for i, slope in zip(kept, slopes, strict=True):
-            result[i] = slope
-        return value, result
+            value, slopes, sums = evaluate(
+                known.settings, mine, known.kept, known.sums, gradient=True, out=places
+            )
+        known.remember(sums)
+        if len(known.given) == len(slopes):
+            return value, list(slopes)
+        present = iter(slopes)
+        return value, [None if t is None else next(present) for t in known.given]
 
     @torch.no_grad()
     def degenerate(self, target: Gradients) -> Tensor:
         """Layers of ``target`` that carry no weight in this distance: bool [L] or [R, L]. They have no
         elements or a norm below 1e-6 of the whole gradient's; for the Gaussian kernels also one element or
         no variance. ``l2``, ``l1`` and ``tag`` divide by nothing and have none."""
-        _, theirs, settings = self._prepare(target := list(target), target)
-        size = layer_sizes(theirs, settings.found, self.batched)
-        sums = target_sums(theirs, settings.found, self.batched)
+        _, known = self._prepare(target := list(target), target)
+        found = known.settings.found
+        size = layer_sizes(known.kept, found, self.batched)
+        sums = target_sums(known.kept, found, self.batched)
         if self.variance is not None:
             sums = sums.expand(max(sums.shape[0], *self.variance.shape[:-1], 1), -1, -1).clone()
             sums[..., 2] = self.variance * size
@@ -128,24 +151,32 @@ class GradientDistance:
         mask = degenerate(columns, self.kind.needs)
         return mask if self.batched else mask[0]
 
-    def _prepare(self, dummy: Gradients, target: Gradients) -> tuple[list[Tensor], list[Tensor], Settings]:
+    def _prepare(self, dummy: Gradients, target: Gradients) -> tuple[list[Tensor], _Target]:
+        """The dummy gradients that are present, and the target with all that is known of it."""
         mine, theirs = list(dummy), list(target)
-        shapes = shapes_of(theirs, self.batched) if all(isinstance(t, Tensor) for t in theirs) else None
-        key = (shapes, theirs[0].device if shapes else None)
-        settings = self._settings.get(key) if shapes else None
-        if settings is None or len(mine) != len(theirs) or any(not isinstance(t, Tensor) for t in mine):
+        known = self._known
+        if known is None or _transforming() or not known.is_still(theirs):
             check_pairs(mine, theirs)
             _check_alike(mine, theirs, self.batched)
-            shapes = shapes_of(theirs, self.batched)
-            device = next(t.device for t in theirs if t is not None)
-            settings = self._settings.get((shapes, device)) or self._settle(shapes, device)
-            self._settings[shapes, device] = settings
-            if len(settings.found.kept) < len(theirs):
-                mine = [t for t in mine if t is not None]
-                theirs = [t for t in theirs if t is not None]
-        if settings.backend == "reference":
+            known = self._meet(theirs)
+        elif known.settings.backend == "reference" or not _same_places(mine, theirs):
+            check_pairs(mine, theirs)
             _check_alike(mine, theirs, self.batched)
-        return mine, theirs, settings
+        if len(known.kept) < len(mine):
+            mine = [t for t in mine if t is not None]
+        return mine, known
+
+    def _meet(self, theirs: list[Tensor | None]) -> _Target:
+        """Learn a new target."""
+        present = [t for t in theirs if t is not None]
+        settings = self._settle(shapes_of(theirs, self.batched), present[0].device)
+        kept = [t.detach() for t in present]
+        if _transforming():
+            return _Target(theirs, [], kept, settings)
+        # An inference tensor has no version: nobody can tell whether it was written to.
+        versions = [] if any(t.is_inference() for t in present) else [t._version for t in present]
+        self._known = _Target(theirs, versions, kept, settings)
+        return self._known
 
     def _settle(self, shapes: tuple, device: torch.device) -> Settings:
         found = layering(shapes, self.merge_bias, self.layers)
@@ -170,22 +201,19 @@ class GradientDistance:
             None if self.variance is None else self.variance.to(device),
         )
 
-    def _target(self, theirs: list[Tensor]) -> tuple[list[Tensor], Tensor | None]:
-        """The target without its graph, and its sums if these very tensors were seen before, unchanged."""
-        seen = self._seen
-        if len(seen) == len(theirs) and all(
-            t is old and t._version == version for t, (old, version) in zip(theirs, seen, strict=True)
-        ):
-            return self._detached, self._sums
-        self._detached = [t.detach() for t in theirs]
-        self._sums = None
-        # An inference tensor has no version: nobody can tell whether it was written to.
-        self._seen = [] if any(t.is_inference() for t in theirs) else [(t, t._version) for t in theirs]
-        return self._detached, None
 
-    def _remember(self, sums: Tensor | None) -> None:
-        if sums is not None and self._seen:
-            self._sums = sums
+def _transforming() -> bool:
+    """Inside of torch.compile or a torch.func transform, where tensors are not what they seem."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
+def _same_places(mine: Sequence[object], theirs: Sequence[Tensor | None]) -> bool:
+    """Both lists have tensors, and None, in the same places."""
+    if len(mine) != len(theirs):
+        return False
+    return all(
+        isinstance(a, Tensor) if g is not None else a is None for a, g in zip(mine, theirs, strict=True)
+    )
 
 
 def _as_rows(name: str, given: Tensor | Sequence[float] | None) -> Tensor | None:

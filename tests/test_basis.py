@@ -44,7 +44,9 @@ def test_dct_scales():
     assert basis.scale[0].square().mean().item() == pytest.approx(1.0)
     torch.testing.assert_close(basis.scale[1], 0.3 * basis.scale[0])
     assert (basis.scale[0, 0, 0] / basis.scale[0, 3, 4]).item() == pytest.approx(6.0)
-    torch.testing.assert_close(basis.forward(torch.zeros(3, 8, 8, **DOUBLE)), torch.full((3, 8, 8), 0.5, **DOUBLE))
+    torch.testing.assert_close(
+        basis.forward(torch.zeros(3, 8, 8, **DOUBLE)), torch.full((3, 8, 8), 0.5, **DOUBLE)
+    )
 
 
 def test_pixels_are_themselves():

@@ -140,7 +140,7 @@ def test_degenerate_layers_carry_no_weight(kind):
         torch.randn(8, 4, generator=generator),
         torch.zeros(5),
         torch.full((6,), 0.5),
-        torch.randn(1),
+        torch.randn(1, generator=generator),
         torch.randn(0, 3),
     ]
     target += [1e-9 * torch.randn(11, generator=generator)]

@@ -38,7 +38,12 @@ def _torch_lbfgs(matrix, start, steps, wave=0.0, **options):
     x = start.clone().requires_grad_()
     path = []
     optimizer = torch.optim.LBFGS(
-        [x], max_iter=steps, max_eval=2 * steps, tolerance_grad=-1.0, tolerance_change=-float("inf"), **options
+        [x],
+        max_iter=steps,
+        max_eval=2 * steps,
+        tolerance_grad=-1.0,
+        tolerance_change=-float("inf"),
+        **options,
     )
 
     def closure():
@@ -103,7 +108,10 @@ def test_lbfgs_in_single_precision_gets_as_far_as_torch():
     start = torch.randn(16, 60, generator=generator)
     ours = _value(matrix, _ours(LBFGS(16, 60, history=20), matrix, start, 80)[:, -1], 0.0)
     theirs = torch.stack(
-        [_value(matrix[r], _torch_lbfgs(matrix[r], start[r], 80, history_size=20)[-1], 0.0) for r in range(16)]
+        [
+            _value(matrix[r], _torch_lbfgs(matrix[r], start[r], 80, history_size=20)[-1], 0.0)
+            for r in range(16)
+        ]
     )
     assert ours.log().median() < theirs.log().median() + 1.0
 
@@ -111,7 +119,9 @@ def test_lbfgs_in_single_precision_gets_as_far_as_torch():
 @pytest.mark.parametrize("signed", [False, True])
 def test_adam_follows_torch(signed):
     matrix, start = _problem(6)
-    ours = _ours(Adam(RECOVERIES, SIZE, signed=signed, milestones=(5, 9), dtype=torch.float64), matrix, start, 12)
+    ours = _ours(
+        Adam(RECOVERIES, SIZE, signed=signed, milestones=(5, 9), dtype=torch.float64), matrix, start, 12
+    )
     x = start.clone().requires_grad_()
     optimizer = torch.optim.Adam([x], lr=0.1)
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [5, 9], gamma=0.1)

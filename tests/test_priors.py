@@ -21,7 +21,9 @@ def _variation(x):
     ("ours", "formula"), [(lambda x: box_prior(x, -0.2, 0.8), _box), (total_variation, _variation)]
 )
 def test_prior_and_gradient(shape, ours, formula):
-    inputs = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    inputs = torch.randn(
+        shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    ).requires_grad_()
     expected = formula(inputs)
     (slope,) = torch.autograd.grad(expected.sum(), inputs)
     value, gradient = ours(inputs.detach())

@@ -1,0 +1,71 @@
+"""Timing of several contenders in one run, in turns, so that the machine's moods hit all alike."""
+
+import gc
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sapag_fast import __version__, ops
+
+
+def time_in_turns(
+    contenders: dict[str, Callable[[], object]], *, rounds: int, budget: float = 0.05
+) -> dict[str, list[float]]:
+    """Seconds a call of every contender, one number a round; each round calls a contender as often as fits
+    into ``budget`` seconds (at least once), the order turning from round to round."""
+    repeats = {}
+    for name, contender in contenders.items():
+        contender()
+        start = time.perf_counter()
+        contender()
+        repeats[name] = max(1, int(budget / max(time.perf_counter() - start, 1e-7)))
+    names, seconds = list(contenders), {name: [] for name in contenders}
+    gc.disable()
+    try:
+        for turn in range(rounds):
+            for name in names[turn % len(names) :] + names[: turn % len(names)]:
+                contender = contenders[name]
+                start = time.perf_counter()
+                for _ in range(repeats[name]):
+                    contender()
+                seconds[name].append((time.perf_counter() - start) / repeats[name])
+    finally:
+        gc.enable()
+    return seconds
+
+
+def quantiles(values: list[float]) -> dict[str, float]:
+    """The 20, 50 and 80 % quantiles."""
+    return {f"q{q}": float(np.quantile(values, q / 100)) for q in (20, 50, 80)}
+
+
+def ratio(slow: list[float], fast: list[float]) -> dict[str, float]:
+    """Quantiles of how many times longer ``slow`` took, round by round."""
+    return quantiles([s / f for s, f in zip(slow, fast, strict=True)])
+
+
+def machine() -> dict[str, str | int]:
+    """What a result must name to be comparable: processor, versions, commit."""
+    model = "unknown processor"
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    root = Path(__file__).resolve().parent
+    commit = subprocess.run(
+        ["git", "-C", str(root), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    )
+    return {
+        "device": model,
+        "capability": ops.cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "sapag_fast": __version__,
+        "commit": commit.stdout.strip() or "unknown",
+    }
