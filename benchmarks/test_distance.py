@@ -70,7 +70,9 @@ def test_distance_and_gradient(name, benchmark, one_thread):
 
     # They must all compute the same thing.
     value, slopes = distance.distance_and_gradient(dummy, target)
-    peers = [eager.distance_and_gradient(leaves)] + ([] if batched else [foreach.distance_and_gradient(dummy)])
+    peers = [eager.distance_and_gradient(leaves)]
+    if not batched:
+        peers.append(foreach.distance_and_gradient(dummy))
     for other, other_slopes in peers:
         torch.testing.assert_close(other.detach(), value, rtol=1e-3, atol=1e-6)
         for a, b in zip(other_slopes, slopes, strict=True):

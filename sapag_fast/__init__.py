@@ -2,13 +2,16 @@
 
 from sapag_fast.distances import register_distance
 from sapag_fast.gradient_distance import GradientDistance, distance, distance_and_gradient, gradient_variance
+from sapag_fast.recover import Recovery, recover
 
 __version__ = "0.1.0"
 
 __all__ = [
     "GradientDistance",
+    "Recovery",
     "distance",
     "distance_and_gradient",
     "gradient_variance",
+    "recover",
     "register_distance",
 ]

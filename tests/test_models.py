@@ -59,5 +59,5 @@ def test_initialisation_spares_normalisation_layers():
 
 
 def test_unknown_initialisation():
-    with pytest.raises(ValueError, match="unknown initialisation 'he'.*uniform"):
+    with pytest.raises(ValueError, match=r"unknown initialisation 'he'.*uniform"):
         initialise(LeNet(), "he")

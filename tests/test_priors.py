@@ -57,6 +57,6 @@ def test_non_finite_inputs_stay_in_their_recovery():
 
 @pytest.mark.parametrize("shape", [(10,), (3, 16)])
 def test_variation_needs_two_spatial_dimensions(shape):
-    with pytest.raises(ValueError, match="total variation needs.*two spatial"):
+    with pytest.raises(ValueError, match=r"total variation needs.*two spatial"):
         require_image_shape(shape)
     require_image_shape((3, 4, 4))

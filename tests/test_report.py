@@ -130,6 +130,15 @@ def test_non_finite_recovery_is_recorded(tmp_path):
         assert picture.getextrema() == ((0, 0),) * 3
 
 
+def test_interrupted_before_it_began_is_left_out(tmp_path):
+    report = Report(tmp_path, "recover", {}, CPU)
+    report.add(
+        finished("begun", status="interrupted"),
+        finished("not-begun", status="interrupted", distance=math.inf),
+    )
+    assert [recovery["name"] for recovery in results(tmp_path)["recoveries"]] == ["begun"]
+
+
 def test_existing_output_is_refused_or_overwritten(tmp_path):
     Report(tmp_path, "recover", {}, CPU).add(finished("old"))
     (tmp_path / "mine.png").write_text("not ours")
@@ -158,12 +167,18 @@ def test_foreign_results_are_no_obstacle(tmp_path, content):
     assert results(tmp_path)["recoveries"] == []
 
 
-def test_output_that_cannot_be_a_folder(tmp_path):
+@pytest.mark.parametrize("name", ["file", "file/below", "file/further/below"])
+def test_output_that_cannot_be_a_folder(tmp_path, name):
     (tmp_path / "file").write_text("x")
     with pytest.raises(ValueError, match="is a file"):
-        Report(tmp_path / "file", "recover", {}, CPU)
+        Report(tmp_path / name, "recover", {}, CPU, overwrite=True)
+
+
+def test_output_that_turns_out_unwritable(tmp_path):
+    report = Report(tmp_path / "out", "recover", {}, CPU)
+    (tmp_path / "out").write_text("somebody was quicker")
     with pytest.raises(ValueError, match="cannot be written"):
-        Report(tmp_path / "file" / "below", "recover", {}, CPU).finish("finished")
+        report.add(finished())
 
 
 def test_pictures_clamp_and_round():

@@ -1,0 +1,44 @@
+# make demo | test | bench | lint: each sets up what it needs in .venv, and is quick the second time.
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := $(shell find csrc -type f)
+CXX_FILES := $(shell find csrc -name '*.h' -o -name '*.inl' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+
+.PHONY: demo test bench lint format clean
+
+demo: $(VENV)/built
+	$(BIN)/sapag-fast demo --output demo_output --overwrite
+
+test: $(VENV)/built
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/built
+	$(BIN)/python -m pytest benchmarks --benchmark-disable-gc
+	$(BIN)/python -m benchmarks.attack_speed
+	$(BIN)/python -m benchmarks.tables
+
+lint: $(VENV)/built
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
+
+format: $(VENV)/built
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_FILES)
+
+clean:
+	rm -rf $(VENV) build *.egg-info sapag_fast/*.so
+
+$(VENV)/torch:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip "setuptools>=77" wheel ninja numpy
+	$(BIN)/pip install --quiet "$(TORCH)"
+	touch $@
+
+$(VENV)/built: $(VENV)/torch setup.py pyproject.toml $(SOURCES)
+	$(BIN)/pip install --quiet --no-build-isolation --editable ".[test,lint]"
+	touch $@

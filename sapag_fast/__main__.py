@@ -1,0 +1,6 @@
+"""``python -m sapag_fast``."""
+
+from sapag_fast.cli import main
+
+if __name__ == "__main__":
+    main(prog_name="sapag-fast")

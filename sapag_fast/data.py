@@ -1,0 +1,173 @@
+"""Real images: small sets that ship inside scikit-learn and scikit-image, and the user's own image files.
+
+Every source returns ``(images, labels)``: float32 [N, C, H, W] in [0, 1] and int64 [N]. Nothing is
+downloaded, and the same call always returns the same images.
+"""
+
+from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+Images = tuple[Tensor, Tensor]
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
+
+# One class a photograph. Each crop (top, left, side) is a square with an object in it, not background alone.
+CROPS: dict[str, tuple[tuple[int, int, int], ...]] = {
+    "astronaut": ((0, 120, 220), (130, 10, 300), (0, 320, 190)),
+    "cat": ((0, 80, 300), (70, 110, 180), (0, 0, 280)),
+    "coffee": ((0, 80, 400), (20, 160, 250), (130, 180, 260)),
+    "flower": ((80, 150, 300), (0, 120, 427), (120, 200, 200)),
+    "motorcycle": ((80, 120, 400), (150, 330, 320), (40, 20, 340)),
+    "retina": ((0, 0, 1411), (350, 60, 700), (100, 500, 900)),
+    "rocket": ((120, 170, 300), (110, 220, 200), (60, 140, 360)),
+    "sky": ((0, 60, 400), (400, 500, 380), (330, 180, 350)),
+    "temple": ((20, 30, 350), (0, 0, 427), (110, 60, 240)),
+    "tissue": ((0, 0, 400), (200, 160, 300), (60, 80, 420)),
+}
+
+
+def digits(count: int | None = None, size: int = 28) -> Images:
+    """Handwritten digits (scikit-learn, 8 × 8), enlarged to [N, 1, size, size]; labels 0..9, in the set's own
+    order.
+    """
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    chosen = _chosen(len(bunch.images), count)
+    images = [_resized(Image.fromarray(bunch.images[i].astype(np.float32) / 16), size) for i in chosen]
+    return _stacked(images), torch.as_tensor(bunch.target[chosen], dtype=torch.int64)
+
+
+def faces(count: int | None = None, size: int = 32) -> Images:
+    """Faces (scikit-image's subset of Labelled Faces in the Wild, 25 × 25 grey), enlarged to [N, 1, size,
+    size].
+
+    The subset does not say who is who, so each of its 100 faces is a class of its own: labels 0..99.
+    """
+    from skimage import data
+
+    crops = data.lfw_subset()[:100]  # the second hundred shows no faces
+    chosen = _chosen(len(crops), count)
+    images = [_resized(Image.fromarray(crops[i].astype(np.float32)), size) for i in chosen]
+    return _stacked(images), torch.as_tensor(chosen, dtype=torch.int64)
+
+
+def photographs(count: int | None = None, size: int = 32) -> Images:
+    """Square crops of ten colour photographs, area-averaged to [N, 3, size, size]; the label is the
+    photograph, 0..9.
+    """
+    names = sorted(CROPS)
+    # Round robin over the photographs, so that the first ten crops show ten different ones.
+    order = [
+        (label, crop)
+        for crops in zip(*(CROPS[name] for name in names), strict=True)
+        for label, crop in enumerate(crops)
+    ]
+    chosen = [order[i] for i in _chosen(len(order), count)]
+    images = []
+    for label, (top, left, side) in chosen:
+        crop = Image.fromarray(_photograph(names[label])[top : top + side, left : left + side])
+        images.append(_resized(crop, size))
+    return _stacked(images), torch.tensor([label for label, _ in chosen], dtype=torch.int64)
+
+
+SOURCES: dict[str, Callable[..., Images]] = {"digits": digits, "faces": faces, "photographs": photographs}
+
+
+def read_images(paths: str | Path | Iterable[str | Path], input_shape: tuple[int, ...]) -> Tensor:
+    """Image files, or the image files in a folder (by name), as float32 [N, *input_shape] in [0, 1].
+
+    An image of another size is cropped at its centre to the right aspect and resampled. Raises ValueError for
+    a missing, unreadable or empty path and for an input shape that is not 1xHxW or 3xHxW.
+    """
+    if len(input_shape) != 3 or input_shape[0] not in (1, 3):
+        raise ValueError(
+            f"input shape {_times(input_shape)}: image files give 1xHxW (grey) or 3xHxW (colour) inputs only"
+        )
+    channels, height, width = input_shape
+    files = [file for path in _listed(paths) for file in _image_files(path)]
+    if not files:
+        raise ValueError("no image given")
+    return torch.stack([_read_image(file, channels, height, width) for file in files])
+
+
+def _read_image(file: Path, channels: int, height: int, width: int) -> Tensor:
+    try:
+        with Image.open(file) as opened:
+            image = ImageOps.exif_transpose(opened).convert("L" if channels == 1 else "RGB")
+    except UnidentifiedImageError:
+        raise ValueError(f"image {file}: not an image file that can be read") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"image {file}: {error}") from None
+    if image.size != (width, height):
+        shrinks = image.width >= width and image.height >= height
+        method = Image.Resampling.BOX if shrinks else Image.Resampling.BICUBIC
+        image = ImageOps.fit(image, (width, height), method=method)
+    pixels = torch.from_numpy(np.asarray(image, dtype=np.float32) / 255)
+    return pixels[None] if channels == 1 else pixels.permute(2, 0, 1).contiguous()
+
+
+def _image_files(path: Path) -> list[Path]:
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+        if not files:
+            raise ValueError(f"folder {path}: holds no image file ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        return files
+    if not path.exists():
+        raise ValueError(f"image {path}: does not exist")
+    return [path]
+
+
+def _listed(paths: str | Path | Iterable[str | Path]) -> list[Path]:
+    return [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
+
+
+@cache
+def _photograph(name: str) -> np.ndarray:
+    """[H, W, 3] uint8."""
+    from skimage import data
+    from sklearn.datasets import load_sample_image
+
+    readers: dict[str, Callable[[], np.ndarray]] = {
+        "astronaut": data.astronaut,
+        "cat": data.chelsea,
+        "coffee": data.coffee,
+        "flower": lambda: load_sample_image("flower.jpg"),
+        "motorcycle": lambda: data.stereo_motorcycle()[0],
+        "retina": data.retina,
+        "rocket": data.rocket,
+        "sky": data.hubble_deep_field,
+        "temple": lambda: load_sample_image("china.jpg"),
+        "tissue": data.immunohistochemistry,
+    }
+    return readers[name]()
+
+
+def _resized(image: Image.Image, size: int) -> np.ndarray:
+    """[size, size] or [size, size, 3] float32 in [0, 1]; area mean when it shrinks, bicubic when it grows."""
+    method = Image.Resampling.BOX if image.width >= size else Image.Resampling.BICUBIC
+    scale = 255.0 if image.mode == "RGB" else 1.0
+    pixels = np.asarray(image.resize((size, size), method), dtype=np.float32) / scale
+    return pixels.clip(0, 1)  # bicubic overshoots
+
+
+def _stacked(images: list[np.ndarray]) -> Tensor:
+    stack = torch.from_numpy(np.stack(images))
+    return stack[:, None] if stack.ndim == 3 else stack.permute(0, 3, 1, 2).contiguous()
+
+
+def _chosen(available: int, count: int | None) -> list[int]:
+    count = available if count is None else count
+    if not 1 <= count <= available:
+        raise ValueError(f"count {count}: this source holds {available} images")
+    return list(range(count))
+
+
+def _times(shape: Iterable[int]) -> str:
+    return "x".join(map(str, shape))

@@ -1,0 +1,247 @@
+"""Where an attack's distance and its gradient toward the inputs come from.
+
+Every implementation forms the dummy gradient of each recovery with an autograd graph toward the inputs, asks
+the fused distance for its value and for V = dD/d(dummy gradient) outside of autograd, and sends V back
+through the graph as ``grad_outputs``, toward the inputs alone. They differ in how the dummy gradients of R
+recoveries are formed; the attack sees only `Matching`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sapag_fast.problem import Problem, rebuilt
+
+__all__ = ["Matching", "SequentialMatching", "SingleMatching", "VmapMatching", "choose_matching"]
+
+
+class Matching(Protocol):
+    """Distances of R recoveries and their gradients.
+
+    ``mode`` names the implementation in results.
+    """
+
+    mode: str
+
+    def value_and_gradient(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Evaluate once.
+
+        Parameters
+        ----------
+        inputs : Tensor
+            ``[R, B, *input_shape]``.
+        labels : Tensor
+            ``[R, B, ...]`` as the loss takes them, or with joint labels their logits ``[R, B, classes]``.
+
+        Returns
+        -------
+        distance : Tensor
+            ``[R]``.
+        input_gradient : Tensor
+            dD/d inputs, shaped like `inputs`.
+        label_gradient : Tensor or None
+            dD/d logits, with joint labels.
+        """
+
+
+class _ConvolutionWork(TorchDispatchMode):
+    """The largest number of multiplications in one convolution that runs inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.largest = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.convolution.default:
+            self.largest = max(self.largest, result.numel() * args[1][0].numel())
+        return result
+
+
+@contextlib.contextmanager
+def _without_onednn() -> Iterator[None]:
+    before = torch.backends.mkldnn.enabled
+    torch.backends.mkldnn.enabled = False
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.enabled = before
+
+
+class SingleMatching:
+    """One recovery, by plain autograd.
+
+    ``small_convolutions`` tells that no convolution is worth oneDNN's set-up: for one image on a LeNet
+    PyTorch's own kernels take half the time.
+    """
+
+    mode = "single"
+    small_work = 1_000_000
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.distance = rebuilt(problem.distance, batched=False)
+        self.target = [None if entry is None else entry[0] for entry in problem.targets]
+        self.small_convolutions = False
+
+    def measure_convolutions(self, inputs: Tensor, labels: Tensor) -> None:
+        """Evaluate once, and see whether the convolutions are small."""
+        with _ConvolutionWork() as work:
+            self.value_and_gradient(inputs, labels)
+        one_image = inputs.shape[:2] == (1, 1) and inputs.device.type == "cpu"
+        self.small_convolutions = one_image and 0 < work.largest <= self.small_work
+
+    def value_and_gradient(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        leaves = self.problem.leaves(inputs[0], labels[0])
+        with _without_onednn() if self.small_convolutions else contextlib.nullcontext():
+            gradients = self.problem.gradients(*leaves)
+            value, toward_inputs, toward_labels = self.problem.pull_back(
+                self.distance, gradients, self.target, leaves
+            )
+        return value[None], toward_inputs[None], None if toward_labels is None else toward_labels[None]
+
+
+class SequentialMatching:
+    """One recovery after the other: works for every module, gains nothing from the batch."""
+
+    mode = "sequential"
+
+    def __init__(self, problem: Problem) -> None:
+        # One distance for each victim: each caches its own target's sums.
+        self.victims = []
+        for index in range(problem.victims):
+            one = [None if entry is None else entry[index : index + 1] for entry in problem.targets]
+            victim = Problem.__new__(Problem)
+            victim.__dict__.update(problem.__dict__, targets=one)
+            self.victims.append(SingleMatching(victim))
+        self.restarts = problem.restarts
+
+    def measure_convolutions(self, inputs: Tensor, labels: Tensor) -> None:
+        """Evaluate the first recovery, and see whether the convolutions are small."""
+        self.victims[0].measure_convolutions(inputs[:1], labels[:1])
+        for victim in self.victims[1:]:
+            victim.small_convolutions = self.victims[0].small_convolutions
+
+    def value_and_gradient(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        results = [
+            self.victims[r // self.restarts].value_and_gradient(inputs[r : r + 1], labels[r : r + 1])
+            for r in range(inputs.shape[0])
+        ]
+        values, toward_inputs, toward_labels = zip(*results, strict=True)
+        joint = toward_labels[0] is not None
+        return torch.cat(values), torch.cat(toward_inputs), torch.cat(toward_labels) if joint else None
+
+
+class _BatchedDistance(torch.autograd.Function):
+    """Distance and V of one recovery as seen inside ``vmap``; its rule calls the fused operator once, for all
+    of them.
+    """
+
+    @staticmethod
+    def forward(evaluate: Callable, *dummy: Tensor) -> tuple[Tensor, ...]:
+        value, weights = evaluate([gradient[None] for gradient in dummy])
+        return value[0], *(weight[0] for weight in weights)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        """Nothing to keep: V is handed over as a constant."""
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple, evaluate: Callable, *dummy: Tensor
+    ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        rows = [
+            gradient.expand(info.batch_size, *gradient.shape) if dim is None else gradient.movedim(dim, 0)
+            for gradient, dim in zip(dummy, in_dims[1:], strict=True)
+        ]
+        value, weights = evaluate(rows)
+        return (value, *weights), (0,) * (1 + len(weights))
+
+
+class VmapMatching:
+    """All recoveries at once, by ``torch.func.vmap``.
+
+    Weights are shared, so the forward and the gradients toward activations run as one large batch; only the
+    weights' gradients become grouped operations. The way back to the inputs is a ``vjp`` inside of ``vmap``:
+    plain autograd around it would differentiate what vmap has decomposed normalisation layers into, where
+    their saved means count as constants, and the result would be silently wrong.
+    """
+
+    mode = "vmap"
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.distance = rebuilt(problem.distance, batched=True)
+        # A single victim's target is shared by all its restarts; several are laid out once, one row for each
+        # recovery.
+        spread = problem.restarts > 1 and problem.victims > 1
+        self.targets = [
+            entry.repeat_interleave(problem.restarts, 0) if spread and entry is not None else entry
+            for entry in problem.targets
+        ]
+        self.matched = [index for index, entry in enumerate(self.targets) if entry is not None]
+        self.parameters = {name: p.detach() for name, p in problem.parameters.items()}
+        buffer_dims = 0 if problem.writes_buffers else None
+        self.function = torch.func.vmap(self._one, in_dims=(buffer_dims, 0, 0), randomness="different")
+
+    def _evaluate(self, dummy: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        full: list[Tensor | None] = [None] * len(self.targets)
+        for index, gradient in zip(self.matched, dummy, strict=True):
+            full[index] = gradient
+        value, weights = self.distance.distance_and_gradient(full, self.targets)
+        return value, [weights[index] for index in self.matched]
+
+    def _loss(
+        self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Tensor, labels: Tensor
+    ) -> Tensor:
+        if self.problem.writes_buffers:
+            # Cloned at this level, where writing to them is allowed.
+            buffers = {name: buffer.clone() for name, buffer in buffers.items()}
+        return self.problem.loss(parameters, buffers, inputs, labels)
+
+    def _one(self, buffers: dict[str, Tensor], inputs: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        """Distance and its gradients of one recovery."""
+
+        def gradients(*leaves: Tensor) -> tuple[Tensor, ...]:
+            inputs, known = leaves if self.problem.joint else (*leaves, labels)
+            found = tuple(torch.func.grad(self._loss)(self.parameters, buffers, inputs, known).values())
+            return tuple(found[index] for index in self.matched)
+
+        leaves = (inputs, labels) if self.problem.joint else (inputs,)
+        dummy, pull = torch.func.vjp(gradients, *leaves)
+        value, *weights = _BatchedDistance.apply(self._evaluate, *dummy)
+        return value, *pull(tuple(weights))
+
+    def value_and_gradient(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        buffers = self.problem.buffers
+        if self.problem.writes_buffers:
+            # Each recovery writes to its own copy, so none sees another's running statistics.
+            buffers = {name: b.expand(inputs.shape[0], *b.shape) for name, b in buffers.items()}
+        value, toward_inputs, *toward_labels = self.function(buffers, inputs.detach(), labels.detach())
+        return value, toward_inputs, toward_labels[0] if toward_labels else None
+
+
+def choose_matching(problem: Problem, inputs: Tensor, labels: Tensor) -> Matching:
+    """`single` for one recovery, else `vmap` if the module bears it on these first `inputs`, else
+    `sequential`.
+    """
+    sequential = SequentialMatching(problem)
+    # One recovery alone: whatever is wrong with the module or its loss shows here, and not as a failure of
+    # vmap.
+    sequential.measure_convolutions(inputs, labels)
+    if inputs.shape[0] == 1:
+        return sequential.victims[0]
+    matching = VmapMatching(problem)
+    try:
+        matching.value_and_gradient(inputs, labels)
+    # What vmap cannot batch shows in many ways: data-dependent control flow, .item(), in-place writes,
+    # missing rules.
+    except Exception:
+        return sequential
+    return matching

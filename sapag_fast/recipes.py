@@ -1,0 +1,190 @@
+"""Recipes: the settings that recover inputs, by kind of network, and the rule that picks one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sapag_fast import validation as check
+from sapag_fast.gradient_distance import GradientDistance
+from sapag_fast.starts import START_KINDS
+
+__all__ = ["OPTIMIZERS", "RECIPES", "OperatorRecorder", "Recipe", "apply_overrides", "choose_recipe"]
+
+OPTIMIZERS = ("lbfgs", "adam", "signed-adam")
+"""Names that a recipe's optimiser may have."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that an attack can be told, apart from the victim.
+
+    Attributes
+    ----------
+    name : str
+    distance : str
+        A distance's kind.
+    bandwidth : float or None
+        The kernel's bandwidth; None is the kind's own.
+    optimizer : str
+        ``lbfgs``, ``adam`` or ``signed-adam``.
+    lr : float
+        Step length.
+    history : int
+        Pairs of L-BFGS.
+    milestones : tuple of float
+        Fractions of the steps after which Adam's rate is multiplied by 0.1.
+    steps : int
+        Evaluations of each restart.
+    basis : str
+        ``pixel`` or ``dct``.
+    box, tv : float
+        Weights of the penalties on leaving the bounds and on total variation.
+    clip : bool
+        Clamp to the bounds after every step (pixel basis only).
+    starts : tuple of str
+        Kinds of start: restart k begins at the k-th, and round again.
+    stop_distance : float
+        A victim is done once a restart's distance is below; all restarts stop when all victims are done.
+    """
+
+    name: str
+    distance: str = "sapag"
+    bandwidth: float | None = None
+    optimizer: str = "lbfgs"
+    lr: float = 1.0
+    history: int = 100
+    milestones: tuple[float, ...] = ()
+    steps: int = 300
+    basis: str = "pixel"
+    box: float = 1.0
+    tv: float = 1e-3
+    clip: bool = False
+    starts: tuple[str, ...] = ("grey", "uniform", "blurred", "noise")
+    stop_distance: float = 0.0
+
+
+RECIPES: dict[str, Recipe] = {
+    "smooth": Recipe("smooth"),
+    "smooth-dct": Recipe("smooth-dct", basis="dct", tv=1e-4),
+    "smooth-batch": Recipe("smooth-batch", basis="dct", steps=500, tv=3e-4),
+    "relu": Recipe(
+        "relu",
+        distance="sapag-global",
+        optimizer="signed-adam",
+        lr=0.1,
+        milestones=(3 / 8, 5 / 8, 7 / 8),
+        steps=400,
+        box=0.0,
+        tv=0.1,
+        clip=True,
+    ),
+}
+"""By name. ``smooth`` stands for the three smooth ones: the input's shape and the batch decide."""
+
+_KINKED = ("relu", "threshold", "hardtanh", "hardsigmoid", "rrelu", "leaky_relu", "prelu")
+
+
+class OperatorRecorder(TorchDispatchMode):
+    """Collects the names of the operators that run inside it, whether they come from modules or from
+    functions.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+    @property
+    def piecewise_linear(self) -> bool:
+        """Whether an activation with a kink (ReLU and its kin) ran."""
+        return any(name.removesuffix("_") in _KINKED for name in self.names)
+
+
+def choose_recipe(
+    recipe: str | Recipe, input_shape: Sequence[int], batch_size: int, *, piecewise_linear: bool
+) -> Recipe:
+    """The recipe to use: `recipe` itself, or by name; ``auto`` looks at the network, ``smooth`` at the input.
+
+    Smooth networks: colour photographs (three channels) are searched in the DCT basis, and so are batches of
+    more than one image; other inputs in their own coordinates. Inputs that are not images get no total
+    variation.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name.
+    """
+    if isinstance(recipe, Recipe):
+        return recipe
+    if recipe != "auto" and recipe not in RECIPES:
+        raise ValueError(f"unknown recipe {recipe!r}; expected a Recipe or one of auto, {', '.join(RECIPES)}")
+    image = len(input_shape) == 3 and min(input_shape[-2:]) > 1
+    name = recipe
+    if recipe == "auto":
+        name = "relu" if piecewise_linear else "smooth"
+    if name == "smooth" and image:
+        name = "smooth-batch" if batch_size > 1 else "smooth-dct" if input_shape[0] == 3 else "smooth"
+    chosen = RECIPES[name]
+    if len(input_shape) < 3:
+        chosen = replace(chosen, tv=0.0)
+    return chosen
+
+
+def apply_overrides(
+    recipe: Recipe,
+    *,
+    distance: str | GradientDistance | None,
+    optimizer: str | None,
+    steps: int | None,
+    start: str | Sequence[str] | Tensor | None,
+    basis: str | None,
+    box: float | None,
+    tv: float | None,
+) -> Recipe:
+    """The recipe with recover's own arguments in place of its values."""
+    if distance is not None:
+        kind = distance.kind.name if isinstance(distance, GradientDistance) else distance
+        if not isinstance(kind, str):
+            raise TypeError(
+                f"distance must be a kind's name or a GradientDistance, found {type(distance).__name__}"
+            )
+        recipe = replace(
+            recipe, distance=kind, bandwidth=recipe.bandwidth if kind == recipe.distance else None
+        )
+    if optimizer is not None and optimizer != recipe.optimizer:
+        if optimizer not in OPTIMIZERS:
+            raise ValueError(f"unknown optimizer {optimizer!r}; expected one of {', '.join(OPTIMIZERS)}")
+        lbfgs = optimizer == "lbfgs"
+        milestones = () if lbfgs else (3 / 8, 5 / 8, 7 / 8)
+        recipe = replace(
+            recipe, optimizer=optimizer, lr=1.0 if lbfgs else 0.1, milestones=milestones, clip=not lbfgs
+        )
+    if steps is not None:
+        recipe = replace(recipe, steps=check.check_count("steps", steps))
+    if start is not None and not isinstance(start, Tensor):
+        kinds = (
+            (start,) if isinstance(start, str) else tuple(start) if isinstance(start, Iterable) else (start,)
+        )
+        for kind in kinds or ("",):
+            if kind not in START_KINDS:
+                raise ValueError(
+                    f"unknown start {kind!r}; expected one of {', '.join(START_KINDS)}, or a tensor"
+                )
+        recipe = replace(recipe, starts=kinds)
+    if basis is not None:
+        recipe = replace(recipe, basis=basis)
+    if box is not None:
+        recipe = replace(recipe, box=check.check_weight("box", box))
+    if tv is not None:
+        recipe = replace(recipe, tv=check.check_weight("tv", tv))
+    if recipe.basis != "pixel":
+        # Clamping coordinates of another basis would mean nothing.
+        recipe = replace(recipe, clip=False)
+    return recipe

@@ -1,0 +1,320 @@
+"""The public face of the attack: `recover`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sapag_fast import validation as check
+from sapag_fast.attack import AttackResult, run_attack
+from sapag_fast.basis import make_basis
+from sapag_fast.gradient_distance import GradientDistance
+from sapag_fast.labels import infer_labels
+from sapag_fast.matching import choose_matching
+from sapag_fast.priors import require_image_shape
+from sapag_fast.problem import Problem
+from sapag_fast.recipes import OperatorRecorder, Recipe, apply_overrides, choose_recipe
+from sapag_fast.segments import module_layers
+from sapag_fast.starts import make_start, recovery_generator
+
+__all__ = ["Recovery", "recover"]
+
+_NOISE_IMAGES = 64  # for the mean output that the label counts of a batch need
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What `recover` found for R victims: of each the restart with the lowest distance.
+
+    Attributes
+    ----------
+    inputs : Tensor
+        ``[R, B, *input_shape]``, not clamped to the bounds.
+    labels : Tensor
+        ``[R, B]`` (labels given with more dimensions keep them).
+    distance : Tensor
+        ``[R]``, without penalties; inf where no iterate was finite.
+    evaluations : Tensor
+        ``[R]``, int64, over all restarts of the victim.
+    status : tuple of str
+        R of ``finished``, ``non-finite`` (the winning restart ended on a non-finite value and kept its best
+        finite iterate) or ``interrupted``.
+    history : Tensor
+        ``[evaluations of a restart, R]``, the winner's distance at each evaluation, nan after it stopped.
+    mode : str
+        How the recoveries were batched: ``single``, ``vmap`` or ``sequential``.
+    recipe : Recipe
+        The settings in force.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    distance: Tensor
+    evaluations: Tensor
+    status: tuple[str, ...]
+    history: Tensor
+    mode: str
+    recipe: Recipe
+
+
+@contextlib.contextmanager
+def _progress_callback(progress: object, steps: int) -> Iterator[Callable[[int, Tensor], object] | None]:
+    if progress is None or progress is False:
+        yield None
+        return
+    if progress is not True:
+        yield check.check_callable("progress", progress)
+        return
+    columns = (
+        TextColumn("recovering"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("lowest distance {task.fields[lowest]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns) as bar:
+        task = bar.add_task("", total=steps, lowest="-")
+        yield lambda done, best: bar.update(task, completed=done, lowest=f"{best.min().item():.3g}")
+
+
+def _trial(
+    problem: Problem, input_shape: tuple[int, ...], batch_size: int, dtype: torch.dtype, device: torch.device
+):
+    """One forward on zeros: the output, and what operators ran."""
+    recorder = OperatorRecorder()
+    zeros = torch.zeros(batch_size, *input_shape, dtype=dtype, device=device)
+    try:
+        with torch.no_grad(), recorder:
+            output = problem.output(problem.parameters, problem.fresh_buffers(), zeros)
+    except Exception as error:
+        raise ValueError(
+            f"input_shape {list(input_shape)} with batch_size {batch_size}: the model rejects inputs "
+            f"of shape "
+            f"{list(zeros.shape)} ({type(error).__name__}: {error})"
+        ) from error
+    return output, recorder
+
+
+def _classes(output: object) -> int | None:
+    """Number of outputs, if the model gives one vector of logits for each image."""
+    return output.shape[1] if isinstance(output, Tensor) and output.dim() == 2 else None
+
+
+def _status(result: AttackResult, winner: Tensor) -> tuple[str, ...]:
+    finite = result.finite[winner].tolist()
+    return tuple(
+        "non-finite" if not ok else "interrupted" if result.interrupted else "finished" for ok in finite
+    )
+
+
+def recover(
+    model: nn.Module,
+    target: Iterable[Tensor | None],
+    input_shape: Sequence[int],
+    *,
+    loss_fn: Callable[[Tensor, Tensor], Tensor] | None = None,
+    batch_size: int = 1,
+    labels: str | Tensor | Sequence[int] = "infer",
+    restarts: int = 1,
+    recipe: str | Recipe = "auto",
+    distance: str | GradientDistance | None = None,
+    optimizer: str | None = None,
+    steps: int | None = None,
+    start: str | Sequence[str] | Tensor | None = None,
+    basis: str | None = None,
+    box: float | None = None,
+    tv: float | None = None,
+    bounds: tuple[float, float] | None = (0.0, 1.0),
+    seed: int = 0,
+    batched: bool = False,
+    device: torch.device | str | None = None,
+    progress: bool | Callable[[int, Tensor], object] = False,
+) -> Recovery:
+    """Search the inputs whose gradient is `target`.
+
+    All victims and all restarts run as one batch; each is a search of its own. The same arguments give the
+    same bits on the same machine.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The victim network, in the mode (training or not) in which the gradient was taken. It is left as it is
+        found.
+    target : iterable of Tensor or None
+        The gradient, one entry for each parameter with ``requires_grad=True`` in the order of
+        ``model.parameters()``; with `batched` every entry has a leading dimension R, one row a victim.
+    input_shape : sequence of int
+        Shape of one input, without the batch.
+    loss_fn : callable, optional
+        ``(output, labels) -> scalar``; cross-entropy if None.
+    batch_size : int
+        Inputs behind one gradient, B.
+    labels : str, Tensor or sequence of int
+        ``"infer"`` (cross-entropy only: from the last linear layer's gradient), ``"joint"`` (soft labels
+        searched together with the inputs, as in DLG), or the labels: ``[B]``, ``[R, B]``.
+    restarts : int
+        Searches for each victim, from different starts.
+    recipe : str or Recipe
+        ``"auto"`` looks at the network and the input; the next arguments override it.
+    distance, optimizer, steps, start, basis, box, tv
+        None: from the recipe. A distance's kind or a `GradientDistance`; ``lbfgs``, ``adam``,
+        ``signed-adam``; evaluations of each restart; kinds of start or a tensor ``[R, restarts, B,
+        *input_shape]`` (leading dimensions of 1 may be left out); ``pixel``, ``dct``; weights of the
+        penalties.
+    bounds : pair of float or None
+        Range of the inputs' values; None: no box.
+    seed : int
+        Of all random numbers.
+    device : torch.device or str, optional
+        Where to work; None: where the model is.
+    progress : bool or callable
+        A progress bar, or a callable given (evaluations, ``[R x restarts]`` lowest distances) now and then.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments that do not fit; the message names the argument, what was expected and what was found.
+    """
+    place, parameters = check.check_model(model, device)
+    shape = check.check_shape(input_shape)
+    batch_size = check.check_count("batch_size", batch_size)
+    restarts = check.check_count("restarts", restarts)
+    bounds = check.check_bounds(bounds)
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"seed must be an int, found {type(seed).__name__}")
+    targets = check.check_target(target, parameters, batched=batched, device=place, move=device is not None)
+    dtype = parameters[0].dtype
+    loss = F.cross_entropy if loss_fn is None else check.check_callable("loss_fn", loss_fn)
+    joint = isinstance(labels, str) and labels == "joint"
+
+    with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
+        # Dropout and the like draw from the global generator: seeded here, given back as it was.
+        torch.manual_seed(seed)
+        draft = Problem(
+            model, loss, GradientDistance(), targets, restarts=restarts, joint=joint, device=device
+        )
+        output, recorder = _trial(draft, shape, batch_size, dtype, place)
+        classes = _classes(output)
+        settings = apply_overrides(
+            choose_recipe(recipe, shape, batch_size, piecewise_linear=recorder.piecewise_linear),
+            distance=distance,
+            optimizer=optimizer,
+            steps=steps,
+            start=start,
+            basis=basis,
+            box=box,
+            tv=tv,
+        )
+        if settings.tv:
+            require_image_shape(shape)
+        if isinstance(distance, GradientDistance):
+            draft.distance = distance
+        else:
+            layers = module_layers(model)
+            draft.distance = GradientDistance(settings.distance, bandwidth=settings.bandwidth, layers=layers)
+
+        victims = draft.victims
+        generators = [recovery_generator(seed, v, k) for v in range(victims) for k in range(restarts)]
+        if isinstance(start, Tensor):
+            starts = check.check_start(
+                start.detach(), victims=victims, restarts=restarts, batch_size=batch_size, input_shape=shape
+            )
+        else:
+            kinds = [
+                settings.starts[k % len(settings.starts)] for _ in range(victims) for k in range(restarts)
+            ]
+            drawn = [
+                make_start(k, (batch_size, *shape), bounds, g) for k, g in zip(kinds, generators, strict=True)
+            ]
+            starts = torch.stack(drawn)
+        starts = starts.to(device=place, dtype=dtype)
+
+        if joint:
+            if classes is None:
+                raise ValueError("labels='joint' needs a model whose output is [B, classes]")
+            drawn = [torch.randn(batch_size, classes, generator=g, dtype=torch.float64) for g in generators]
+            known = torch.stack(drawn).to(device=place, dtype=dtype)
+        else:
+            known = _known_labels(labels, draft, classes, loss_fn is None, shape, batch_size, bounds, batched)
+            known = known.repeat_interleave(restarts, 0)
+        _check_loss(loss, output, known[0], joint)
+
+        basis_map = make_basis(settings.basis, shape, bounds=bounds, device=place, dtype=dtype)
+        matching = choose_matching(draft, starts, known)
+        with _progress_callback(progress, settings.steps) as callback:
+            result = run_attack(
+                matching,
+                starts,
+                known,
+                recipe=settings,
+                steps=settings.steps,
+                basis=basis_map,
+                bounds=bounds,
+                joint=joint,
+                restarts=restarts,
+                progress=callback,
+            )
+
+    best = result.distance.view(victims, restarts).argmin(1)
+    winner = best + torch.arange(victims, device=best.device) * restarts
+    found = result.labels[winner]
+    return Recovery(
+        inputs=result.inputs[winner],
+        labels=found.argmax(-1) if joint else found,
+        distance=result.distance[winner],
+        evaluations=result.evaluations.view(victims, restarts).sum(1),
+        status=_status(result, winner),
+        history=result.history[:, winner],
+        mode=matching.mode,
+        recipe=settings,
+    )
+
+
+def _known_labels(
+    labels: object,
+    problem: Problem,
+    classes: int | None,
+    default_loss: bool,
+    shape: tuple[int, ...],
+    batch_size: int,
+    bounds: tuple[float, float] | None,
+    batched: bool,
+) -> Tensor:
+    """Labels ``[V, B, ...]``, inferred or given."""
+    like = next(iter(problem.parameters.values()))
+    if isinstance(labels, str):
+        if labels != "infer":
+            raise ValueError(f"labels must be 'infer', 'joint' or a tensor, found {labels!r}")
+        low, high = bounds if bounds is not None else (0.0, 1.0)
+        noise = torch.rand(_NOISE_IMAGES, *shape, dtype=like.dtype, device=like.device) * (high - low) + low
+        return infer_labels(problem, batch_size=batch_size, noise=noise, classes=classes)
+    return check.check_labels(
+        labels,
+        victims=problem.victims,
+        batch_size=batch_size,
+        batched=batched,
+        classes=classes if default_loss else None,
+        device=like.device,
+    )
+
+
+def _check_loss(loss: Callable, output: Tensor, labels: Tensor, joint: bool) -> None:
+    """The loss must take the model's output and labels, and give one number."""
+    try:
+        with torch.no_grad():
+            value = loss(output, labels.softmax(-1) if joint else labels)
+    except Exception as error:
+        raise ValueError(
+            f"loss_fn rejects the model's output and the labels ({type(error).__name__}: {error})"
+        ) from error
+    if not isinstance(value, Tensor) or value.dim() != 0:
+        found = f"shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(
+            f"loss_fn must return one number for the batch (a tensor of shape []), found {found}"
+        )

@@ -1,0 +1,214 @@
+"""Checks of what a user hands to `recover`: each error names the argument, what was expected and what was
+found.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+__all__ = [
+    "check_bounds",
+    "check_count",
+    "check_labels",
+    "check_model",
+    "check_shape",
+    "check_target",
+    "check_weight",
+]
+
+
+def check_count(name: str, value: object) -> int:
+    """`value` as a positive int."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, found {type(value).__name__}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, found {value}")
+    return value
+
+
+def check_weight(name: str, value: object) -> float:
+    """`value` as a finite, non-negative float."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, found {type(value).__name__}")
+    if not math.isfinite(value) or value < 0:
+        raise ValueError(f"{name} must be finite and not negative, found {value}")
+    return float(value)
+
+
+def check_bounds(bounds: object) -> tuple[float, float] | None:
+    """A pair low < high, or None."""
+    if bounds is None:
+        return None
+    try:
+        low, high = (float(bound) for bound in bounds)
+    except (TypeError, ValueError):
+        raise TypeError(f"bounds must be a pair of numbers or None, found {bounds!r}") from None
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ValueError(f"bounds must be finite with low < high, found ({low}, {high})")
+    return low, high
+
+
+def check_shape(input_shape: object) -> tuple[int, ...]:
+    """The shape of one input, without the batch."""
+    if isinstance(input_shape, int):
+        input_shape = (input_shape,)
+    try:
+        shape = tuple(int(size) for size in input_shape)
+    except (TypeError, ValueError):
+        raise TypeError(f"input_shape must be a sequence of ints, found {input_shape!r}") from None
+    if not shape or min(shape) < 1:
+        raise ValueError(f"input_shape must hold positive sizes (without the batch dimension), found {shape}")
+    return shape
+
+
+def check_model(model: object, device: torch.device | str | None) -> tuple[torch.device, list[nn.Parameter]]:
+    """The device to work on and the parameters that take part, in order."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, found {type(model).__name__}")
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise ValueError("model has no parameter with requires_grad=True: there is no gradient to match")
+    if device is not None:
+        return torch.device(device), parameters
+    devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
+    if len(devices) > 1:
+        found = ", ".join(sorted(map(str, devices)))
+        raise ValueError(f"model has tensors on several devices ({found}); give device=")
+    return devices.pop(), parameters
+
+
+def check_target(
+    target: object, parameters: Sequence[nn.Parameter], *, batched: bool, device: torch.device, move: bool
+) -> list[Tensor | None]:
+    """The target gradient with a leading victim dimension: ``[V, *parameter shape]`` or None for each
+    parameter.
+
+    Raises
+    ------
+    TypeError
+        When it is not a sequence of tensors and None.
+    ValueError
+        For a wrong number, shape, device or leading dimension, for non-finite values, or when all entries are
+        None.
+    """
+    if isinstance(target, (Tensor, Mapping, str)):
+        raise TypeError(
+            f"target must be a sequence of tensors, one for each parameter; found {type(target).__name__}"
+        )
+    try:
+        entries = list(target)
+    except TypeError:
+        raise TypeError(f"target must be a sequence of tensors, found {type(target).__name__}") from None
+    if len(entries) != len(parameters):
+        raise ValueError(
+            f"target holds {len(entries)} gradients, but the model has {len(parameters)} trainable parameters"
+        )
+    checked: list[Tensor | None] = []
+    victims: int | None = None
+    for index, (entry, parameter) in enumerate(zip(entries, parameters, strict=True)):
+        if entry is None:
+            checked.append(None)
+            continue
+        if not isinstance(entry, Tensor):
+            raise TypeError(f"target entry {index} must be a tensor or None, found {type(entry).__name__}")
+        if not entry.is_floating_point():
+            raise TypeError(f"target entry {index} must be floating point, found {entry.dtype}")
+        shape, found = tuple(parameter.shape), tuple(entry.shape)
+        fits = found[1:] == shape and len(found) == len(shape) + 1 if batched else found == shape
+        if not fits:
+            expected = f"[victims, {', '.join(map(str, shape))}]" if batched else f"{list(shape)}"
+            raise ValueError(
+                f"target entry {index} has shape {list(found)}, the model's parameter needs {expected}"
+            )
+        if entry.device != device and not move:
+            raise ValueError(
+                f"target entry {index} is on {entry.device}, the model on {device}; give device="
+            )
+        placed = entry.detach().to(device=device, dtype=parameter.dtype)
+        placed = placed if batched else placed[None]
+        if victims is not None and placed.shape[0] != victims:
+            raise ValueError(
+                f"target entry {index} has {placed.shape[0]} victims, the entries before it {victims}"
+            )
+        victims = placed.shape[0]
+        if not bool(torch.isfinite(placed).all()):
+            raise ValueError(f"target entry {index} holds non-finite values")
+        checked.append(placed)
+    if not victims:
+        raise ValueError(
+            "target holds no gradient: " + ("every entry is None" if victims is None else "it has 0 victims")
+        )
+    return checked
+
+
+def check_labels(
+    labels: object, *, victims: int, batch_size: int, batched: bool, classes: int | None, device: torch.device
+) -> Tensor:
+    """Given labels as ``[V, B, ...]``.
+
+    Whole-number labels come as ``[B]`` (shared by all victims), ``[V, B]`` or, with one image each, ``[V]``;
+    floating-point ones (probabilities, regression targets) as ``[B, ...]`` or, batched, ``[V, B, ...]``. With
+    `classes` (the default loss) whole numbers must lie in ``0..classes-1``.
+    """
+    try:
+        given = torch.as_tensor(labels, device=device).detach()
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"labels must be 'infer', 'joint' or a tensor, found {labels!r}") from None
+    if given.dim() == 0:
+        given = given[None]
+    if batched and given.shape[:2] == (victims, batch_size):
+        spread = given
+    elif given.shape[0] == batch_size:
+        spread = given.expand(victims, *given.shape)
+    elif batch_size == 1 and given.shape[0] == victims:
+        spread = given[:, None]
+    else:
+        per_victim = f" or [{victims}, {batch_size}, ...]" if batched else ""
+        raise ValueError(f"labels have shape {list(given.shape)}; expected [{batch_size}, ...]{per_victim}")
+    if classes is not None and not given.is_floating_point():
+        if spread.dim() != 2:
+            raise ValueError(
+                f"labels have shape {list(given.shape)}; whole-number labels need one number for each image"
+            )
+        low, high = int(spread.min()), int(spread.max())
+        if low < 0 or high >= classes:
+            raise ValueError(
+                f"labels must lie in 0..{classes - 1} (the model's outputs), found {low if low < 0 else high}"
+            )
+        spread = spread.long()
+    elif classes is not None and (spread.dim() != 3 or spread.shape[2] != classes):
+        raise ValueError(
+            f"labels have shape {list(given.shape)}; probabilities need [{batch_size}, {classes}]"
+        )
+    return spread
+
+
+def check_start(
+    start: Tensor, *, victims: int, restarts: int, batch_size: int, input_shape: tuple[int, ...]
+) -> Tensor:
+    """A given start as ``[V x restarts, B, *input_shape]``."""
+    full = (victims, restarts, batch_size, *input_shape)
+    shapes = [input_shape, full[2:]]
+    if victims > 1 or restarts == 1:
+        shapes.append((victims, batch_size, *input_shape))
+    if tuple(start.shape) == full:
+        return start.flatten(0, 1)
+    if tuple(start.shape) not in shapes:
+        expected = " or ".join(str(list(shape)) for shape in (*shapes, full))
+        raise ValueError(f"start has shape {list(start.shape)}; expected {expected}")
+    if restarts > 1:
+        raise ValueError(f"start gives {restarts} restarts the same point; give it as {list(full)}")
+    if tuple(start.shape) == shapes[-1]:
+        return start
+    return start.expand(victims, batch_size, *input_shape)
+
+
+def check_callable(name: str, value: object) -> Callable:
+    """`value` if it can be called."""
+    if not callable(value):
+        raise TypeError(f"{name} must be callable, found {type(value).__name__}")
+    return value

@@ -1,0 +1,56 @@
+"""Calls of the command line, in this process and in one of its own, and a look at what they left behind."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from click.testing import CliRunner
+
+import sapag_fast
+from sapag_fast.cli import main
+
+NETS = Path(__file__).with_name("victim_nets.py")
+QUICK = ("--steps", 60, "--restarts", 2, "--device", "cpu")
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def names_in(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def results(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+def flat(text):
+    return " ".join(text.split())
+
+
+def victim(made, gradient="g0.safetensors", model="make"):
+    weights = ("--weights", made / "w.safetensors")
+    return ["recover", "--model", f"{NETS}:{model}", *weights, "--gradient", made / gradient]
+
+
+def replaced(arguments, **options):
+    """The arguments with some options' values replaced, added, or (None) removed."""
+    arguments = [str(argument) for argument in arguments]
+    for name, value in options.items():
+        flag = f"--{name.replace('_', '-')}"
+        if flag in arguments:
+            at = arguments.index(flag)
+            del arguments[at : at + 2]
+        if value is not None:
+            arguments += [flag, str(value)]
+    return arguments
+
+
+def python(*arguments):
+    environment = {**os.environ, "PYTHONPATH": str(Path(sapag_fast.__file__).parents[1])}
+    command = [sys.executable, "-m", "sapag_fast", *map(str, arguments)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, **pipes, text=True, env=environment)

@@ -1,0 +1,295 @@
+"""`recover` from end to end, on digits small enough for a test."""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.nn import functional as F
+
+from sapag_fast.gradient_distance import GradientDistance
+from sapag_fast.models import ConvNet, LeNet, initialise
+from sapag_fast.recipes import RECIPES, Recipe, choose_recipe
+from sapag_fast.recover import recover
+from sapag_fast.starts import START_KINDS, make_start, recovery_generator
+
+SHAPE = (1, 16, 16)
+
+
+def _digits(count, first=0):
+    """``[count, 1, 16, 16]`` in [0, 1] and their labels."""
+    data = load_digits()
+    images = torch.as_tensor(data.images[first : first + count] / 16.0, dtype=torch.float32)[:, None]
+    images = F.interpolate(images, size=16, mode="bilinear", align_corners=False)
+    return images, torch.as_tensor(data.target[first : first + count])
+
+
+def _lenet(name="uniform", seed=0):
+    return initialise(LeNet(image_size=16), name, seed=seed)
+
+
+def _gradient(model, images, labels):
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return torch.autograd.grad(F.cross_entropy(model(images), labels), trained)
+
+
+def _victims(model, images, labels):
+    """One gradient an image, stacked."""
+    rows = [_gradient(model, x[None], y[None]) for x, y in zip(images, labels, strict=True)]
+    return [torch.stack(parts) for parts in zip(*rows, strict=True)]
+
+
+def _psnr(found, truth):
+    return -10 * (found.clamp(0, 1) - truth).square().flatten(1).mean(1).log10()
+
+
+@pytest.mark.parametrize("name", ["uniform", "normal.1", "xavier"])
+def test_digits_come_back(name):
+    model = _lenet(name)
+    images, labels = _digits(4)
+    result = recover(model, _victims(model, images, labels), SHAPE, batched=True, restarts=2)
+    assert result.mode == "vmap"
+    assert result.inputs.shape == (4, 1, *SHAPE)
+    assert torch.equal(result.labels[:, 0], labels)
+    assert (_psnr(result.inputs[:, 0], images) >= 25).all()
+    assert result.status == ("finished",) * 4
+    assert result.distance.max() < 1e-4
+    assert result.evaluations.tolist() == [2 * result.recipe.steps] * 4
+    assert result.history.shape == (result.recipe.steps, 4)
+    assert torch.equal(result.distance, result.distance.clamp(min=0))
+    assert (result.history.nan_to_num(torch.inf).amin(0) <= result.distance).all()
+
+
+def test_single_recovery_and_progress():
+    model = _lenet()
+    images, labels = _digits(1, 7)
+    seen = []
+    result = recover(
+        model, _gradient(model, images, labels), SHAPE, progress=lambda n, best: seen.append((n, best.shape))
+    )
+    assert result.mode == "single"
+    assert _psnr(result.inputs[0], images).item() >= 25
+    assert seen[-1] == (300, torch.Size([1]))
+
+
+def test_progress_bar(capsys):
+    model = _lenet()
+    recover(model, _gradient(model, *_digits(1)), SHAPE, steps=3, progress=True)
+    assert "recovering" in capsys.readouterr().out
+
+
+def test_same_seed_same_bits():
+    model = _lenet("normal.5")
+    images, labels = _digits(2)
+    target = _victims(model, images, labels)
+    runs = [recover(model, target, SHAPE, batched=True, restarts=2, steps=30, seed=s) for s in (5, 5, 6)]
+    assert torch.equal(runs[0].inputs, runs[1].inputs)
+    assert torch.equal(runs[0].history, runs[1].history)
+    assert not torch.equal(runs[0].inputs, runs[2].inputs)
+
+
+@pytest.mark.parametrize("optimizer", ["lbfgs", "adam", "signed-adam"])
+def test_a_batch_is_its_recoveries_one_at_a_time(optimizer):
+    model = _lenet("normal.5").double()
+    images, labels = _digits(3)
+    target = _victims(model, images.double(), labels)
+    start = torch.rand(3, 1, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    options = {"steps": 25, "optimizer": optimizer}
+    together = recover(model, target, SHAPE, batched=True, start=start, **options)
+    for v in range(3):
+        alone = recover(model, [t[v] for t in target], SHAPE, start=start[v], **options)
+        assert alone.mode == "single"
+        torch.testing.assert_close(together.inputs[v], alone.inputs[0], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(together.history[:, v], alone.history[:, 0], rtol=1e-4, atol=1e-8)
+
+
+def test_joint_labels():
+    model = _lenet("uniform", seed=3)
+    images, labels = _digits(4, 20)
+    result = recover(model, _victims(model, images, labels), SHAPE, batched=True, labels="joint", restarts=3)
+    good = _psnr(result.inputs[:, 0], images) >= 25
+    assert good.sum() >= 3
+    assert torch.equal(result.labels[good, 0], labels[good])
+
+
+def test_two_images_behind_one_gradient():
+    model = _lenet("uniform", seed=1)
+    images, labels = _digits(2, 3)
+    result = recover(model, _gradient(model, images, labels), SHAPE, batch_size=2, restarts=2)
+    assert result.inputs.shape == (1, 2, *SHAPE)
+    assert torch.equal(result.labels[0], labels.sort().values)
+    assert (_psnr(result.inputs[0], images[labels.argsort()]) >= 25).all()
+    assert result.recipe.basis == "dct"
+
+
+class Cliff(nn.Module):
+    """A network that gives nan for bright inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = _lenet()
+
+    def forward(self, x):
+        return self.net(x) * torch.where(x.mean() > 0.9, torch.nan, 1.0)
+
+
+def test_a_non_finite_recovery_stops_alone():
+    model = Cliff()
+    images, labels = _digits(3)
+    target = _victims(model, images, labels)
+    start = torch.full((3, 1, *SHAPE), 0.5) + 0.01 * torch.randn(
+        3, 1, *SHAPE, generator=torch.Generator().manual_seed(0)
+    )
+    calm = recover(model, target, SHAPE, batched=True, start=start, steps=40)
+    assert calm.status == ("finished",) * 3
+    start[1] = 0.95
+    result = recover(model, target, SHAPE, batched=True, start=start, steps=40)
+    assert result.status == ("finished", "non-finite", "finished")
+    assert result.distance.isfinite().tolist() == [True, False, True]
+    assert result.evaluations.tolist() == [40, 1, 40]
+    assert torch.equal(result.inputs[1], start[1])
+    assert result.history[:, 1].isnan().all()
+    for v in (0, 2):
+        torch.testing.assert_close(result.inputs[v], calm.inputs[v])
+
+
+def test_best_finite_iterate_is_kept():
+    """A huge rate throws the search off; the answer is still the best point it saw."""
+    model = _lenet()
+    images, labels = _digits(1)
+    wild = dataclasses.replace(RECIPES["smooth"], lr=1e4, steps=20)
+    result = recover(model, _gradient(model, images, labels), SHAPE, recipe=wild)
+    assert result.inputs.isfinite().all()
+    assert result.distance.item() == pytest.approx(
+        result.history[:1].nan_to_num(torch.inf).min().item(), rel=1e-3
+    )
+
+
+def test_interrupting_keeps_what_is_there():
+    model = _lenet()
+    target = _victims(model, *_digits(2))
+    calls = []
+
+    def stop(done, _):
+        calls.append(done)
+        if done >= 40:
+            raise KeyboardInterrupt
+
+    result = recover(model, target, SHAPE, batched=True, progress=stop)
+    assert result.status == ("interrupted",) * 2
+    assert result.history.shape[0] == 40
+    assert result.distance.max() < 0.5
+    assert torch.equal(result.evaluations, torch.tensor([40, 40]))
+
+
+def test_stop_distance_ends_early():
+    model = _lenet()
+    recipe = dataclasses.replace(RECIPES["smooth"], stop_distance=1e-2)
+    result = recover(model, _victims(model, *_digits(2)), SHAPE, batched=True, restarts=2, recipe=recipe)
+    assert result.distance.max() <= 1e-2
+    assert result.history.shape[0] < 300
+
+
+def test_the_users_model_is_left_as_found():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 6, 3),
+        nn.BatchNorm2d(6),
+        nn.Sigmoid(),
+        nn.Flatten(),
+        nn.Dropout(0.2),
+        nn.Linear(6 * 196, 10),
+    )
+    model[0].bias.requires_grad_(False)
+    model[4].eval()
+    images, labels = _digits(2)
+    target = _gradient(copy.deepcopy(model), images, labels)
+    before, flags = copy.deepcopy(model.state_dict()), [m.training for m in model.modules()]
+    generator = torch.random.get_rng_state()
+    recover(model, target, SHAPE, batch_size=2, restarts=2, steps=5)
+    assert torch.equal(torch.random.get_rng_state(), generator)
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    assert flags == [m.training for m in model.modules()]
+    assert all(p.grad is None for p in model.parameters())
+    assert [p.requires_grad for p in model.parameters()][:3] == [True, False, True]
+
+
+def test_relu_network_improves_on_its_start():
+    model = initialise(ConvNet(channels=1, image_size=16), "default", seed=1)
+    images, labels = _digits(1)
+    result = recover(model, _gradient(model, images, labels), SHAPE, steps=120)
+    assert result.recipe.name == "relu"
+    assert result.inputs.min() >= 0
+    assert result.inputs.max() <= 1
+    assert _psnr(result.inputs[0], images).item() > 15
+
+
+def test_inputs_that_are_no_images():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(12, 32), nn.Tanh(), nn.Linear(32, 5))
+    truth, labels = torch.rand(1, 12), torch.tensor([2])
+    result = recover(model, _gradient(model, truth, labels), (12,), steps=200)
+    assert result.recipe.tv == 0
+    torch.testing.assert_close(result.inputs[0], truth, atol=0.02, rtol=0)
+
+
+def test_custom_loss_with_real_valued_labels():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 24), nn.Tanh(), nn.Linear(24, 2))
+    truth, values = torch.rand(1, 8), torch.tensor([[0.3, -1.0]])
+    target = torch.autograd.grad(F.mse_loss(model(truth), values), model.parameters())
+    result = recover(model, target, (8,), loss_fn=F.mse_loss, labels=values, restarts=2)
+    torch.testing.assert_close(result.inputs[0], truth, atol=0.02, rtol=0)
+    assert torch.equal(result.labels[0], values)
+
+
+def test_a_distance_object_and_a_kind():
+    model = _lenet()
+    target = _gradient(model, *_digits(1))
+    by_name = recover(model, target, SHAPE, steps=5, distance="cosine")
+    by_object = recover(model, target, SHAPE, steps=5, distance=GradientDistance("cosine", batched=True))
+    assert torch.equal(by_name.inputs, by_object.inputs)
+    assert by_name.recipe.distance == "cosine"
+    wide = recover(
+        model,
+        target,
+        SHAPE,
+        steps=5,
+        distance=GradientDistance("cosine", layer_weights=None, merge_bias=False),
+    )
+    assert wide.distance.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", START_KINDS)
+@pytest.mark.parametrize("shape", [(2, 3, 16, 12), (2, 5)])
+def test_starts(kind, shape):
+    start, again = (make_start(kind, shape, (-1.0, 3.0), recovery_generator(1, 2, 3)) for _ in range(2))
+    assert start.shape == shape
+    assert torch.equal(start, again)
+    assert not torch.equal(start, make_start(kind, shape, (-1.0, 3.0), recovery_generator(1, 2, 4)))
+    if kind == "grey":
+        assert (start - 1.0).abs().max() < 0.2
+    if kind == "blurred" and len(shape) == 4:
+        assert start[..., 1:].sub(start[..., :-1]).std() < 0.7 * start.std()
+
+
+def test_recipe_choice():
+    assert choose_recipe("auto", (1, 28, 28), 1, piecewise_linear=False).name == "smooth"
+    assert choose_recipe("auto", (3, 32, 32), 1, piecewise_linear=False).name == "smooth-dct"
+    assert choose_recipe("auto", (1, 28, 28), 4, piecewise_linear=False).name == "smooth-batch"
+    assert choose_recipe("auto", (3, 32, 32), 4, piecewise_linear=True).name == "relu"
+    assert choose_recipe("smooth", (3, 32, 32), 1, piecewise_linear=True).name == "smooth-dct"
+    assert choose_recipe("auto", (7,), 1, piecewise_linear=False).tv == 0
+    own = Recipe("mine", steps=7)
+    assert choose_recipe(own, (1, 28, 28), 1, piecewise_linear=True) is own
+
+
+def test_relu_is_seen_in_functions_too():
+    class Functional(LeNet):
+        def forward(self, x):
+            return F.relu(super().forward(x))
+
+    model = initialise(Functional(image_size=16), "default")
+    assert recover(model, _gradient(model, *_digits(1)), SHAPE, labels=[0], steps=1).recipe.name == "relu"
