@@ -41,8 +41,9 @@ def dlg_loop(
     labels : Tensor
         ``[B]``, or logits ``[B, classes]`` to be optimised too (as published).
     published : bool
-        ``backward()`` through the distance, which also accumulates second-order gradients into the weights and adds to
-        a fresh ``.grad``; else ``torch.autograd.grad`` toward the unknowns alone: the same numbers for less work.
+        ``backward()`` through the distance, which also accumulates second-order gradients into the weights
+        and adds to a fresh ``.grad``; else ``torch.autograd.grad`` toward the unknowns alone: the same
+        numbers for less work.
     stop : bool
         Keep the optimiser's own tolerances (they end its inner loops early).
     """

@@ -1,35 +1,38 @@
 """Time of one evaluation of one recovery (optimiser included), against DLG's loop on the same network.
 
-Peers: ``published`` is DLG's loop with ``backward()``; ``fair`` sends the distance's gradient toward the dummy image
-alone, as ours does. Both use the eager squared distance and ``torch.optim.LBFGS``; labels are known to all. Every round times
-every contender once, in turn, so that a slow spell of the machine hits all of them; ratios are medians over rounds.
+Peers: ``published`` is DLG's loop with ``backward()``; ``fair`` sends the distance's gradient toward the
+dummy image alone, as ours does. Both use the eager squared distance and ``torch.optim.LBFGS``; labels are
+known to all. Every round times every contender once, in turn, so that a slow spell of the machine hits all of
+them; ratios are quantiles over rounds.
 
-    python benchmarks/attack_speed.py --rounds 7 --evaluations 100
+    python -m benchmarks.attack_speed --rounds 7 --evaluations 100
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
-from attack_peers import dlg_loop
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.attack_peers import dlg_loop
+from benchmarks.interleaved import machine, quantiles, ratio, time_in_turns
 from sapag_fast.attack import run_attack
 from sapag_fast.basis import make_basis
 from sapag_fast.gradient_distance import GradientDistance
-from sapag_fast.matching import Problem, choose_matching
+from sapag_fast.matching import choose_matching
 from sapag_fast.models import LeNet, initialise
 from sapag_fast.optimizers import LBFGS
+from sapag_fast.problem import Problem
 from sapag_fast.recipes import RECIPES
 
 RECOVERIES = (1, 8, 64)
+PEERS = ("published", "fair")
 
 
 def _victim(channels: int, size: int) -> tuple[LeNet, Tensor, tuple[Tensor, ...]]:
@@ -39,11 +42,15 @@ def _victim(channels: int, size: int) -> tuple[LeNet, Tensor, tuple[Tensor, ...]
     return model, label, torch.autograd.grad(F.cross_entropy(model(image), label), tuple(model.parameters()))
 
 
-def _ours(channels: int, size: int, recoveries: int, evaluations: int) -> tuple[Callable[[], object], dict[str, Callable]]:
+def _ours(
+    channels: int, size: int, recoveries: int, evaluations: int
+) -> tuple[Callable[[], object], dict[str, Callable]]:
     """The whole loop, and its parts alone."""
     model, label, target = _victim(channels, size)
     shape = (channels, size, size)
-    problem = Problem(model, F.cross_entropy, GradientDistance(), [t[None] for t in target], restarts=recoveries)
+    problem = Problem(
+        model, F.cross_entropy, GradientDistance(), [t[None] for t in target], restarts=recoveries
+    )
     starts = 0.5 + 0.01 * torch.randn(recoveries, 1, *shape, generator=torch.Generator().manual_seed(1))
     labels = label.expand(recoveries, 1)
     matching = choose_matching(problem, starts, labels)
@@ -52,7 +59,14 @@ def _ours(channels: int, size: int, recoveries: int, evaluations: int) -> tuple[
 
     def loop() -> None:
         run_attack(
-            matching, starts, labels, recipe=recipe, steps=evaluations, basis=basis, bounds=(0.0, 1.0), restarts=recoveries
+            matching,
+            starts,
+            labels,
+            recipe=recipe,
+            steps=evaluations,
+            basis=basis,
+            bounds=(0.0, 1.0),
+            restarts=recoveries,
         )
 
     optimizer = LBFGS(recoveries, starts[0].numel())
@@ -66,63 +80,49 @@ def _ours(channels: int, size: int, recoveries: int, evaluations: int) -> tuple[
     return loop, parts
 
 
-def _timed(run: Callable[[], object]) -> float:
-    begin = time.perf_counter()
-    run()
-    return time.perf_counter() - begin
-
-
-def measure(channels: int, size: int, rounds: int, evaluations: int) -> dict[str, dict[str, float]]:
-    """Medians in milliseconds for each evaluation of each recovery, and ratios over the two peers."""
+def measure(channels: int, size: int, rounds: int, evaluations: int) -> dict[str, dict]:
+    """Quantiles in milliseconds for each evaluation of each recovery, and ratios over the two peers."""
     model, label, target = _victim(channels, size)
     start = torch.rand(1, channels, size, size)
-    runs: dict[str, tuple[Callable[[], object], int]] = {}
-    for name, published in (("published", True), ("fair", False)):
-        runs[name] = (
-            lambda published=published: dlg_loop(
-                model, target, start, label, evaluations=evaluations, published=published
-            ),
-            evaluations,
+    runs: dict[str, Callable[[], object]] = {}
+    units: dict[str, int] = {}
+    for peer in PEERS:
+        runs[peer] = partial(
+            dlg_loop, model, target, start, label, evaluations=evaluations, published=peer == "published"
         )
-    parts: dict[str, tuple[Callable[[], object], int]] = {}
+        units[peer] = evaluations
     for recoveries in RECOVERIES:
-        loop, pieces = _ours(channels, size, recoveries, evaluations)
-        runs[f"ours R={recoveries}"] = (loop, evaluations * recoveries)
-        for piece, run in pieces.items():
-            parts[f"{piece} R={recoveries}"] = (run, recoveries)
-    for run, _ in runs.values():
-        run()
-    times: dict[str, list[float]] = {name: [] for name in (*runs, *parts)}
-    for _ in range(rounds):
-        for name, (run, units) in runs.items():
-            times[name].append(_timed(run) / units * 1e3)
-        for name, (run, units) in parts.items():
-            times[name].append(statistics.median(_timed(run) for _ in range(5)) / units * 1e3)
-    result = {"milliseconds": {name: statistics.median(values) for name, values in times.items()}}
-    for peer in ("published", "fair"):
+        loop, parts = _ours(channels, size, recoveries, evaluations)
+        runs[f"ours R={recoveries}"], units[f"ours R={recoveries}"] = loop, evaluations * recoveries
+        for part, run in parts.items():
+            runs[f"{part} R={recoveries}"], units[f"{part} R={recoveries}"] = run, recoveries
+    seconds = time_in_turns(runs, rounds=rounds)
+    each = {name: [value / units[name] * 1e3 for value in values] for name, values in seconds.items()}
+    result: dict[str, dict] = {"milliseconds": {name: quantiles(values) for name, values in each.items()}}
+    for peer in PEERS:
         result[f"times faster than {peer}"] = {
-            name: statistics.median(p / o for p, o in zip(times[peer], times[name], strict=True))
-            for name in runs
-            if name.startswith("ours")
+            name: ratio(each[peer], values) for name, values in each.items() if name.startswith("ours")
         }
     return result
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--evaluations", type=int, default=100, help="of each recovery in each round")
     parser.add_argument("--threads", type=int, default=None)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "attack_speed.json")
+    parser.add_argument(
+        "--output", type=Path, default=Path(__file__).parent / "results" / "attack_speed.json"
+    )
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     report = {
         "benchmark": "attack_speed",
-        "device": "cpu",
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
+        **machine(),
         "rounds": options.rounds,
         "evaluations": options.evaluations,
         "LeNet 1x28x28": measure(1, 28, options.rounds, options.evaluations),
@@ -130,7 +130,15 @@ def main() -> None:
     }
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report, indent=1))
+    for network in ("LeNet 1x28x28", "LeNet 3x32x32"):
+        print(network)
+        for name, value in report[network]["milliseconds"].items():
+            faster = "  ".join(
+                f"{report[network][f'times faster than {peer}'][name]['q50']:5.2f} x {peer}"
+                for peer in PEERS
+                if name.startswith("ours")
+            )
+            print(f"  {name:16} {value['q50']:8.3f} ms  {faster}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""What a user would write without sapag_fast: the ``sapag`` distance and its gradient, as fast as plain PyTorch
-allows while staying the same distance. Everything that depends on the target alone (norms, variances,
+"""What a user would write without sapag_fast: the ``sapag`` distance and its gradient, as fast as plain
+PyTorch allows while staying the same distance. Everything that depends on the target alone (norms, variances,
 normalised target) is computed beforehand, for all of them."""
 
 from collections.abc import Callable, Sequence
@@ -42,7 +42,8 @@ class Eager:
 
     def distance(self, dummy: Sequence[Tensor]) -> Tensor:
         result = 0
-        for members, units, size, width in zip(self.members, self.units, self.sizes, self.widths, strict=True):
+        layers = zip(self.members, self.units, self.sizes, self.widths, strict=True)
+        for members, units, size, width in layers:
             parts = [dummy[i] for i in members]
             norm = self.total([p.square() for p in parts]).sqrt()
             gap = self.total(
@@ -63,7 +64,8 @@ class Foreach:
     def __init__(self, target: Sequence[Tensor]) -> None:
         eager = Eager(target, False)
         self.members, self.target = eager.members, list(target)
-        self.norms = [sum(n * n for n in torch._foreach_norm([target[i] for i in m])).sqrt() for m in self.members]
+        squares = [norm.square() for norm in torch._foreach_norm(self.target)]
+        self.norms = [sum(squares[i] for i in members).sqrt() for members in self.members]
         self.widths = [size * width for size, width in zip(eager.sizes, eager.widths, strict=True)]
 
     def distance_and_gradient(self, dummy: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:

@@ -163,6 +163,12 @@ def demo(**options: Any) -> None:
 )
 @click.option("--recipe", default="auto", show_default=True, help="Set of defaults for what follows.")
 @click.option("--distance", help=f"Kind of gradient distance.  [default: {NO_DEFAULT}]")
+@click.option(
+    "--layers",
+    default="modules",
+    show_default=True,
+    help="Which gradients form a layer: modules | shapes | separate.",
+)
 @click.option("--optimizer", help=f"Such as lbfgs or adam.  [default: {NO_DEFAULT}]")
 @click.option("--steps", type=click.IntRange(1), help=f"Evaluations a restart.  [default: {NO_DEFAULT}]")
 @click.option("--basis", help=f"Coordinates of the search, pixel or dct.  [default: {NO_DEFAULT}]")

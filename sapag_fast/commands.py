@@ -171,7 +171,7 @@ def chosen_device(name: str | None) -> torch.device:
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device {name!r}: {str(error).strip().splitlines()[0]}") from None
     if device.type == "meta":
         raise ValueError(f"device {name!r}: holds no numbers")

@@ -9,6 +9,7 @@ recoveries are formed; the attack sees only `Matching`.
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -117,8 +118,8 @@ class SequentialMatching:
         self.victims = []
         for index in range(problem.victims):
             one = [None if entry is None else entry[index : index + 1] for entry in problem.targets]
-            victim = Problem.__new__(Problem)
-            victim.__dict__.update(problem.__dict__, targets=one)
+            victim = copy.copy(problem)
+            victim.targets = one
             self.victims.append(SingleMatching(victim))
         self.restarts = problem.restarts
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 __all__ = ["box_prior", "require_image_shape", "total_variation"]
 
@@ -67,16 +68,16 @@ def total_variation(inputs: Tensor) -> tuple[Tensor, Tensor]:
     gradient : Tensor
         Shaped like `inputs`.
     """
-    value = inputs.new_zeros(inputs.shape[0])
-    gradient = torch.zeros_like(inputs, memory_format=torch.contiguous_format)
-    for dim in (-2, -1):
-        length = inputs.shape[dim] - 1
-        if length < 1:
-            continue
-        difference = inputs.narrow(dim, 1, length) - inputs.narrow(dim, 0, length)
-        pairs = difference[0].numel()
-        value = value + difference.abs().flatten(1).sum(1) / pairs
-        pull = difference.sign_().mul_(1.0 / pairs)
-        gradient.narrow(dim, 1, length).add_(pull)
-        gradient.narrow(dim, 0, length).sub_(pull)
+    rows = inputs[..., 1:, :] - inputs[..., :-1, :]
+    columns = inputs[..., 1:] - inputs[..., :-1]
+    each = tuple(range(1, inputs.dim()))
+    down, across = 1.0 / max(rows[0].numel(), 1), 1.0 / max(columns[0].numel(), 1)
+    value = torch.linalg.vector_norm(rows, 1, each) * down
+    value += torch.linalg.vector_norm(columns, 1, each) * across
+    rows.sign_().mul_(down)
+    columns.sign_().mul_(across)
+    gradient = F.pad(rows, (0, 0, 1, 0))
+    gradient[..., :-1, :] -= rows
+    gradient[..., 1:] += columns
+    gradient[..., :-1] -= columns
     return value, gradient

@@ -158,9 +158,10 @@ def apply_overrides(
         recipe = replace(
             recipe, distance=kind, bandwidth=recipe.bandwidth if kind == recipe.distance else None
         )
+    for name in (recipe.optimizer, optimizer):
+        if name is not None and name not in OPTIMIZERS:
+            raise ValueError(f"unknown optimizer {name!r}; expected one of {', '.join(OPTIMIZERS)}")
     if optimizer is not None and optimizer != recipe.optimizer:
-        if optimizer not in OPTIMIZERS:
-            raise ValueError(f"unknown optimizer {optimizer!r}; expected one of {', '.join(OPTIMIZERS)}")
         lbfgs = optimizer == "lbfgs"
         milestones = () if lbfgs else (3 / 8, 5 / 8, 7 / 8)
         recipe = replace(

@@ -10,6 +10,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sapag_fast import validation as check
 from sapag_fast.attack import AttackResult, run_attack
@@ -20,7 +21,7 @@ from sapag_fast.matching import choose_matching
 from sapag_fast.priors import require_image_shape
 from sapag_fast.problem import Problem
 from sapag_fast.recipes import OperatorRecorder, Recipe, apply_overrides, choose_recipe
-from sapag_fast.segments import module_layers
+from sapag_fast.segments import model_layers
 from sapag_fast.starts import make_start, recovery_generator
 
 __all__ = ["Recovery", "recover"]
@@ -85,7 +86,7 @@ def _progress_callback(progress: object, steps: int) -> Iterator[Callable[[int, 
 
 def _trial(
     problem: Problem, input_shape: tuple[int, ...], batch_size: int, dtype: torch.dtype, device: torch.device
-):
+) -> tuple[Tensor, OperatorRecorder]:
     """One forward on zeros: the output, and what operators ran."""
     recorder = OperatorRecorder()
     zeros = torch.zeros(batch_size, *input_shape, dtype=dtype, device=device)
@@ -95,8 +96,7 @@ def _trial(
     except Exception as error:
         raise ValueError(
             f"input_shape {list(input_shape)} with batch_size {batch_size}: the model rejects inputs "
-            f"of shape "
-            f"{list(zeros.shape)} ({type(error).__name__}: {error})"
+            f"of shape {list(zeros.shape)} ({type(error).__name__}: {error})"
         ) from error
     return output, recorder
 
@@ -124,6 +124,7 @@ def recover(
     restarts: int = 1,
     recipe: str | Recipe = "auto",
     distance: str | GradientDistance | None = None,
+    layers: str | Sequence[int] = "modules",
     optimizer: str | None = None,
     steps: int | None = None,
     start: str | Sequence[str] | Tensor | None = None,
@@ -167,6 +168,10 @@ def recover(
         ``signed-adam``; evaluations of each restart; kinds of start or a tensor ``[R, restarts, B,
         *input_shape]`` (leading dimensions of 1 may be left out); ``pixel``, ``dct``; weights of the
         penalties.
+    layers : str or sequence of int
+        Which gradients form a layer of the distance: ``modules`` (those of one submodule), ``shapes`` (a
+        vector joins the tensor before it whose first dimension it shares), ``separate``, or a number for
+        each. A `GradientDistance` brings its own.
     bounds : pair of float or None
         Range of the inputs' values; None: no box.
     seed : int
@@ -188,6 +193,7 @@ def recover(
     bounds = check.check_bounds(bounds)
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise TypeError(f"seed must be an int, found {type(seed).__name__}")
+    paired = model_layers(model, layers)
     targets = check.check_target(target, parameters, batched=batched, device=place, move=device is not None)
     dtype = parameters[0].dtype
     loss = F.cross_entropy if loss_fn is None else check.check_callable("loss_fn", loss_fn)
@@ -216,38 +222,27 @@ def recover(
         if isinstance(distance, GradientDistance):
             draft.distance = distance
         else:
-            layers = module_layers(model)
-            draft.distance = GradientDistance(settings.distance, bandwidth=settings.bandwidth, layers=layers)
+            draft.distance = GradientDistance(settings.distance, bandwidth=settings.bandwidth, layers=paired)
 
         victims = draft.victims
         generators = [recovery_generator(seed, v, k) for v in range(victims) for k in range(restarts)]
-        if isinstance(start, Tensor):
-            starts = check.check_start(
-                start.detach(), victims=victims, restarts=restarts, batch_size=batch_size, input_shape=shape
-            )
-        else:
-            kinds = [
-                settings.starts[k % len(settings.starts)] for _ in range(victims) for k in range(restarts)
-            ]
-            drawn = [
-                make_start(k, (batch_size, *shape), bounds, g) for k, g in zip(kinds, generators, strict=True)
-            ]
-            starts = torch.stack(drawn)
-        starts = starts.to(device=place, dtype=dtype)
+        drawn = _starts(start, settings, victims, restarts, (batch_size, *shape), bounds, generators)
+        starts = drawn.to(device=place, dtype=dtype)
 
         if joint:
             if classes is None:
                 raise ValueError("labels='joint' needs a model whose output is [B, classes]")
-            drawn = [torch.randn(batch_size, classes, generator=g, dtype=torch.float64) for g in generators]
-            known = torch.stack(drawn).to(device=place, dtype=dtype)
+            logits = [torch.randn(batch_size, classes, generator=g, dtype=torch.float64) for g in generators]
+            known = torch.stack(logits).to(device=place, dtype=dtype)
         else:
             known = _known_labels(labels, draft, classes, loss_fn is None, shape, batch_size, bounds, batched)
             known = known.repeat_interleave(restarts, 0)
         _check_loss(loss, output, known[0], joint)
 
         basis_map = make_basis(settings.basis, shape, bounds=bounds, device=place, dtype=dtype)
-        matching = choose_matching(draft, starts, known)
-        with _progress_callback(progress, settings.steps) as callback:
+        # The fused attention kernels cannot be differentiated twice.
+        with sdpa_kernel(SDPBackend.MATH), _progress_callback(progress, settings.steps) as callback:
+            matching = choose_matching(draft, starts, known)
             result = run_attack(
                 matching,
                 starts,
@@ -274,6 +269,22 @@ def recover(
         mode=matching.mode,
         recipe=settings,
     )
+
+
+def _starts(
+    start: object,
+    settings: Recipe,
+    victims: int,
+    restarts: int,
+    shape: tuple[int, ...],
+    bounds: tuple[float, float] | None,
+    generators: list[torch.Generator],
+) -> Tensor:
+    """``[V x restarts, B, *input_shape]``, victim by victim: given, or drawn with one generator each."""
+    if isinstance(start, Tensor):
+        return check.check_start(start.detach(), victims=victims, restarts=restarts, shape=shape)
+    kinds = [settings.starts[k % len(settings.starts)] for k in range(restarts)] * victims
+    return torch.stack([make_start(k, shape, bounds, g) for k, g in zip(kinds, generators, strict=True)])
 
 
 def _known_labels(

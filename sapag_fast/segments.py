@@ -79,6 +79,26 @@ def module_layers(model: nn.Module) -> tuple[int, ...]:
     return tuple(number[owner] for owner in owners)
 
 
+LAYER_RULES = ("modules", "shapes", "separate")
+
+
+def model_layers(model: nn.Module, layers: str | Sequence[int]) -> tuple[int, ...]:
+    """The layer of every trainable parameter of ``model`` by a rule's name: ``modules`` (a submodule's own
+    parameters form a layer), ``shapes`` (:func:`layering`'s rule) or ``separate`` (one each); or as given.
+
+    Raises ValueError for another name, or numbers that do not fit the model.
+    """
+    shapes = tuple(tuple(p.shape) for p in model.parameters() if p.requires_grad)
+    if not isinstance(layers, str):
+        return layering(shapes, True, tuple(int(layer) for layer in layers)).layer_of
+    if layers not in LAYER_RULES:
+        known = ", ".join(LAYER_RULES)
+        raise ValueError(f"layers: unknown pairing {layers!r}; expected {known} or a number for each tensor")
+    return (
+        module_layers(model) if layers == "modules" else layering(shapes, layers == "shapes", None).layer_of
+    )
+
+
 def check_pairs(dummy: Sequence[Tensor | None], target: Sequence[Tensor | None]) -> None:
     """Raise ValueError unless both lists have the same length, the same ``None`` places and a tensor."""
     if len(dummy) != len(target):

@@ -187,24 +187,22 @@ def check_labels(
     return spread
 
 
-def check_start(
-    start: Tensor, *, victims: int, restarts: int, batch_size: int, input_shape: tuple[int, ...]
-) -> Tensor:
-    """A given start as ``[V x restarts, B, *input_shape]``."""
-    full = (victims, restarts, batch_size, *input_shape)
-    shapes = [input_shape, full[2:]]
-    if victims > 1 or restarts == 1:
-        shapes.append((victims, batch_size, *input_shape))
+def check_start(start: Tensor, *, victims: int, restarts: int, shape: tuple[int, ...]) -> Tensor:
+    """A given start as ``[V x restarts, *shape]``, where `shape` is ``[B, *input_shape]``.
+
+    It may come as ``[V, restarts, *shape]``, and with one restart as ``[V, *shape]``, `shape` or
+    ``[*input_shape]`` too.
+    """
+    full = (victims, restarts, *shape)
     if tuple(start.shape) == full:
         return start.flatten(0, 1)
-    if tuple(start.shape) not in shapes:
-        expected = " or ".join(str(list(shape)) for shape in (*shapes, full))
+    shared = (shape[1:], shape, (victims, *shape))
+    if tuple(start.shape) not in shared:
+        expected = " or ".join(str(list(fit)) for fit in (*shared, full))
         raise ValueError(f"start has shape {list(start.shape)}; expected {expected}")
     if restarts > 1:
         raise ValueError(f"start gives {restarts} restarts the same point; give it as {list(full)}")
-    if tuple(start.shape) == shapes[-1]:
-        return start
-    return start.expand(victims, batch_size, *input_shape)
+    return start.expand(victims, *shape)
 
 
 def check_callable(name: str, value: object) -> Callable:

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from gradient_pairs import Gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -104,8 +105,6 @@ shape = st.lists(st.integers(1, 9), min_size=1, max_size=3).map(tuple)
     seed=st.integers(0, 1000),
 )
 def test_random_shapes(shapes, recoveries, shared, kind, gap, seed):
-    from conftest import Gradients
-
     batched = recoveries is not None
     dummy, target = Gradients.pair(
         gap, seed=seed, shapes=shapes, recoveries=recoveries, shared=shared and batched

@@ -235,6 +235,41 @@ def test_inputs_that_are_no_images():
     torch.testing.assert_close(result.inputs[0], truth, atol=0.02, rtol=0)
 
 
+class Attentive(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True, activation="gelu")
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x):
+        return self.head(self.encoder(x).mean(1))
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.core = nn.GRU(16, 8, batch_first=True)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head(self.core(x)[0][:, -1])
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("kind", [Attentive, Recurrent])
+def test_sequence_models(kind):
+    torch.manual_seed(0)
+    model = kind().double()
+    truth, labels = torch.rand(2, 1, 4, 16, dtype=torch.float64), torch.tensor([[0], [2]])
+    rows = [_gradient(model, x, y) for x, y in zip(truth, labels, strict=True)]
+    target = [torch.stack(parts) for parts in zip(*rows, strict=True)]
+    result = recover(model, target, (4, 16), batched=True, start=torch.full((2, 1, 4, 16), 0.4), steps=40)
+    assert torch.equal(result.labels, labels)
+    assert (result.distance < 0.5 * result.history[0]).all()
+    alone = recover(model, rows[1], (4, 16), start=torch.full((4, 16), 0.4), steps=40)
+    torch.testing.assert_close(alone.history[:10, 0], result.history[:10, 1], rtol=1e-4, atol=1e-8)
+
+
 def test_custom_loss_with_real_valued_labels():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 24), nn.Tanh(), nn.Linear(24, 2))

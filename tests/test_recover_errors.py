@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sapag_fast.models import LeNet, initialise
+from sapag_fast.recipes import Recipe
 from sapag_fast.recover import recover
 
 SHAPE = (1, 8, 8)
@@ -98,6 +99,8 @@ def test_variation_of_vectors():
 def test_names():
     _fails(ValueError, "unknown recipe 'fast'", recipe="fast")
     _fails(ValueError, "unknown optimizer 'sgd'; expected one of lbfgs, adam, signed-adam", optimizer="sgd")
+    _fails(ValueError, "unknown optimizer 'newton'", recipe=Recipe("mine", optimizer="newton"))
+    _fails(ValueError, "unknown start 'black'", recipe=Recipe("mine", starts=("black",)))
     _fails(ValueError, "unknown basis 'fourier'", basis="fourier")
     _fails(ValueError, "unknown start 'black'; expected one of grey", start="black")
     _fails(ValueError, "nearest", distance="nearest")

@@ -3,7 +3,7 @@
 import pytest
 from torch import nn
 
-from sapag_fast.segments import layering, module_layers
+from sapag_fast.segments import layering, model_layers
 
 
 def test_bias_joins_the_weight_before_it():
@@ -38,7 +38,14 @@ def test_bad_layers(layers):
         layering(((8, 3), (8,), (2,)), True, layers)
 
 
-def test_module_layers_follow_the_submodules():
+def test_layers_of_a_model_by_name():
     model = nn.Sequential(nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
     model[3].bias.requires_grad_(False)
-    assert module_layers(model) == (0, 1, 1, 2)
+    assert model_layers(model, "modules") == (0, 1, 1, 2)
+    assert model_layers(model, "shapes") == (0, 0, 1, 2)  # a guess that takes a norm's weight for a bias
+    assert model_layers(model, "separate") == (0, 1, 2, 3)
+    assert model_layers(model, [0, 0, 0, 1]) == (0, 0, 0, 1)
+    with pytest.raises(ValueError, match="unknown pairing 'twins'; expected modules, shapes, separate"):
+        model_layers(model, "twins")
+    with pytest.raises(ValueError, match="one layer number for each of 4 tensors, found 1"):
+        model_layers(model, [0])

@@ -67,6 +67,7 @@ REFUSED = {
     "shape syntax": (lambda made, new: {"input_shape": "3x"}, "is not a shape like"),
     "distance": (lambda made, new: {"distance": "l3"}, "l3"),
     "optimizer": (lambda made, new: {"optimizer": "sgd"}, "unknown optimizer 'sgd'"),
+    "layer pairing": (lambda made, new: {"layers": "twins"}, "layers: unknown pairing 'twins'"),
     "basis": (lambda made, new: {"basis": "wavelet"}, "unknown basis 'wavelet'"),
     "recipe": (lambda made, new: {"recipe": "cake"}, "unknown recipe 'cake'"),
     "device": (lambda made, new: {"device": "abacus"}, "device 'abacus'"),
