@@ -90,32 +90,34 @@ def _over_layers(per_layer: Tensor, dead: Tensor, sums: GradientSums, weights: T
     return torch.where(broken, torch.nan, torch.where(dead, 0.0, value)).sum(-1)
 
 
-def _kernel(exponent: Tensor) -> Tensor:
-    return -torch.expm1(-exponent)
+def gaussian(exponent: Tensor) -> Tensor:
+    """1 - exp(-z) with all its digits, and with all those of its derivative: autograd takes expm1's as
+    1 + expm1, which has none left where z is large."""
+    return torch.where(exponent < 1, -torch.expm1(-exponent), 1 - torch.exp(-exponent))
 
 
 def _sapag(sums: GradientSums, weights: Tensor | None, bandwidth: float, l1_weight: float) -> Tensor:
     dead = degenerate(sums, "variance")
     deviation = torch.where(dead, 1.0, sums.target_deviation)
     z = _unit_difference(sums, dead) * sums.target_square / (2 * bandwidth * deviation)
-    return _over_layers(_kernel(z), dead, sums, weights)
+    return _over_layers(gaussian(z), dead, sums, weights)
 
 
 def _sapag_mean(sums: GradientSums, weights: Tensor | None, bandwidth: float, l1_weight: float) -> Tensor:
     dead = degenerate(sums, "variance")
     z = sums.square / (2 * bandwidth * torch.where(dead, 1.0, sums.target_deviation))
-    return _over_layers(_kernel(z), dead, sums, weights)
+    return _over_layers(gaussian(z), dead, sums, weights)
 
 
 def _sapag_sum(sums: GradientSums, weights: Tensor | None, bandwidth: float, l1_weight: float) -> Tensor:
     dead = degenerate(sums, "variance")
     z = sums.size * sums.square / (2 * bandwidth * torch.where(dead, 1.0, sums.target_deviation))
-    return _over_layers(_kernel(z), dead, sums, weights)
+    return _over_layers(gaussian(z), dead, sums, weights)
 
 
 def _sapag_global(sums: GradientSums, weights: Tensor | None, bandwidth: float, l1_weight: float) -> Tensor:
     dead = degenerate(sums, "norm")
-    return _over_layers(_kernel(_unit_difference(sums, dead) / (2 * bandwidth)), dead, sums, weights)
+    return _over_layers(gaussian(_unit_difference(sums, dead) / (2 * bandwidth)), dead, sums, weights)
 
 
 def _l2(sums: GradientSums, weights: Tensor | None, bandwidth: float, l1_weight: float) -> Tensor:

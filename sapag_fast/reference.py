@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sapag_fast.distances import RELATIVE_NORM_FLOOR, RELATIVE_VARIANCE_FLOOR
+from sapag_fast.distances import RELATIVE_NORM_FLOOR, RELATIVE_VARIANCE_FLOOR, gaussian
 from sapag_fast.segments import Layering
 
 
@@ -71,15 +71,15 @@ def reference_distance(
         unit2 = (_unit(a) - _unit(g)).square().sum(1)
         match kind:
             case "sapag":
-                value = -torch.expm1(
-                    -(unit2 / max(n, 1)) / (2 * bandwidth * sigma2 / torch.where(dead, 1.0, norm**2))
+                value = gaussian(
+                    (unit2 / max(n, 1)) / (2 * bandwidth * sigma2 / torch.where(dead, 1.0, norm**2))
                 )
             case "sapag-mean":
-                value = -torch.expm1(-(d2 / max(n, 1)) / (2 * bandwidth * sigma2))
+                value = gaussian((d2 / max(n, 1)) / (2 * bandwidth * sigma2))
             case "sapag-sum":
-                value = -torch.expm1(-d2 / (2 * bandwidth * sigma2))
+                value = gaussian(d2 / (2 * bandwidth * sigma2))
             case "sapag-global":
-                value = -torch.expm1(-unit2 / (2 * bandwidth))
+                value = gaussian(unit2 / (2 * bandwidth))
             case "l2":
                 value, dead = d2, torch.zeros_like(dead)
             case "l2-normalized":
