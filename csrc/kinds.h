@@ -1,9 +1,9 @@
 // The distances on sums: value and coefficients of one segment. The same mathematics as distances.py, where
-// each formula is explained; there the coefficients come from autograd, here they are written out.
+// each formula is explained; there the coefficients come from autograd, here they are written out. The CPU
+// driver and the CUDA kernels both run this source.
 #pragma once
 
 #include <cmath>
-#include <limits>
 
 #include "sapag.h"
 
@@ -14,26 +14,26 @@ constexpr double kRelativeVarianceFloor = 1e-12;
 constexpr double kTinyDummy = 1e-24;
 constexpr double kNear = 0.25;
 
-inline bool needs_variance(Kind kind) {
+SAPAG_HD inline bool needs_variance(Kind kind) {
   return kind == Kind::sapag || kind == Kind::sapag_mean || kind == Kind::sapag_sum;
 }
-inline bool needs_norm(Kind kind) {
+SAPAG_HD inline bool needs_norm(Kind kind) {
   return kind != Kind::l2 && kind != Kind::l1 && kind != Kind::tag;
 }
-inline bool needs_extra(Kind kind) {
+SAPAG_HD inline bool needs_extra(Kind kind) {
   return kind == Kind::l1 || kind == Kind::tag;
 }
 
 // Layers on which a normalised distance is not defined carry no weight. Written so that a NaN is not
 // degenerate: it has to reach the result.
-inline bool is_degenerate(Kind kind, const TargetSums& target, double size, double whole_square) {
+SAPAG_HD inline bool is_degenerate(Kind kind, const TargetSums& target, double size, double whole_square) {
   if (!needs_norm(kind)) return false;
   if (size < 1 || target.square <= kRelativeNormFloor2 * whole_square) return true;
   return needs_variance(kind) && (size <= 1 || target.deviation <= kRelativeVarianceFloor * target.square);
 }
 
 // P = |u' - u|^2 and the coefficients of its gradient with respect to g'.
-inline double unit_difference(const DifferenceSums& s, double target_square, Coefficients* slope) {
+SAPAG_HD inline double unit_difference(const DifferenceSums& s, double target_square, Coefficients* slope) {
   const double b = std::sqrt(target_square);
   if (s.square < kNear * target_square) {
     const double a = std::sqrt(target_square + 2 * s.cross + s.square);
@@ -49,7 +49,7 @@ inline double unit_difference(const DifferenceSums& s, double target_square, Coe
   return 2 - 2 * s.inner / (a * b);
 }
 
-inline void scale(Coefficients* c, double factor) {
+SAPAG_HD inline void scale(Coefficients* c, double factor) {
   c->alpha *= factor;
   c->beta *= factor;
   c->epsilon *= factor;
@@ -58,12 +58,12 @@ inline void scale(Coefficients* c, double factor) {
 }
 
 // The segment's share of D; *slope receives the coefficients of its gradient.
-inline double segment_value(const DistanceOptions& options, const DifferenceSums& s, const TargetSums& target,
+SAPAG_HD inline double segment_value(const DistanceOptions& options, const DifferenceSums& s, const TargetSums& target,
                             double size, double weight, bool degenerate, Coefficients* slope) {
   *slope = Coefficients{};
   // A non-finite gradient has to show, also where its layer carries no weight or a kernel maps it to 1.
   if (needs_norm(options.kind) && !std::isfinite(s.square + target.square)) {
-    return std::numeric_limits<double>::quiet_NaN();
+    return static_cast<double>(NAN);
   }
   if (degenerate) return 0;
   const double spread = 2 * options.bandwidth;

@@ -5,6 +5,12 @@
 #include <cstdint>
 #include <vector>
 
+#if defined(__CUDACC__)
+#define SAPAG_HD __host__ __device__
+#else
+#define SAPAG_HD
+#endif
+
 namespace sapag {
 
 enum class Scalar { f32, f64, bf16, f16 };

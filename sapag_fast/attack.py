@@ -128,9 +128,10 @@ def run_attack(
             if recipe.box and bounds is not None:
                 value, slope = box_prior(inputs, low, high)
                 objective, gradient = objective + recipe.box * value, gradient.add(slope, alpha=recipe.box)
-            if recipe.tv:
+            tv = recipe.tv if index < recipe.tv_until * steps else recipe.tv * recipe.tv_rest
+            if tv:
                 value, slope = total_variation(inputs)
-                objective, gradient = objective + recipe.tv * value, gradient.add(slope, alpha=recipe.tv)
+                objective, gradient = objective + tv * value, gradient.add(slope, alpha=tv)
             flat = basis.transpose(gradient).reshape(recoveries, -1)
             if label_gradient is not None:
                 flat = torch.cat((flat, label_gradient.flatten(1)), 1)

@@ -43,6 +43,10 @@ class Recipe:
         ``pixel`` or ``dct``.
     box, tv : float
         Weights of the penalties on leaving the bounds and on total variation.
+    tv_until, tv_rest : float
+        After this fraction of the steps total variation is multiplied by ``tv_rest``: it leads into the right
+        valley, and then keeps the search from its floor (10 dB on digits, 5 on faces; nothing where the
+        search has not arrived by then).
     clip : bool
         Clamp to the bounds after every step (pixel basis only).
     starts : tuple of str
@@ -62,13 +66,15 @@ class Recipe:
     basis: str = "pixel"
     box: float = 1.0
     tv: float = 1e-3
+    tv_until: float = 1.0
+    tv_rest: float = 1.0
     clip: bool = False
     starts: tuple[str, ...] = ("grey", "uniform", "blurred", "noise")
     stop_distance: float = 0.0
 
 
 RECIPES: dict[str, Recipe] = {
-    "smooth": Recipe("smooth"),
+    "smooth": Recipe("smooth", tv_until=0.7, tv_rest=0.03),
     "smooth-dct": Recipe("smooth-dct", basis="dct", tv=1e-4),
     "smooth-batch": Recipe("smooth-batch", basis="dct", steps=500, tv=3e-4),
     "relu": Recipe(

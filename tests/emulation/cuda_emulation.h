@@ -1,20 +1,27 @@
-// CUDA on the host: the names that csrc/cuda/primitives.cuh and the kernels take from nvcc, for g++ -std=c++20.
+// CUDA on the host: the names that csrc/cuda/primitives.cuh and the kernels take from nvcc, for g++
+// -std=c++20.
 //
-//  1. A launch runs one fiber for each CUDA thread, all on the calling OS thread. A fiber runs until it waits: at
+//  1. A launch runs one fiber for each CUDA thread, all on the calling OS thread. A fiber runs until it
+//  waits: at
 //     a barrier, a shuffle, a spin, or where `preemption` interrupts it at a memory access.
-//  2. Who runs next is drawn from a seed, as is the order of the CTAs. CTAs of a cluster are resident together,
+//  2. Who runs next is drawn from a seed, as is the order of the CTAs. CTAs of a cluster are resident
+//  together,
 //     so are all CTAs of a cooperative launch; of others, up to `resident_clusters` at a time.
-//  3. What no thread can ever leave is a deadlock. Threads of one CTA at different barriers, or at one that others
-//     ended without reaching, are divergence. Shuffles check that the lanes of the mask, and only these, take part.
-//     Each of these ends the process with a report and kExitCode.
-//  4. Every shared array is a heap block of exactly its size, filled with 0xff bytes (NaN as a float, -1 as an
-//     integer) when its CTA starts and freed when it ends: AddressSanitizer sees overruns and accesses to a CTA
-//     that has ended, and a stale read shows in the results.
-//  5. To ThreadSanitizer each fiber is a thread of its own, and only what CUDA orders is ordered: barriers, atomics
+//  3. What no thread can ever leave is a deadlock. Threads of one CTA at different barriers, or at one that
+//  others
+//     ended without reaching, are divergence. Shuffles check that the lanes of the mask, and only these, take
+//     part. Each of these ends the process with a report and kExitCode.
+//  4. Every shared array is a heap block of exactly its size, filled with 0xff bytes (NaN as a float, -1 as
+//  an
+//     integer) when its CTA starts and freed when it ends: AddressSanitizer sees overruns and accesses to a
+//     CTA that has ended, and a stale read shows in the results.
+//  5. To ThreadSanitizer each fiber is a thread of its own, and only what CUDA orders is ordered: barriers,
+//  atomics
 //     together with fences, __syncwarp, the start and the end of a launch. Shuffles order nothing.
 //
 // Not modelled: weak memory beyond happens-before, warps in lockstep, timing, occupancy, inline assembly.
-// cuda_emulation.cpp must be compiled without any sanitizer: they would take the scheduler for part of the kernels.
+// cuda_emulation.cpp must be compiled without any sanitizer: they would take the scheduler for part of the
+// kernels.
 #pragma once
 
 #include <bit>
@@ -30,8 +37,8 @@
 #define __global__
 #define __device__
 #define __host__
-#define __forceinline__ inline __attribute__((always_inline))
-#define __noinline__ __attribute__((noinline))
+#define __forceinline__ inline  // not forced: the sanitizers would take minutes to compile it
+#define __noinline__  // of `__attribute__((__noinline__))` in the standard library it leaves an empty list
 #define __launch_bounds__(...)
 #define __grid_constant__
 #define __align__(bytes) alignas(bytes)
@@ -80,7 +87,7 @@ using Site = std::source_location;
 
 constexpr int kExitCode = 86;
 
-// ---- what a harness sets and reads ----------------------------------------------------------------------------
+// ---- what a harness sets and reads
 
 enum class Schedule { first_in, last_in, random, priority, by_seed };
 
@@ -90,11 +97,11 @@ struct Options {
   int resident_clusters = 2;  // at least; a cooperative launch is resident as a whole
   int preemption = 0;         // interrupt a thread at one of this many memory accesses; 0: never
   // The device.
-  int shared_bytes = 232448;       // of one CTA, static arrays included
+  int shared_bytes = 232448;        // of one CTA, static arrays included
   int static_shared_bytes = 49152;  // of these, in static arrays
-  int cluster_limit = 16;          // CTAs; 1: a device without clusters
-  int cooperative_limit = 64;      // CTAs of a cooperative launch
-  int fail_launch = -1;            // the launch of this number fails with kLaunchFailure
+  int cluster_limit = 16;           // CTAs; 1: a device without clusters
+  int cooperative_limit = 64;       // CTAs of a cooperative launch
+  int fail_launch = -1;             // the launch of this number fails with kLaunchFailure
 };
 
 // The numbers of cudaError_t.
@@ -115,10 +122,10 @@ struct LaunchRecord {
   int error;
 };
 
-void configure(const Options& options);           // also empties the log and starts the seed's draws again
-const std::vector<LaunchRecord>& launch_log();    // since configure
+void configure(const Options& options);         // also empties the log and starts the seed's draws again
+const std::vector<LaunchRecord>& launch_log();  // since configure
 
-// ---- the thread that runs -------------------------------------------------------------------------------------
+// ---- the thread that runs
 
 struct Index {
   unsigned x = 0, y = 0, z = 0;
@@ -132,13 +139,14 @@ struct Dimensions {
 extern Thread* here;
 extern Dimensions dimensions;
 
-// ---- the scheduler's side -------------------------------------------------------------------------------------
+// ---- the scheduler's side
 
 enum class Barrier { block, cluster };
 enum class WarpOperation { sync, shuffle, shuffle_xor, shuffle_down, shuffle_up, ballot };
 
 void wait_at(Barrier barrier, const Site& site);
-// bits of the lane that the operation names, or of this lane where it names none in its segment of width lanes
+// bits of the lane that the operation names, or of this lane where it names none in its segment of width
+// lanes
 uint64_t exchange(WarpOperation operation, unsigned mask, uint64_t bits, int argument, int width,
                   const Site& site);
 void fence(bool device_wide);
@@ -153,7 +161,11 @@ void* shared_block(const void* key, std::size_t bytes);
 void* dynamic_shared_block();
 int cluster_rank();
 int cluster_size();
-void* cluster_map(void* pointer, int rank, const Site& site = Site::current());
+void* map_shared(void* pointer, int rank, const Site& site);
+template <class T>
+T* cluster_map(T* shared_pointer, int rank, const Site& site = Site::current()) {
+  return static_cast<T*>(map_shared(const_cast<std::remove_const_t<T>*>(shared_pointer), rank, site));
+}
 inline void cluster_sync(const Site& site = Site::current()) {
   wait_at(Barrier::cluster, site);
 }
@@ -161,23 +173,27 @@ inline void cluster_sync(const Site& site = Site::current()) {
 int run(const LaunchShape& shape, void* stream, void (*body)(void*), void* context);
 
 template <class... Parameters, class... Arguments>
-int launch(void (*kernel)(Parameters...), const LaunchShape& shape, void* stream, Arguments&&... arguments) {
+int launch_kernel(void (*kernel)(Parameters...), const LaunchShape& shape, void* stream,
+                  Arguments&&... arguments) {
   // One copy for all threads, as of a kernel's parameters.
   struct Call {
     void (*kernel)(Parameters...);
     std::tuple<std::remove_cvref_t<Parameters>...> arguments;
   } call{kernel, {static_cast<std::remove_cvref_t<Parameters>>(arguments)...}};
   return run(
-      shape, stream, [](void* c) { std::apply(static_cast<Call*>(c)->kernel, static_cast<Call*>(c)->arguments); },
-      &call);
+      shape, stream,
+      [](void* c) { std::apply(static_cast<Call*>(c)->kernel, static_cast<Call*>(c)->arguments); }, &call);
 }
 
-// ---- memory ---------------------------------------------------------------------------------------------------
+// ---- memory
 
 inline uint4 load16(const void* source, const Site& site = Site::current()) {
   check_aligned(source, 16, site);
   touch();
   return *static_cast<const uint4*>(source);
+}
+inline uint4 load16_keep(const void* source, const Site& site = Site::current()) {
+  return load16(source, site);
 }
 inline void store16(void* target, const uint4& value, const Site& site = Site::current()) {
   check_aligned(target, 16, site);
@@ -190,7 +206,7 @@ inline unsigned load_acquire(const unsigned* source) {
   return value;
 }
 
-// ---- 16-bit floats --------------------------------------------------------------------------------------------
+// ---- 16-bit floats
 
 inline float bf16_to_float(uint16_t bits) {
   return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
@@ -215,19 +231,17 @@ inline uint16_t float_to_half(float value) {
   const uint16_t sign = std::signbit(value) ? 0x8000 : 0;
   const float magnitude = std::fabs(value);
   if (magnitude >= 65520.0f) return sign | 0x7c00;
-  // In units of the last place of its binade (of the subnormals below 2^-14), to the nearest even: a carry out of
-  // the fraction is the next exponent, as it should be.
-  int exponent = 0;
-  std::frexp(magnitude, &exponent);
-  const int place = exponent > -13 ? exponent - 11 : -24;
-  const int units = static_cast<int>(std::nearbyint(std::ldexp(magnitude, -place)));
-  const int base = exponent > -13 ? (exponent + 13) << 10 : 0;
+  // In units of the last place of its binade (of the subnormals below 2^-14), to the nearest even: a carry
+  // out of the fraction is the next exponent, as it should be.
+  const int exponent = magnitude < std::ldexp(1.0f, -14) ? -14 : std::ilogb(magnitude);
+  const int units = static_cast<int>(std::nearbyint(std::ldexp(magnitude, 10 - exponent)));
+  const int base = (exponent + 14) << 10;
   return static_cast<uint16_t>(sign | (base + units));
 }
 
 }  // namespace sapag::emulation
 
-// ---- CUDA's own names -----------------------------------------------------------------------------------------
+// ---- CUDA's own names
 
 inline void __syncthreads(const sapag::emulation::Site& site = sapag::emulation::Site::current()) {
   sapag::emulation::wait_at(sapag::emulation::Barrier::block, site);
