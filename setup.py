@@ -7,6 +7,7 @@ and on machines without a GPU. SAPAG_FAST_NO_CUDA=1 leaves them out.
 import os
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import setup
@@ -24,6 +25,20 @@ def find_nvcc() -> str | None:
     return next((path for path in inside if path), None) or shutil.which("nvcc")
 
 
+def targets(nvcc: str) -> list[str]:
+    """nvcc's options for SAPAG_FAST_CUDA_ARCH, such as "80;90", else for A100, H100 and B200 as far as this nvcc
+    knows them. The last one is also kept as PTX, for devices that come after it."""
+    wanted = os.environ.get("SAPAG_FAST_CUDA_ARCH")
+    if wanted:
+        architectures = wanted.split(";")
+    else:
+        listed = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=True).stdout
+        architectures = [a for a in ("80", "90", "100") if f"compute_{a}" in listed.split()]
+    last = architectures[-1]
+    code = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures]
+    return [*code, f"-gencode=arch=compute_{last},code=compute_{last}"]
+
+
 class Build(BuildExtension):
     """Compiles the .cu files first and links their objects and the static CUDA runtime in."""
 
@@ -37,24 +52,17 @@ class Build(BuildExtension):
     def add_cuda(self, extension: CppExtension, nvcc: str, sources: list[Path]) -> None:
         folder = Path(self.build_temp).absolute() / "cuda"
         folder.mkdir(parents=True, exist_ok=True)
-        architectures = os.environ.get("SAPAG_FAST_CUDA_ARCH", "80;90a").split(";")
-        targets = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures]
-        for source in sources:
-            built = folder / f"{source.stem}.o"
-            command = [
-                nvcc,
-                "-O3",
-                "-std=c++17",
-                "-Xcompiler=-fPIC",
-                *targets,
-                "-c",
-                str(source),
-                "-o",
-                str(built),
-            ]
+        flags = ["-O3", "-std=c++17", "-Xcompiler=-fPIC", *targets(nvcc)]
+
+        def compile_one(source: Path) -> str:
+            built = str(folder / f"{source.stem}.o")
+            command = [nvcc, *flags, "-c", str(source), "-o", built]
             print(" ".join(command), flush=True)
             subprocess.run(command, check=True)
-            extension.extra_objects.append(str(built))
+            return built
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            extension.extra_objects += pool.map(compile_one, sources)
         # nvcc may be a wrapper: it tells itself where its libraries are.
         plan = subprocess.run(
             [nvcc, "-dryrun", "-x", "cu", os.devnull], capture_output=True, text=True, check=False
@@ -77,7 +85,10 @@ setup(
     ext_modules=[
         CppExtension(
             "sapag_fast._C",
-            [str(CSRC / "bindings.cpp"), *(str(p) for p in sorted(CSRC.glob("cpu/*.cpp")))],
+            [
+                str(CSRC / "bindings.cpp"),
+                *(str(p) for folder in ("cpu", "cuda") for p in sorted(CSRC.glob(f"{folder}/*.cpp"))),
+            ],
             depends=[str(p) for p in sorted(CSRC.rglob("*.h")) + sorted(CSRC.rglob("*.inl"))],
             extra_compile_args=["-O3", "-std=c++20", "-fopenmp", "-Wno-psabi"],
         )

@@ -17,9 +17,11 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import itertools
 import json
 import statistics
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -140,15 +142,21 @@ def run_torch_lbfgs(model: nn.Module, target: list[Tensor], truth: Tensor, label
             [x], lr=recipe.lr, max_iter=recipe.steps, max_eval=2 * recipe.steps, **OFF
         )
         best = [torch.inf, torch.inf, x.detach()]
+        evaluations = itertools.count()
 
         def closure(
-            x: Tensor = x, matching: SingleMatching = matching, known: Tensor = known, best: list = best
+            x: Tensor = x,
+            matching: SingleMatching = matching,
+            known: Tensor = known,
+            best: list = best,
+            evaluations: Iterator[int] = evaluations,
         ) -> Tensor:
+            tv = recipe.tv_at(next(evaluations), recipe.steps)
             distance, slope, _ = matching.value_and_gradient(x, known)
             box, box_slope = box_prior(x.detach(), 0.0, 1.0)
             variation, variation_slope = total_variation(x.detach())
-            x.grad = slope + recipe.box * box_slope + recipe.tv * variation_slope
-            objective = distance + recipe.box * box + recipe.tv * variation
+            x.grad = slope + recipe.box * box_slope + tv * variation_slope
+            objective = distance + recipe.box * box + tv * variation
             if objective.item() < best[0]:
                 best[:] = [objective.item(), distance.item(), x.detach().clone()]
             return objective

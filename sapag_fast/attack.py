@@ -128,8 +128,7 @@ def run_attack(
             if recipe.box and bounds is not None:
                 value, slope = box_prior(inputs, low, high)
                 objective, gradient = objective + recipe.box * value, gradient.add(slope, alpha=recipe.box)
-            tv = recipe.tv if index < recipe.tv_until * steps else recipe.tv * recipe.tv_rest
-            if tv:
+            if tv := recipe.tv_at(index, steps):
                 value, slope = total_variation(inputs)
                 objective, gradient = objective + tv * value, gradient.add(slope, alpha=tv)
             flat = basis.transpose(gradient).reshape(recoveries, -1)

@@ -72,6 +72,10 @@ class Recipe:
     starts: tuple[str, ...] = ("grey", "uniform", "blurred", "noise")
     stop_distance: float = 0.0
 
+    def tv_at(self, evaluation: int, steps: int) -> float:
+        """Weight of total variation at an evaluation, counted from 0, of an attack of ``steps``."""
+        return self.tv if evaluation < self.tv_until * steps else self.tv * self.tv_rest
+
 
 RECIPES: dict[str, Recipe] = {
     "smooth": Recipe("smooth", tv_until=0.7, tv_rest=0.03),
