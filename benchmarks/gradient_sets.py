@@ -21,6 +21,20 @@ def resnet18() -> list[Shape]:
     return [*shapes, (1000, 512), (1000,)]
 
 
+def resnet50() -> list[Shape]:
+    """ResNet-50 for ImageNet: 25,557,032 parameters."""
+    shapes: list[Shape] = [(64, 3, 7, 7), (64,), (64,)]
+    inside = 64
+    for width, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
+        for block in range(blocks):
+            for shape in ((width, inside, 1, 1), (width, width, 3, 3), (4 * width, width, 1, 1)):
+                shapes += [shape, shape[:1], shape[:1]]
+            if block == 0:
+                shapes += [(4 * width, inside, 1, 1), (4 * width,), (4 * width,)]
+            inside = 4 * width
+    return [*shapes, (1000, 2048), (1000,)]
+
+
 def bert_base() -> list[Shape]:
     """BERT-base with a classifier of two classes: 109,483,778 parameters."""
     hidden = 768

@@ -30,6 +30,7 @@ class Settings:
     bandwidth: float
     l1_weight: float
     backend: str
+    size: Tensor | None  # elements of each layer, float64 [L]; None in transforms, which it must not leave
     weights: Tensor | None = None
     variance: Tensor | None = None
 
@@ -37,6 +38,10 @@ class Settings:
     def count(self) -> int:
         """How many tensors each of the two lists has."""
         return len(self.found.kept)
+
+    def sizes(self, target: Tensors) -> Tensor:
+        """Elements of each layer, float64 [L]."""
+        return layer_sizes(target, self.found, self.batched) if self.size is None else self.size
 
     def on_sums(self, sums: GradientSums) -> Tensor:
         """D [R] in float64 from the sums."""
@@ -73,7 +78,7 @@ def eager_distance(settings: Settings, dummy: Tensors, target: Tensors) -> Tenso
         sums = GradientSums.from_columns(
             difference_sums(dummy, target, found, batched),
             target_sums(target, found, batched),
-            layer_sizes(target, found, batched),
+            settings.sizes(target),
         )
         value = settings.on_sums(sums)
     return settings.shaped(value.to(result_dtype(dummy)))
@@ -100,12 +105,14 @@ def evaluate(
             slopes = torch.autograd.grad(value.sum(), leaves) if gradient else None
         return value.detach(), _into(out, slopes), None
     if kind.native is None:
-        sums = ops.target_sums(target, found, batched) if cached is None else cached
-        difference = ops.difference_sums(dummy, target, found, batched)
+        sums = ops.target_sums(settings.backend, target, found, batched) if cached is None else cached
+        difference = ops.difference_sums(settings.backend, dummy, target, found, batched)
         value, coefficients = value_and_coefficients(
-            settings.on_sums, difference, sums, layer_sizes(target, found, batched)
+            settings.on_sums, difference, sums, settings.sizes(target)
         )
-        slopes = ops.apply(dummy, target, found, batched, coefficients) if gradient else None
+        slopes = (
+            ops.apply(settings.backend, dummy, target, found, batched, coefficients) if gradient else None
+        )
         return settings.shaped(value.to(result_dtype(dummy))), _into(out, slopes), sums
     numbers = (
         kind.native,
@@ -116,9 +123,11 @@ def evaluate(
         cached,
     )
     if gradient:
-        value, sums, slopes = ops.distance_and_gradient(dummy, target, found, batched, *numbers, out)
+        value, sums, slopes = ops.distance_and_gradient(
+            settings.backend, dummy, target, found, batched, *numbers, out
+        )
         return value, slopes, sums if cached is None else None
-    value, sums = ops.distance(dummy, target, found, batched, *numbers)
+    value, sums = ops.distance(settings.backend, dummy, target, found, batched, *numbers)
     return value, None, sums if cached is None else None
 
 

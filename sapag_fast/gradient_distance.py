@@ -63,7 +63,7 @@ class GradientDistance:
     variance: of the target, [L] or [R, L], in place of its own; a layer where it is not positive is
         degenerate.
     l1_weight: of the absolute term of ``tag``. Default 0.01.
-    backend: ``reference`` or ``cpu``; None: SAPAG_FAST_BACKEND, else the device's own.
+    backend: ``reference``, ``cpu``, ``triton`` or ``cuda``; None: SAPAG_FAST_BACKEND, else the device's own.
 
     Gradients are float32, float64, bfloat16 or float16, all alike; the result is float32 (float64 for
     float64), fresh and writable. Pairs of None are left out. The target is a constant: no derivative flows
@@ -141,9 +141,8 @@ class GradientDistance:
         elements or a norm below 1e-6 of the whole gradient's; for the Gaussian kernels also one element or
         no variance. ``l2``, ``l1`` and ``tag`` divide by nothing and have none."""
         _, known = self._prepare(target := list(target), target)
-        found = known.settings.found
-        size = layer_sizes(known.kept, found, self.batched)
-        sums = target_sums(known.kept, found, self.batched)
+        size = known.settings.sizes(known.kept)
+        sums = target_sums(known.kept, known.settings.found, self.batched)
         if self.variance is not None:
             sums = sums.expand(max(sums.shape[0], *self.variance.shape[:-1], 1), -1, -1).clone()
             sums[..., 2] = self.variance * size
@@ -169,7 +168,7 @@ class GradientDistance:
     def _meet(self, theirs: list[Tensor | None]) -> _Target:
         """Learn a new target."""
         present = [t for t in theirs if t is not None]
-        settings = self._settle(shapes_of(theirs, self.batched), present[0].device)
+        settings = self._settle(shapes_of(theirs, self.batched), present)
         kept = [t.detach() for t in present]
         if _transforming():
             return _Target(theirs, [], kept, settings)
@@ -178,7 +177,8 @@ class GradientDistance:
         self._known = _Target(theirs, versions, kept, settings)
         return self._known
 
-    def _settle(self, shapes: tuple, device: torch.device) -> Settings:
+    def _settle(self, shapes: tuple, present: list[Tensor]) -> Settings:
+        device = present[0].device
         found = layering(shapes, self.merge_bias, self.layers)
         if self.kind.merged:
             found = found.merged()
@@ -197,6 +197,7 @@ class GradientDistance:
             self.bandwidth,
             self.l1_weight,
             ops.choose_backend(self.backend, device),
+            None if _transforming() else layer_sizes(present, found, self.batched),
             None if weights is None else weights.to(device),
             None if self.variance is None else self.variance.to(device),
         )
@@ -334,6 +335,9 @@ def gradient_variance(
     kept = [t.detach() for t in given if t is not None]
     name = ops.choose_backend(backend, kept[0].device)
     with torch.no_grad():
-        sums = (target_sums if name == "reference" else ops.target_sums)(kept, found, batched)
+        if name == "reference":
+            sums = target_sums(kept, found, batched)
+        else:
+            sums = ops.target_sums(name, kept, found, batched)
         variance = (sums[..., 2] / layer_sizes(kept, found, batched)).to(result_dtype(kept))
     return variance if batched else variance[0]

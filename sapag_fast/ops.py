@@ -1,11 +1,15 @@
 """The only file that touches compiled code: which backend runs, and what its operators return.
 
-The operators (``torch.ops.sapag_fast.*``) are declared in csrc/bindings.cpp. They know nothing of autograd;
-here they get the shapes that torch.compile needs.
+The operators are declared in csrc/bindings.cpp (``torch.ops.sapag_fast``, for the CPU and CUDA kernels) and,
+with the same schemas, in kernels/operators.py (``torch.ops.sapag_fast_triton``). They know nothing of
+autograd; here they get the shapes that torch.compile needs.
 """
 
+import importlib.util
 import os
 from collections.abc import Sequence
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,50 +17,91 @@ from torch import Tensor
 from sapag_fast import _C  # noqa: F401 (registers the operators)
 from sapag_fast.segments import Layering
 
-_ops = torch.ops.sapag_fast
+BACKENDS = ("reference", "cpu", "triton", "cuda")
 
-BACKENDS = ("reference", "cpu")
+
+@cache
+def has_cuda_kernels() -> bool:
+    """Whether the compiled module was built with the CUDA kernels."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key("sapag_fast::distance", "CUDA")
+
+
+@cache
+def has_triton() -> bool:
+    """Whether Triton can be imported."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def _own_backend(device: torch.device) -> str:
+    if device.type == "cpu":
+        return "cpu"
+    if device.type == "cuda" and torch.version.hip is None and has_cuda_kernels():
+        return "cuda"
+    return "triton" if device.type == "cuda" and has_triton() else "reference"
 
 
 def choose_backend(requested: str | None, device: torch.device) -> str:
     """The backend for tensors on ``device``: ``requested``, else SAPAG_FAST_BACKEND, else the device's own
-    kernels, else the reference. Raises ValueError for an unknown name or one that cannot serve the device."""
-    name = (
-        requested or os.environ.get("SAPAG_FAST_BACKEND") or ("cpu" if device.type == "cpu" else "reference")
-    )
+    kernels (on a GPU CUDA, or Triton where CUDA was not built), else the reference. Raises ValueError for an
+    unknown name or one that cannot serve the device."""
+    name = requested or os.environ.get("SAPAG_FAST_BACKEND") or _own_backend(device)
     if name not in BACKENDS:
         raise ValueError(f"backend: unknown backend {name!r}; known: {', '.join(BACKENDS)}")
     if name == "cpu" and device.type != "cpu":
         raise ValueError(f"backend: 'cpu' kernels need tensors on the CPU, found {device}")
+    if name == "cuda" and device.type != "cuda":
+        raise ValueError(f"backend: 'cuda' kernels need tensors on a GPU, found {device}")
+    if name == "cuda" and not has_cuda_kernels():
+        raise ValueError("backend: sapag_fast was built without its CUDA kernels (no nvcc was found)")
+    if name == "triton" and not has_triton():
+        raise ValueError("backend: 'triton' needs the package triton, which is not installed")
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    if name == "triton" and device.type != "cuda" and not interpreted:
+        raise ValueError(
+            f"backend: 'triton' kernels need tensors on a GPU (or TRITON_INTERPRET=1), found {device}"
+        )
     return name
+
+
+def _operators(backend: str) -> Any:
+    if backend == "triton":
+        importlib.import_module("sapag_fast.kernels.operators")  # registers them
+        return torch.ops.sapag_fast_triton
+    return torch.ops.sapag_fast
 
 
 def cpu_capability() -> str:
     """The instruction set that the CPU kernels run with: ``avx512``, ``avx2`` or ``baseline``. The
     environment variable SAPAG_FAST_CPU_CAPABILITY, read at the first call, can lower it."""
-    return _ops.cpu_capability()
+    return torch.ops.sapag_fast.cpu_capability()
 
 
-def target_sums(target: Sequence[Tensor], found: Layering, batched: bool) -> Tensor:
+def target_sums(backend: str, target: Sequence[Tensor], found: Layering, batched: bool) -> Tensor:
     """Σ g, Σ g², Σ (g - mean)² a layer: float64 [R or 1, L, 3]."""
-    return _ops.target_sums(target, found.layer_of, found.layers, batched)
+    return _operators(backend).target_sums(target, found.layer_of, found.layers, batched)
 
 
 def difference_sums(
-    dummy: Sequence[Tensor], target: Sequence[Tensor], found: Layering, batched: bool
+    backend: str, dummy: Sequence[Tensor], target: Sequence[Tensor], found: Layering, batched: bool
 ) -> Tensor:
     """Σ d, Σ d², Σ d·g, Σ g'², Σ g'·g, Σ|d| a segment: float64 [R, L, 6]."""
-    return _ops.difference_sums(dummy, target, found.layer_of, found.layers, batched)
+    return _operators(backend).difference_sums(dummy, target, found.layer_of, found.layers, batched)
 
 
 def apply(
-    dummy: Sequence[Tensor], target: Sequence[Tensor], found: Layering, batched: bool, coefficients: Tensor
+    backend: str,
+    dummy: Sequence[Tensor],
+    target: Sequence[Tensor],
+    found: Layering,
+    batched: bool,
+    coefficients: Tensor,
 ) -> list[Tensor]:
     """V = α·d + β·g + ε·g' + γ + δ·sign(d), shaped like ``dummy``; coefficients float64 [R, L, 5]."""
-    return _ops.apply(dummy, target, found.layer_of, found.layers, batched, coefficients)
+    return _operators(backend).apply(dummy, target, found.layer_of, found.layers, batched, coefficients)
 
 
 def distance(
+    backend: str,
     dummy: Sequence[Tensor],
     target: Sequence[Tensor],
     found: Layering,
@@ -69,7 +114,7 @@ def distance(
     cached: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """D (shape () or [R]) of a native distance, and the target's sums (empty if ``cached`` holds them)."""
-    return _ops.distance(
+    return _operators(backend).distance(
         dummy,
         target,
         found.layer_of,
@@ -85,6 +130,7 @@ def distance(
 
 
 def distance_and_gradient(
+    backend: str,
     dummy: Sequence[Tensor],
     target: Sequence[Tensor],
     found: Layering,
@@ -100,8 +146,8 @@ def distance_and_gradient(
     """D, the target's sums (empty if cached) and V shaped like ``dummy``, written to ``out`` if given."""
     options = (found.layer_of, found.layers, batched, kind, bandwidth, l1_weight, weights, variance, cached)
     if out is None:
-        return _ops.distance_and_gradient(dummy, target, *options)
-    return *_ops.distance_and_gradient_out(dummy, target, *options, out), out
+        return _operators(backend).distance_and_gradient(dummy, target, *options)
+    return *_operators(backend).distance_and_gradient_out(dummy, target, *options, out), out
 
 
 def _distance_dtype(dummy: Sequence[Tensor]) -> torch.dtype:

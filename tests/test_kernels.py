@@ -31,9 +31,11 @@ def test_sums_of_every_length(n, dtype):
     dummy, target = noise(n, seed=1, dtype=dtype), noise(n, seed=2, dtype=dtype) + 1
     found = one_layer(target)
     exact = difference_sums([dummy], [target], found, False)
-    assert torch.allclose(ops.difference_sums([dummy], [target], found, False), exact, rtol=1e-12, atol=1e-9)
+    assert torch.allclose(
+        ops.difference_sums("cpu", [dummy], [target], found, False), exact, rtol=1e-12, atol=1e-9
+    )
     exact = target_sums([target], found, False)
-    assert torch.allclose(ops.target_sums([target], found, False), exact, rtol=1e-12, atol=1e-9)
+    assert torch.allclose(ops.target_sums("cpu", [target], found, False), exact, rtol=1e-12, atol=1e-9)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -41,7 +43,7 @@ def test_sums_of_every_length(n, dtype):
 def test_apply_of_every_length(n, dtype):
     dummy, target = noise(n, seed=1, dtype=dtype), noise(n, seed=2, dtype=dtype)
     c = torch.tensor([[[0.5, -0.25, 2.0, 0.125, -3.0]]], dtype=torch.float64)
-    (found,) = ops.apply([dummy], [target], one_layer(target), False, c)
+    (found,) = ops.apply("cpu", [dummy], [target], one_layer(target), False, c)
     a, g = dummy.double(), target.double()
     exact = 0.5 * (a - g) - 0.25 * g + 2 * a + 0.125 - 3 * (a - g).sign()
     assert found.dtype == dtype
@@ -55,12 +57,12 @@ def test_halves_round_as_torch_does(dtype):
     zero = torch.zeros_like(patterns)
     identity = torch.tensor([[[0.0, 0.0, 1.0, 0.0, 0.0]]], dtype=torch.float64)
     finite = torch.where(patterns.isfinite(), patterns, 0)
-    (same,) = ops.apply([finite], [zero], one_layer(zero), False, identity)
+    (same,) = ops.apply("cpu", [finite], [zero], one_layer(zero), False, identity)
     assert torch.equal(same, finite)
     identity[..., 2] = 1 / 3
-    (third,) = ops.apply([finite], [zero], one_layer(zero), False, identity)
+    (third,) = ops.apply("cpu", [finite], [zero], one_layer(zero), False, identity)
     assert torch.equal(third, (finite.float() * torch.tensor(1 / 3)).to(dtype))
-    (broken,) = ops.apply([patterns], [zero], one_layer(zero), False, identity)
+    (broken,) = ops.apply("cpu", [patterns], [zero], one_layer(zero), False, identity)
     assert torch.equal(broken.isnan(), ~patterns.isfinite())  # 0·inf
 
 
@@ -189,8 +191,8 @@ def test_compiled_formulas_are_those_of_distances_py(gradients, name):
         found = layering(shapes_of(target, True), True, None)
         found = found.merged() if kind.merged else found
         weights = torch.linspace(0.5, 2, found.layers, dtype=torch.float64) if kind.takes_weights else None
-        differences = ops.difference_sums(dummy, target, found, True)
-        sums = ops.target_sums(target, found, True)
+        differences = ops.difference_sums("cpu", dummy, target, found, True)
+        sums = ops.target_sums("cpu", target, found, True)
 
         def value(s: GradientSums, kind=kind, weights=weights) -> torch.Tensor:
             return kind.value(s, weights, 0.7, 0.3)
@@ -198,9 +200,9 @@ def test_compiled_formulas_are_those_of_distances_py(gradients, name):
         expected, coefficients = value_and_coefficients(
             value, differences, sums, layer_sizes(target, found, True)
         )
-        slopes = ops.apply(dummy, target, found, True, coefficients)
+        slopes = ops.apply("cpu", dummy, target, found, True, coefficients)
         options = (kind.native, 0.7, 0.3, weights, None, sums)
-        value, _, native = ops.distance_and_gradient(dummy, target, found, True, *options)
+        value, _, native = ops.distance_and_gradient("cpu", dummy, target, found, True, *options)
         assert torch.allclose(value, expected, rtol=1e-12)
         for a, b in zip(native, slopes, strict=True):
             assert (a - b).norm() <= 1e-9 * b.norm() + 1e-12
@@ -223,7 +225,7 @@ for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
             assert (s.double() - t).norm() <= (1e-6 + torch.finfo(dtype).eps) * t.norm() + 1e-5, (dtype, kind)
 patterns = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(torch.float16)
 finite = torch.where(patterns.isfinite(), patterns, 0)
-sums = ops.target_sums([finite], __import__("sapag_fast.segments").segments.Layering((0,), (0,), 1), False)
+sums = torch.ops.sapag_fast.target_sums([finite], (0,), 1, False)
 assert torch.allclose(sums[0, 0, 1], finite.double().square().sum(), rtol=1e-12)
 c = torch.tensor([[[0.0, 0.0, 1 / 3, 0.0, 0.0]]], dtype=torch.float64)
 (third,) = torch.ops.sapag_fast.apply([finite], [finite * 0], (0,), 1, False, c)
@@ -337,3 +339,8 @@ def test_backend_from_the_environment(gradients, monkeypatch):
     )
     with pytest.raises(ValueError, match="need tensors on the CPU"):
         ops.choose_backend("cpu", torch.device("meta"))
+    with pytest.raises(ValueError, match="'cuda' kernels need tensors on a GPU, found cpu"):
+        ops.choose_backend("cuda", torch.device("cpu"))
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(ValueError, match="triton"):
+        ops.choose_backend("triton", torch.device("cpu"))
