@@ -26,8 +26,8 @@ def find_nvcc() -> str | None:
 
 
 def targets(nvcc: str) -> list[str]:
-    """nvcc's options for SAPAG_FAST_CUDA_ARCH, such as "80;90", else for A100, H100 and B200 as far as this nvcc
-    knows them. The last one is also kept as PTX, for devices that come after it."""
+    """nvcc's options for SAPAG_FAST_CUDA_ARCH, such as "80;90", else for A100, H100 and B200 as far as this
+    nvcc knows them. The last one is also kept as PTX, for devices that come after it."""
     wanted = os.environ.get("SAPAG_FAST_CUDA_ARCH")
     if wanted:
         architectures = wanted.split(";")
@@ -52,7 +52,7 @@ class Build(BuildExtension):
     def add_cuda(self, extension: CppExtension, nvcc: str, sources: list[Path]) -> None:
         folder = Path(self.build_temp).absolute() / "cuda"
         folder.mkdir(parents=True, exist_ok=True)
-        flags = ["-O3", "-std=c++17", "-Xcompiler=-fPIC", *targets(nvcc)]
+        flags = ["-O3", "-std=c++17", "-Xcompiler=-fPIC", "-Xfatbin=-compress-all", *targets(nvcc)]
 
         def compile_one(source: Path) -> str:
             built = str(folder / f"{source.stem}.o")

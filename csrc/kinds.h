@@ -58,8 +58,9 @@ SAPAG_HD inline void scale(Coefficients* c, double factor) {
 }
 
 // The segment's share of D; *slope receives the coefficients of its gradient.
-SAPAG_HD inline double segment_value(const DistanceOptions& options, const DifferenceSums& s, const TargetSums& target,
-                            double size, double weight, bool degenerate, Coefficients* slope) {
+SAPAG_HD inline double segment_value(const DistanceOptions& options, const DifferenceSums& s,
+                                     const TargetSums& target, double size, double weight, bool degenerate,
+                                     Coefficients* slope) {
   *slope = Coefficients{};
   // A non-finite gradient has to show, also where its layer carries no weight or a kernel maps it to 1.
   if (needs_norm(options.kind) && !std::isfinite(s.square + target.square)) {

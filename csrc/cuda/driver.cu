@@ -1,0 +1,238 @@
+// From a plan to launches: fills their parameters and queues them in order.
+//
+//   target_sums, difference_sums   pass over the elements, ordered merge
+//   apply                          pass over the elements
+//   distance                       1. the launches of the block, cluster and grid tiers: D's shares and V
+//                                  2. passes for the other segments: sums, merge (shares, coefficients), V
+//                                  3. D, the shares' sum
+
+#include <algorithm>
+#include <type_traits>
+
+#include "../kinds.h"
+#include "driver.h"
+
+namespace sapag::gpu {
+namespace {
+
+// Runs steps until one fails.
+class Queue {
+ public:
+  template <class Step>
+  void add(Step&& step) {
+    if (error_ == 0) error_ = step();
+  }
+  int error() const { return error_; }
+
+ private:
+  int error_ = 0;
+};
+
+template <class T>
+T* at(void* workspace, int64_t offset) {
+  return reinterpret_cast<T*>(static_cast<char*>(workspace) + offset);
+}
+
+template <int kPieces>
+void fill(const sapag::Table& table, const Plan& plan, const PlannedLaunch& launch,
+          LaunchTable<kPieces>* out) {
+  int row = 0;
+  for (int i = 0; i < launch.segments; ++i) {
+    const PlannedSegment& from = plan.segments[launch.first_segment + i];
+    Segment& segment = out->segments[i];
+    segment.size = from.size;
+    segment.layer = from.layer;
+    segment.first_piece = row;
+    segment.pieces = from.pieces;
+    segment.first_unit = from.first_unit;
+    segment.units = from.units;
+    segment.first_chunk = from.first_chunk;
+    segment.launch_chunk = from.launch_chunk;
+    const Entry& first = table.entries[from.shift_entry];
+    segment.shift = first.target;
+    segment.shift_stride = first.target_stride;
+    for (int p = 0; p < from.pieces; ++p, ++row) {
+      const PlannedPiece& planned = plan.pieces[from.first_piece + p];
+      const Entry& entry = table.entries[planned.entry];
+      Piece& piece = out->pieces[row];
+      piece.dummy = entry.dummy;
+      piece.target = entry.target;
+      piece.out = entry.out;
+      piece.dummy_stride = entry.dummy_stride;
+      piece.target_stride = entry.target_stride;
+      piece.out_stride = entry.out_stride;
+      piece.size = entry.size;
+      piece.first_unit = planned.first_unit;
+    }
+  }
+}
+
+// run(std::integral_constant) with the size of table that the launch needs.
+template <class Run>
+int with_table(const PlannedLaunch& launch, Run&& run) {
+  if (launch.large) return run(std::integral_constant<int, kLargeTable>{});
+  return run(std::integral_constant<int, kSmallTable>{});
+}
+
+int run_tier(const sapag::Table& table, const Plan& plan, const PlannedLaunch& launch, const Problem& problem,
+             void* workspace, void* stream) {
+  if (launch.shape.grid == 0) return 0;
+  return with_table(launch, [&](auto pieces) {
+    TierParameters<pieces> parameters{};
+    parameters.problem = problem;
+    parameters.recoveries = plan.recoveries;
+    parameters.segments = launch.segments;
+    parameters.packed = launch.packed;
+    parameters.held = launch.held;
+    parameters.chunks = launch.chunks;
+    parameters.groups = launch.groups;
+    parameters.with_gradient = plan.purpose == Purpose::gradient;
+    parameters.partial = at<double>(workspace, plan.grid_at);
+    parameters.barriers = at<void>(workspace, plan.barriers_at);
+    fill(table, plan, launch, &parameters.table);
+    switch (launch.tier) {
+      case Tier::block:
+        return launch_block_tier<pieces>(table.scalar, parameters, launch.shape, stream);
+      case Tier::cluster:
+        return launch_cluster_tier<pieces>(table.scalar, parameters, launch.shape, stream);
+      case Tier::grid:
+        return launch_grid_tier<pieces>(table.scalar, parameters, launch.shape, stream);
+      case Tier::pass:
+        break;
+    }
+    return 0;
+  });
+}
+
+enum class Pass { difference, target, apply };
+
+int run_pass(const sapag::Table& table, const Plan& plan, const PlannedLaunch& launch, Pass pass, bool extra,
+             double* partial, const Coefficients* slopes, void* stream) {
+  if (launch.tier != Tier::pass || launch.shape.grid == 0) return 0;
+  return with_table(launch, [&](auto pieces) {
+    PassParameters<pieces> parameters{};
+    parameters.recoveries = plan.recoveries;
+    parameters.segments = launch.segments;
+    parameters.extra = extra;
+    parameters.launch_chunks = launch.launch_chunks;
+    parameters.chunks = plan.chunks;
+    parameters.partial = partial;
+    parameters.slopes = slopes;
+    parameters.layers = plan.layers;
+    fill(table, plan, launch, &parameters.table);
+    switch (pass) {
+      case Pass::difference:
+        return launch_difference_pass<pieces>(table.scalar, parameters, launch.shape, stream);
+      case Pass::target:
+        return launch_target_pass<pieces>(table.scalar, parameters, launch.shape, stream);
+      case Pass::apply:
+        return launch_apply_pass<pieces>(table.scalar, parameters, launch.shape, stream);
+    }
+    return 0;
+  });
+}
+
+void run_passes(const sapag::Table& table, const Plan& plan, Pass pass, bool extra, double* partial,
+                void* stream, Queue* queue) {
+  for (const PlannedLaunch& launch : plan.launches)
+    queue->add([&] { return run_pass(table, plan, launch, pass, extra, partial, nullptr, stream); });
+}
+
+// The last launch first, as each walks its own table: backwards.
+void run_apply(const sapag::Table& table, const Plan& plan, const Coefficients* slopes, void* stream,
+               Queue* queue) {
+  for (auto launch = plan.launches.rbegin(); launch != plan.launches.rend(); ++launch)
+    queue->add([&] { return run_pass(table, plan, *launch, Pass::apply, false, nullptr, slopes, stream); });
+}
+
+void run_merges(const Plan& plan, const Problem& problem, MergeTo to, const double* partial, void* result,
+                void* stream, Queue* queue) {
+  if (plan.recoveries == 0) return;
+  for (size_t first = 0; first < plan.merges.size(); first += kMerges) {
+    MergeParameters parameters{};
+    parameters.problem = problem;
+    parameters.to = to;
+    parameters.merges = static_cast<int32_t>(std::min<size_t>(kMerges, plan.merges.size() - first));
+    parameters.recoveries = plan.recoveries;
+    parameters.chunks = plan.chunks;
+    parameters.partial = partial;
+    parameters.result = result;
+    std::copy_n(plan.merges.begin() + static_cast<std::ptrdiff_t>(first), parameters.merges,
+                parameters.table);
+    const Shape shape{static_cast<int>(plan.recoveries * parameters.merges), kMergeThreads};
+    queue->add([&] { return launch_merge(parameters, shape, stream); });
+  }
+}
+
+Problem rows_of(const Plan& plan) {
+  Problem problem{};
+  problem.layers = plan.layers;
+  return problem;
+}
+
+}  // namespace
+
+Plan plan_for(const sapag::Table& table, Purpose purpose, int64_t recoveries, const PlannerLimits& limits) {
+  std::vector<int64_t> sizes, layer_of;
+  sizes.reserve(table.entries.size());
+  layer_of.reserve(table.entries.size());
+  for (const Entry& entry : table.entries) {
+    sizes.push_back(entry.size);
+    layer_of.push_back(entry.layer);
+  }
+  const int64_t bytes = table.scalar == Scalar::f64 ? 8 : table.scalar == Scalar::f32 ? 4 : 2;
+  return make_plan(sizes, layer_of, table.layers, recoveries, bytes, purpose, limits);
+}
+
+int target_sums(const sapag::Table& table, const Plan& plan, TargetSums* target, void* workspace,
+                void* stream) {
+  Queue queue;
+  double* const partial = at<double>(workspace, plan.partial_at);
+  run_passes(table, plan, Pass::target, false, partial, stream, &queue);
+  run_merges(plan, rows_of(plan), MergeTo::target_sums, partial, target, stream, &queue);
+  return queue.error();
+}
+
+int difference_sums(const sapag::Table& table, const Plan& plan, DifferenceSums* difference, void* workspace,
+                    void* stream) {
+  Queue queue;
+  double* const partial = at<double>(workspace, plan.partial_at);
+  run_passes(table, plan, Pass::difference, true, partial, stream, &queue);
+  run_merges(plan, rows_of(plan), MergeTo::difference_sums, partial, difference, stream, &queue);
+  return queue.error();
+}
+
+int apply(const sapag::Table& table, const Plan& plan, const Coefficients* coefficients, void* stream) {
+  Queue queue;
+  run_apply(table, plan, coefficients, stream, &queue);
+  return queue.error();
+}
+
+int distance(const sapag::Table& table, const Plan& plan, const DistanceOptions& options, void* value,
+             bool wide, const TargetSums* target, void* workspace, void* stream) {
+  if (plan.recoveries == 0) return 0;
+  Problem problem{};
+  problem.options = options;
+  problem.target = target;
+  problem.target_stride = table.target_recoveries == 1 ? 0 : plan.layers;
+  problem.layers = plan.layers;
+  problem.shares = at<double>(workspace, plan.shares_at);
+  const bool gradient = plan.purpose == Purpose::gradient;
+
+  Queue queue;
+  if (plan.grid_chunks > 0) {
+    queue.add([&] { return launch_clear_barriers(at<void>(workspace, plan.barriers_at), 2, stream); });
+  }
+  for (const PlannedLaunch& launch : plan.launches)
+    queue.add([&] { return run_tier(table, plan, launch, problem, workspace, stream); });
+
+  double* const partial = at<double>(workspace, plan.partial_at);
+  Coefficients* const slopes = gradient ? at<Coefficients>(workspace, plan.slopes_at) : nullptr;
+  run_passes(table, plan, Pass::difference, needs_extra(options.kind), partial, stream, &queue);
+  run_merges(plan, problem, MergeTo::coefficients, partial, slopes, stream, &queue);
+  if (gradient) run_apply(table, plan, slopes, stream, &queue);
+  queue.add([&] { return launch_finish(problem.shares, plan.recoveries, plan.layers, value, wide, stream); });
+  return queue.error();
+}
+
+}  // namespace sapag::gpu
