@@ -1,13 +1,13 @@
-# make demo | test | bench | lint: each sets up what it needs in .venv, and is quick the second time.
+# make demo | test | bench | kernels | lint: each sets up what it needs in .venv, and is quick the second time.
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find csrc -type f)
-CXX_FILES := $(shell find csrc -name '*.h' -o -name '*.inl' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+CXX_FILES := $(shell find csrc tests -name '*.h' -o -name '*.inl' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test bench lint format clean
+.PHONY: demo test bench kernels lint format clean
 
 demo: $(VENV)/built
 	$(BIN)/sapag-fast demo --output demo_output --overwrite
@@ -19,6 +19,10 @@ bench: $(VENV)/built
 	$(BIN)/python -m pytest benchmarks --benchmark-disable-gc
 	$(BIN)/python -m benchmarks.attack_speed
 	$(BIN)/python -m benchmarks.tables
+
+kernels: $(VENV)/built
+	$(BIN)/python -m benchmarks.cuda_machine_code
+	$(BIN)/python -m benchmarks.triton_machine_code
 
 lint: $(VENV)/built
 	$(BIN)/ruff check .
@@ -40,5 +44,5 @@ $(VENV)/torch:
 	touch $@
 
 $(VENV)/built: $(VENV)/torch setup.py pyproject.toml $(SOURCES)
-	$(BIN)/pip install --quiet --no-build-isolation --editable ".[test,lint]"
+	$(BIN)/pip install --quiet --no-build-isolation --editable ".[test,lint,triton]"
 	touch $@

@@ -34,6 +34,9 @@ class ShapeType(click.ParamType):
         return shape
 
 
+SHAPE = ShapeType()
+
+
 class NumbersType(click.ParamType):
     """Whole numbers separated by commas, or one of the given words."""
 
@@ -145,9 +148,7 @@ def demo(**options: Any) -> None:
     required=True,
     help="Gradient file, .safetensors or .pt (tensors only). Repeat it for several victims of one model.",
 )
-@click.option(
-    "--input-shape", type=ShapeType(), help="Shape of one input.  [default: from the gradient file]"
-)
+@click.option("--input-shape", type=SHAPE, help="Shape of one input.  [default: from the gradient file]")
 @click.option(
     "--batch-size", type=click.IntRange(1), help="Inputs behind the gradient.  [default: from the file, or 1]"
 )
@@ -202,9 +203,7 @@ def recover(**options: Any) -> None:
     required=True,
     help="Image file(s), or a folder of them: one batch.",
 )
-@click.option(
-    "--input-shape", type=ShapeType(), required=True, help="Shape of one input; images are fitted to it."
-)
+@click.option("--input-shape", type=SHAPE, required=True, help="Shape of one input; images are fitted to it.")
 @click.option("--labels", type=NumbersType(), help="One class an image, such as 3,7.  [default: 0,1,2,...]")
 @click.option("--with-labels", is_flag=True, help="Write the labels into the gradient file too.")
 @click.option(
@@ -234,3 +233,23 @@ def images(**options: Any) -> None:
     from sapag_fast import commands
 
     commands.images(**options)
+
+
+@main.command()
+@click.option("--plan", "shapes", metavar="SHAPES", help="Gradient shapes such as 12x1x5x5,12,10x588,10.")
+@click.option("--recoveries", type=click.IntRange(1), default=1, show_default=True, help="R.")
+@click.option("--dtype", default="float32", show_default=True, help="Type of the gradients.")
+@click.option("--arch", type=int, default=90, show_default=True, help="80, 90 or 100: A100, H100, B200.")
+@user_errors
+def kernels(shapes: str | None, recoveries: int, dtype: str, arch: int) -> None:
+    """Tell which kernels this machine has; with --plan, which launches a call would take on a GPU.
+
+    The plan is a dry run of the CUDA planner and needs no GPU.
+    """
+    from sapag_fast import kernel_report
+
+    if shapes is None:
+        click.echo(kernel_report.backends())
+        return
+    parsed = [SHAPE.convert(shape, None, None) for shape in shapes.split(",")]
+    click.echo(kernel_report.plan(parsed, recoveries, dtype, arch), nl=False)
