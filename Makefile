@@ -13,7 +13,7 @@ demo: $(VENV)/built
 	$(BIN)/sapag-fast demo --output demo_output --overwrite
 
 test: $(VENV)/built
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 bench: $(VENV)/built
 	$(BIN)/python -m pytest benchmarks --benchmark-disable-gc

@@ -63,9 +63,16 @@ def choose_backend(requested: str | None, device: torch.device) -> str:
     return name
 
 
+@torch.compiler.assume_constant_result
+def _register_triton() -> bool:
+    """Import what registers the Triton operators: a constant to torch.compile, which cannot trace imports."""
+    importlib.import_module("sapag_fast.kernels.operators")
+    return True
+
+
 def _operators(backend: str) -> Any:
     if backend == "triton":
-        importlib.import_module("sapag_fast.kernels.operators")  # registers them
+        _register_triton()
         return torch.ops.sapag_fast_triton
     return torch.ops.sapag_fast
 

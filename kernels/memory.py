@@ -1,0 +1,83 @@
+"""How the kernels read and write gradients: tiles of ROWS × LANES elements, element i at row i // LANES.
+
+A thread holds neighbouring elements of one lane and all rows of it, so 16-byte accesses and sums over rows
+stay inside the thread. Addresses are plain int64 numbers and become pointers inside of a branch: there alone
+holds what the compiler may assume about them. Both branches give a tile of the same layout, so the order of
+all later sums, and with it every bit of the result, is the same for aligned and misaligned gradients.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def place_of(addresses, strides, i, r):
+    """Where recovery ``r`` of entry ``i`` of the tables lies."""
+    return tl.load(addresses + i) + r * tl.load(strides + i)
+
+
+@triton.jit
+def is_wide(addresses, n, VEC: tl.constexpr):
+    """Whether a run of ``n`` elements can be accessed 16 bytes at a time; ``addresses`` or-ed together."""
+    return (addresses % 16 == 0) & (n % VEC == 0)
+
+
+@triton.jit
+def load_tile(
+    address,
+    n,
+    wide,
+    DTYPE: tl.constexpr,
+    ROWS: tl.constexpr,
+    LANES: tl.constexpr,
+    VEC: tl.constexpr,
+):
+    """Elements 0.. of the run at ``address``, zero from ``n`` on; [ROWS, LANES] of DTYPE."""
+    at = tl.arange(0, ROWS)[:, None] * LANES + tl.arange(0, LANES)[None, :]
+    if wide:
+        base = tl.multiple_of((address // 16 * 16).to(tl.pointer_type(DTYPE)), 16)
+        tile = tl.load(base + at, mask=at < n // VEC * VEC, other=0.0)
+    else:
+        tile = tl.load(address.to(tl.pointer_type(DTYPE)) + at, mask=at < n, other=0.0)
+    return tile
+
+
+@triton.jit
+def fold(tile, ROWS: tl.constexpr, LANES: tl.constexpr, VEC: tl.constexpr):
+    """Sums over what one thread holds of a tile, [LANES // VEC]: one number to keep where the thread would
+    otherwise keep VEC, in an order that depends on the tile alone."""
+    return tl.sum(tl.sum(tl.reshape(tile, [ROWS, LANES // VEC, VEC]), axis=2), axis=0)
+
+
+@triton.jit
+def store_tile(
+    address,
+    n,
+    wide,
+    tile,
+    DTYPE: tl.constexpr,
+    ROWS: tl.constexpr,
+    LANES: tl.constexpr,
+    VEC: tl.constexpr,
+):
+    """Write the first ``n`` elements of the tile to the run at ``address``."""
+    at = tl.arange(0, ROWS)[:, None] * LANES + tl.arange(0, LANES)[None, :]
+    rounded = tile.to(DTYPE)
+    if wide:
+        base = tl.multiple_of((address // 16 * 16).to(tl.pointer_type(DTYPE)), 16)
+        tl.store(base + at, rounded, mask=at < n // VEC * VEC)
+    else:
+        tl.store(address.to(tl.pointer_type(DTYPE)) + at, rounded, mask=at < n)
+
+
+@triton.jit
+def affine(dummy, target, alpha, beta, epsilon, gamma, delta, SIGN: tl.constexpr, NUMBER: tl.constexpr):
+    """V = α·d + β·g + ε·g' + γ + δ·sign(d), computed in NUMBER; γ and δ only if SIGN."""
+    a = dummy.to(NUMBER)
+    g = target.to(NUMBER)
+    d = a - g
+    v = alpha.to(NUMBER) * d + beta.to(NUMBER) * g + epsilon.to(NUMBER) * a
+    if SIGN:
+        sign = tl.where(d > 0, 1.0, tl.where(d < 0, -1.0, 0.0)).to(NUMBER)
+        v += gamma.to(NUMBER) + delta.to(NUMBER) * sign
+    return v
