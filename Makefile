@@ -17,7 +17,7 @@ test: $(VENV)/built
 
 bench: $(VENV)/built
 	$(BIN)/python -m pytest benchmarks --benchmark-disable-gc
-	$(BIN)/python -m benchmarks.attack_speed
+	$(BIN)/python -m benchmarks.attack_speed --threads 1
 	$(BIN)/python -m benchmarks.tables
 
 kernels: $(VENV)/built
