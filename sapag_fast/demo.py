@@ -32,7 +32,7 @@ RESTARTS = 2
 SIZE = {"digits": 28, "faces": 32, "photographs": 32}
 CLASSES = {"digits": 10, "faces": 100, "photographs": 10}
 INITIALISATIONS = ("uniform", "normal.1", "xavier", "default")
-VICTIMS = 4
+VICTIMS = 3
 
 
 @dataclass(frozen=True)
