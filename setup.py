@@ -13,7 +13,6 @@ from pathlib import Path
 from setuptools import setup
 from torch.utils.cpp_extension import BuildExtension, CppExtension
 
-ROOT = Path(__file__).parent
 CSRC = Path("csrc")
 
 

@@ -9,7 +9,6 @@ cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
 SITE=$(mktemp -d)
 trap 'rm -rf "$SITE"' EXIT
-export PYTHONPATH="$SITE:$PWD"
 status=0
 
 stage() {

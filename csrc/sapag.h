@@ -15,6 +15,10 @@ namespace sapag {
 
 enum class Scalar { f32, f64, bf16, f16 };
 
+inline int64_t bytes_of(Scalar scalar) {
+  return scalar == Scalar::f64 ? 8 : scalar == Scalar::f32 ? 4 : 2;
+}
+
 // Sums over one layer of one recovery, in the order of sums.py's DIFFERENCE_COLUMNS; d = g' - g.
 struct DifferenceSums {
   double sum = 0, square = 0, cross = 0, dummy_square = 0, inner = 0, absolute = 0;

@@ -15,6 +15,7 @@ Nothing here waits for the device. Same schemas and errors as csrc/bindings.cpp.
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton.language as tl
@@ -212,7 +213,7 @@ def _run(
             f"target_sums: expected contiguous float64 of shape {[rows, layers, 3]}, found "
             f"{list(cached.shape)}"
         )
-    number = torch.float64 if frame.dtype == torch.float64 else torch.float32
+    number = ops.result_dtype(dummy)
     extra, with_gradient = kinds.needs_extra(kind), out is not None
     with _on(frame.device):
         value = torch.empty((R,) if batched else (), dtype=number, device=frame.device)
@@ -289,16 +290,11 @@ def distance(
     layer_of: Sequence[int],
     layers: int,
     batched: bool,
-    kind: int,
-    bandwidth: float,
-    l1_weight: float,
-    layer_weights: Tensor | None,
-    variance: Tensor | None,
-    target_sums: Tensor | None,
+    *options: Any,
 ) -> tuple[Tensor, Tensor]:
-    """D (shape () or [R]) and the target's sums (empty if given)."""
+    """D (shape () or [R]) and the target's sums (empty if given); options are those of the schema, as
+    :func:`_run` takes them."""
     frame = find_frame(dummy, target, layer_of, layers, batched)
-    options = (kind, bandwidth, l1_weight, layer_weights, variance, target_sums)
     return _run(frame, dummy, target, None, batched, *options)
 
 
@@ -308,17 +304,11 @@ def distance_and_gradient(
     layer_of: Sequence[int],
     layers: int,
     batched: bool,
-    kind: int,
-    bandwidth: float,
-    l1_weight: float,
-    layer_weights: Tensor | None,
-    variance: Tensor | None,
-    target_sums: Tensor | None,
+    *options: Any,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """D, the target's sums (empty if given) and V shaped like ``dummy``."""
     frame = find_frame(dummy, target, layer_of, layers, batched)
     out = make_outputs(frame, dummy)
-    options = (kind, bandwidth, l1_weight, layer_weights, variance, target_sums)
     return *_run(frame, dummy, target, out, batched, *options), out
 
 
@@ -328,18 +318,12 @@ def distance_and_gradient_out(
     layer_of: Sequence[int],
     layers: int,
     batched: bool,
-    kind: int,
-    bandwidth: float,
-    l1_weight: float,
-    layer_weights: Tensor | None,
-    variance: Tensor | None,
-    target_sums: Tensor | None,
-    out: Tensors,
+    *arguments: Any,
 ) -> tuple[Tensor, Tensor]:
-    """D and the target's sums (empty if given); V is written to ``out``."""
+    """D and the target's sums (empty if given); V is written to the last argument."""
     frame = find_frame(dummy, target, layer_of, layers, batched)
+    *options, out = arguments
     check_outputs(frame, dummy, out)
-    options = (kind, bandwidth, l1_weight, layer_weights, variance, target_sums)
     return _run(frame, dummy, target, out, batched, *options)
 
 

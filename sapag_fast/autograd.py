@@ -54,11 +54,6 @@ class Settings:
         return value if self.batched else value.sum()
 
 
-def result_dtype(dummy: Tensors) -> torch.dtype:
-    """float64 for float64 gradients, float32 for all others: a half's distance would lose its digits."""
-    return torch.float64 if dummy[0].dtype == torch.float64 else torch.float32
-
-
 def eager_distance(settings: Settings, dummy: Tensors, target: Tensors) -> Tensor:
     """D by plain operations, differentiable any number of times."""
     found, batched = settings.found, settings.batched
@@ -81,7 +76,7 @@ def eager_distance(settings: Settings, dummy: Tensors, target: Tensors) -> Tenso
             settings.sizes(target),
         )
         value = settings.on_sums(sums)
-    return settings.shaped(value.to(result_dtype(dummy)))
+    return settings.shaped(value.to(ops.result_dtype(dummy)))
 
 
 def evaluate(
@@ -113,7 +108,7 @@ def evaluate(
         slopes = (
             ops.apply(settings.backend, dummy, target, found, batched, coefficients) if gradient else None
         )
-        return settings.shaped(value.to(result_dtype(dummy))), _into(out, slopes), sums
+        return settings.shaped(value.to(ops.result_dtype(dummy))), _into(out, slopes), sums
     numbers = (
         kind.native,
         settings.bandwidth,
@@ -241,7 +236,7 @@ class DistanceGradient(torch.autograd.Function):
         info: Any, in_dims: tuple, settings: Settings, grad: Tensor, *tensors: Tensor
     ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
         folded = _Fold(info.batch_size, settings, tensors, in_dims[2:])
-        grad = folded.fold(grad, in_dims[1], keep_shared=False, batched=settings.batched)
+        grad = folded.fold(grad, in_dims[1], keep_shared=False)
         slopes = DistanceGradient.apply(folded.settings, grad, *folded.tensors)
         return tuple(folded.unfold(slope) for slope in slopes), (0,) * settings.count
 
@@ -259,7 +254,7 @@ class _Fold:
         shared = not settings.batched or tensors[count].shape[target_lead] == 1
         keep_shared = shared and not mapped_target
         self.tensors = [
-            self.fold(tensor, dim, keep_shared=keep_shared and i >= count, batched=settings.batched)
+            self.fold(tensor, dim, keep_shared=keep_shared and i >= count)
             for i, (tensor, dim) in enumerate(zip(tensors, dims, strict=True))
         ]
         self.settings = replace(
@@ -269,11 +264,11 @@ class _Fold:
             variance=self._rows(settings.variance),
         )
 
-    def fold(self, tensor: Tensor, dim: int | None, *, keep_shared: bool, batched: bool) -> Tensor:
+    def fold(self, tensor: Tensor, dim: int | None, *, keep_shared: bool) -> Tensor:
         if keep_shared:
-            return tensor if batched else tensor.unsqueeze(0)
+            return tensor if self.batched else tensor.unsqueeze(0)
         tensor = tensor.expand(self.size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
-        if not batched:
+        if not self.batched:
             return tensor
         if tensor.shape[1] == 1 and self.recoveries > 1:
             tensor = tensor.expand(-1, self.recoveries, *[-1] * (tensor.dim() - 2))

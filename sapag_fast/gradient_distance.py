@@ -4,12 +4,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from sapag_fast import ops
-from sapag_fast.autograd import FunctionalDistance, PlainDistance, Settings, evaluate, result_dtype
+from sapag_fast.autograd import FunctionalDistance, PlainDistance, Settings, evaluate
 from sapag_fast.distances import Kind, degenerate, find_kind
 from sapag_fast.segments import Gradients, check_pairs, layer_sizes, layering, shapes_of
 from sapag_fast.sums import GradientSums, target_sums
@@ -114,6 +115,21 @@ class GradientDistance:
             value, _, sums = evaluate(known.settings, mine, known.kept, known.sums, gradient=False)
         known.remember(sums)
         return value
+
+    def copy(self, **changes: Any) -> "GradientDistance":
+        """The same distance with some of its options changed, and nothing in its cache."""
+        options = {
+            "kind": self.kind.name,
+            "batched": self.batched,
+            "layer_weights": self.layer_weights,
+            "bandwidth": self.bandwidth,
+            "merge_bias": self.merge_bias,
+            "layers": self.layers,
+            "variance": self.variance,
+            "l1_weight": self.l1_weight,
+            "backend": self.backend,
+        }
+        return GradientDistance(**(options | changes))
 
     def distance_and_gradient(
         self, dummy: Gradients, target: Gradients, out: Sequence[Tensor | None] | None = None
@@ -339,5 +355,5 @@ def gradient_variance(
             sums = target_sums(kept, found, batched)
         else:
             sums = ops.target_sums(name, kept, found, batched)
-        variance = (sums[..., 2] / layer_sizes(kept, found, batched)).to(result_dtype(kept))
+        variance = (sums[..., 2] / layer_sizes(kept, found, batched)).to(ops.result_dtype(kept))
     return variance if batched else variance[0]

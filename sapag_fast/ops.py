@@ -157,7 +157,8 @@ def distance_and_gradient(
     return *_operators(backend).distance_and_gradient_out(dummy, target, *options, out), out
 
 
-def _distance_dtype(dummy: Sequence[Tensor]) -> torch.dtype:
+def result_dtype(dummy: Sequence[Tensor]) -> torch.dtype:
+    """float64 for float64 gradients, float32 for all others: a half's distance would lose its digits."""
     return torch.float64 if dummy[0].dtype == torch.float64 else torch.float32
 
 
@@ -181,7 +182,7 @@ def _fake_distance(
     dummy, target, layer_of, layers, batched, kind, bandwidth, l1_weight, weights, variance, cached
 ):
     shape = dummy[0].shape[:1] if batched else ()
-    result = dummy[0].new_empty(shape, dtype=_distance_dtype(dummy))
+    result = dummy[0].new_empty(shape, dtype=result_dtype(dummy))
     rows = _recoveries(target, batched) if cached is None else 0
     return result, target[0].new_empty((rows, layers, 3), dtype=torch.float64)
 

@@ -17,16 +17,10 @@ LossFunction = Callable[[Tensor, Tensor], Tensor]
 
 def rebuilt(distance: GradientDistance, *, batched: bool) -> GradientDistance:
     """The same distance with its own cache, for gradients with or without a leading recovery dimension."""
-    return GradientDistance(
-        distance.kind.name,
+    return distance.copy(
         batched=batched,
         layer_weights=_one_row("layer_weights", distance.layer_weights),
-        bandwidth=distance.bandwidth,
-        merge_bias=distance.merge_bias,
-        layers=distance.layers,
         variance=_one_row("variance", distance.variance),
-        l1_weight=distance.l1_weight,
-        backend=distance.backend,
     )
 
 

@@ -48,10 +48,6 @@ const Capability& chosen() {
   return capability;
 }
 
-int64_t bytes_of(Scalar scalar) {
-  return scalar == Scalar::f64 ? 8 : scalar == Scalar::f32 ? 4 : 2;
-}
-
 template <class F>
 void parallel_for(const Parallel& parallel, int64_t count, bool worth, F&& body) {
   if (!worth || count <= 1 || parallel.threads <= 1) {

@@ -180,8 +180,7 @@ Plan plan_for(const sapag::Table& table, Purpose purpose, int64_t recoveries, co
     sizes.push_back(entry.size);
     layer_of.push_back(entry.layer);
   }
-  const int64_t bytes = table.scalar == Scalar::f64 ? 8 : table.scalar == Scalar::f32 ? 4 : 2;
-  return make_plan(sizes, layer_of, table.layers, recoveries, bytes, purpose, limits);
+  return make_plan(sizes, layer_of, table.layers, recoveries, bytes_of(table.scalar), purpose, limits);
 }
 
 int target_sums(const sapag::Table& table, const Plan& plan, TargetSums* target, void* workspace,

@@ -42,10 +42,6 @@ class Random {
   uint64_t state_;
 };
 
-inline int bytes_of(Scalar scalar) {
-  return scalar == Scalar::f64 ? 8 : scalar == Scalar::f32 ? 4 : 2;
-}
-
 // One tensor of all recoveries.
 struct Tensor {
   std::unique_ptr<unsigned char, void (*)(void*)> memory{nullptr, &std::free};
