@@ -1,9 +1,9 @@
 """What the Triton kernels compile to, without a GPU:
 ``python -m benchmarks.triton_machine_code [--json] [float32 bfloat16 ...]``.
 
-Registers, shared memory and spills come from the ptxas that Triton brings along; widths and numbers of
-accesses from the PTX. The kernels have a 16-byte path and one for misaligned gradients, which the accesses'
-width tells apart: loads an element counts the 16-byte path alone.
+Registers, shared memory, spills and the length of the code come from the ptxas and the nvdisasm that Triton
+brings along; widths and numbers of accesses from the PTX. Of the ways that a tile can go (kernels/memory.py)
+loads and stores an element count the unmasked one of 16 bytes alone, which takes all whole tiles.
 """
 
 import json
@@ -79,7 +79,6 @@ def cases(dtypes: Sequence[torch.dtype] = ALL_DTYPES) -> Iterator[Case]:
         chunk = {
             **_tile_constants(dtype, limits.chunk),
             "BYTES": dtype.itemsize,
-            "TILES": limits.tiles_a_chunk,
         }
         rest = {"warps": limits.chunk.warps, "tile": limits.chunk, "dtype": dtype}
         for tile in limits.fused:
@@ -116,8 +115,9 @@ def cases(dtypes: Sequence[torch.dtype] = ALL_DTYPES) -> Iterator[Case]:
 
 
 def compile_case(case: Case, architecture: int) -> dict:
-    """One row: kernel, arch, registers, shared memory and spills in bytes, width in bytes of the widest load
-    and store, and how many inputs the 16-byte path loads for an element."""
+    """One row: kernel, arch, registers, spills in bytes, instructions, shared memory in bytes, width in bytes
+    of the widest load and store, and for an element how many inputs the unmasked 16-byte accesses load and how
+    many results they store."""
     signature, constants = {}, {}
     for i, name in enumerate(case.kernel.arg_names):
         if name in case.constants:
@@ -132,32 +132,35 @@ def compile_case(case: Case, architecture: int) -> dict:
     options = {"num_warps": case.warps} if case.tile is None else case.tile.launch
     compiled = triton.compile(source, target=target, options=options)
     ptx = compiled.asm["ptx"]
-    loads, stores = _widths("ld", ptx), _widths("st", ptx)
+    loads, stores = _accesses("ld", ptx), _accesses("st", ptx)
     row = {
         "kernel": case.name,
         "arch": f"sm_{architecture}",
         "threads": 32 * case.warps,
         **_assembled(ptx, architecture),
         "shared": compiled.metadata.shared,
-        "widest_load": max(loads, default=0),
-        "widest_store": max(stores, default=0),
+        "widest_load": max((width for width, _ in loads), default=0),
+        "widest_store": max((width for width, _ in stores), default=0),
         "loads_per_element": 0.0,
+        "stores_per_element": 0.0,
     }
     if case.tile is not None:
-        wide = 16 * loads.count(16) * 32 * case.warps
         held = case.tile.elements + (case.tile.lanes if case.kernel is fused else 0)  # its short run
-        row["loads_per_element"] = wide / case.dtype.itemsize / held
+        in_16_bytes = 16 / case.dtype.itemsize * 32 * case.warps
+        row["loads_per_element"] = loads.count((16, False)) * in_16_bytes / held
+        row["stores_per_element"] = stores.count((16, False)) * in_16_bytes / held
     return row
 
 
-def _widths(instruction: str, ptx: str) -> list[int]:
-    """Bytes a thread moves in each global load or store of the PTX."""
-    found = re.findall(rf"\b{instruction}\.global[\w.:]*?(?:\.v(\d))?\.[bfsu](\d+)\b", ptx)
-    return [int(vector or 1) * int(bits) // 8 for vector, bits in found]
+def _accesses(instruction: str, ptx: str) -> list[tuple[int, bool]]:
+    """Bytes a thread moves in each global load or store of the PTX, and whether a mask may forbid it."""
+    pattern = rf"^\s*(@!?%p\d+ )?{instruction}\.global[\w.:]*?(?:\.v(\d))?\.[bfsu](\d+)\b"
+    found = re.findall(pattern, ptx, re.MULTILINE)
+    return [(int(vector or 1) * int(bits) // 8, bool(mask)) for mask, vector, bits in found]
 
 
 def _assembled(ptx: str, architecture: int) -> dict:
-    """Registers and spilled bytes, by ptxas."""
+    """Registers and spilled bytes, by ptxas, and the number of machine instructions."""
     folder = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
     blackwell = folder / "ptxas-blackwell"
     ptxas = blackwell if architecture >= 100 and blackwell.exists() else folder / "ptxas"
@@ -165,10 +168,17 @@ def _assembled(ptx: str, architecture: int) -> dict:
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "kernel.ptx"
         path.write_text(ptx)
-        command = [str(ptxas), "-v", f"--gpu-name={name}", str(path), "-o", str(path.with_suffix(".cubin"))]
+        cubin = str(path.with_suffix(".cubin"))
+        command = [str(ptxas), "-v", f"--gpu-name={name}", str(path), "-o", cubin]
         log = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+        command = [str(folder / "nvdisasm"), "-c", cubin]
+        listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     spills = re.findall(r"(\d+) bytes spill (?:stores|loads)", log)
-    return {"registers": int(re.search(r"Used (\d+) registers", log)[1]), "spills": sum(map(int, spills))}
+    return {
+        "registers": int(re.search(r"Used (\d+) registers", log)[1]),
+        "spills": sum(map(int, spills)),
+        "instructions": len(re.findall(r"^\s+/\*[0-9a-f]{4,}\*/", listing, re.MULTILINE)),
+    }
 
 
 def rows(

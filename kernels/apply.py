@@ -8,7 +8,7 @@
 import triton
 import triton.language as tl
 
-from sapag_fast.kernels.memory import affine, is_wide, load_tile, place_of, store_tile
+from sapag_fast.kernels.memory import affine, is_aligned, load_tile, place_of, store_tile
 
 
 @triton.jit(do_not_specialize=["count", "layers"])
@@ -23,7 +23,6 @@ def apply(
     DTYPE: tl.constexpr,
     NUMBER: tl.constexpr,
     BYTES: tl.constexpr,
-    TILES: tl.constexpr,
     ROWS: tl.constexpr,
     LANES: tl.constexpr,
     VEC: tl.constexpr,
@@ -44,13 +43,14 @@ def apply(
     dummy_at = place_of(addresses, strides, tensor, r) + first
     target_at = place_of(addresses, strides, tensor + 1, r) + first
     out_at = place_of(addresses, strides, tensor + 2, r) + first
-    wide = is_wide(dummy_at | target_at | out_at, n, VEC)
+    aligned = is_aligned(dummy_at | target_at | out_at)
     left = n
-    for _ in range(TILES):
-        dummy = load_tile(dummy_at, left, wide, DTYPE, ROWS, LANES, VEC)
-        target = load_tile(target_at, left, wide, DTYPE, ROWS, LANES, VEC)
+    while left > 0:
+        wide = aligned & (left >= ROWS * LANES)
+        dummy = load_tile(dummy_at, left, wide, True, DTYPE, ROWS, LANES, VEC)
+        target = load_tile(target_at, left, wide, True, DTYPE, ROWS, LANES, VEC)
         v = affine(dummy, target, alpha, beta, epsilon, gamma, delta, SIGN, NUMBER)
-        store_tile(out_at, left, wide, v, DTYPE, ROWS, LANES, VEC)
+        store_tile(out_at, left, wide, v, True, DTYPE, ROWS, LANES, VEC)
         dummy_at += ROWS * LANES * BYTES
         target_at += ROWS * LANES * BYTES
         out_at += ROWS * LANES * BYTES

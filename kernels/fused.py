@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 
 from sapag_fast.kernels.kinds import segment_value
-from sapag_fast.kernels.memory import affine, fold, is_wide, load_tile, place_of, store_tile
+from sapag_fast.kernels.memory import affine, fold, is_aligned, load_tile, place_of, store_tile
 
 
 @triton.jit
@@ -77,19 +77,19 @@ def fused(
     dummy_at = place_of(addresses, strides, long, r)
     target_at = place_of(addresses, strides, long + 1, r)
     out_at = place_of(addresses, strides, long + 2, r)
-    wide = is_wide(dummy_at | target_at | out_at, n, VEC)
+    wide = is_aligned(dummy_at | target_at | out_at) & (n % VEC == 0)
     dummy = ()
     target = ()
     for i in tl.static_range(ROWS):
         step = i * LANES * BYTES
-        dummy += (load_tile(dummy_at + step, n - i * LANES, wide, DTYPE, 1, LANES, VEC),)
-        target += (load_tile(target_at + step, n - i * LANES, wide, DTYPE, 1, LANES, VEC),)
+        dummy += (load_tile(dummy_at + step, n - i * LANES, wide, False, DTYPE, 1, LANES, VEC),)
+        target += (load_tile(target_at + step, n - i * LANES, wide, False, DTYPE, 1, LANES, VEC),)
     short_dummy_at = place_of(addresses, strides, short, r)
     short_target_at = place_of(addresses, strides, short + 1, r)
     short_out_at = place_of(addresses, strides, short + 2, r)
-    short_wide = is_wide(short_dummy_at | short_target_at | short_out_at, m, VEC)
-    short_dummy = load_tile(short_dummy_at, m, short_wide, DTYPE, 1, LANES, VEC)
-    short_target = load_tile(short_target_at, m, short_wide, DTYPE, 1, LANES, VEC)
+    short_wide = is_aligned(short_dummy_at | short_target_at | short_out_at) & (m % VEC == 0)
+    short_dummy = load_tile(short_dummy_at, m, short_wide, False, DTYPE, 1, LANES, VEC)
+    short_target = load_tile(short_target_at, m, short_wide, False, DTYPE, 1, LANES, VEC)
 
     # 2: inside of each thread first, so that few float64 numbers are alive at a time
     a = short_dummy.to(tl.float64)
@@ -149,6 +149,6 @@ def fused(
         gamma = delta * 0.0
         for i in tl.static_range(ROWS):
             v = affine(dummy[i], target[i], alpha, beta, epsilon, gamma, delta, EXTRA, NUMBER)
-            store_tile(out_at + i * LANES * BYTES, n - i * LANES, wide, v, DTYPE, 1, LANES, VEC)
+            store_tile(out_at + i * LANES * BYTES, n - i * LANES, wide, v, False, DTYPE, 1, LANES, VEC)
         v = affine(short_dummy, short_target, alpha, beta, epsilon, gamma, delta, EXTRA, NUMBER)
-        store_tile(short_out_at, m, short_wide, v, DTYPE, 1, LANES, VEC)
+        store_tile(short_out_at, m, short_wide, v, False, DTYPE, 1, LANES, VEC)

@@ -1,9 +1,17 @@
 """How the kernels read and write gradients: tiles of ROWS × LANES elements, element i at row i // LANES.
 
 A thread holds neighbouring elements of one lane and all rows of it, so 16-byte accesses and sums over rows
-stay inside the thread. Addresses are plain int64 numbers and become pointers inside of a branch: there alone
-holds what the compiler may assume about them. Both branches give a tile of the same layout, so the order of
-all later sums, and with it every bit of the result, is the same for aligned and misaligned gradients.
+stay inside the thread. A tile goes one of three ways, which the caller's ``wide`` and the tile's length choose
+at run time:
+
+1. wide and whole: 16 bytes at a time, without a mask;
+2. wide and not whole: 16 bytes at a time, masked at a multiple of VEC. Left out by WHOLE, where the caller
+   takes nothing but whole tiles for wide: it costs registers (benchmarks/NOTES.md);
+3. not wide: element by element, masked.
+
+Addresses are plain int64 numbers and become pointers inside of a branch: there alone holds what the compiler
+may assume about them. All ways give a tile of the same layout, so the order of all later sums, and with it
+every bit of the result, is the same for aligned and misaligned gradients.
 """
 
 import triton
@@ -17,9 +25,9 @@ def place_of(addresses, strides, i, r):
 
 
 @triton.jit
-def is_wide(addresses, n, VEC: tl.constexpr):
-    """Whether a run of ``n`` elements can be accessed 16 bytes at a time; ``addresses`` or-ed together."""
-    return (addresses % 16 == 0) & (n % VEC == 0)
+def is_aligned(addresses):
+    """Whether runs can be accessed 16 bytes at a time; their ``addresses`` or-ed together."""
+    return addresses % 16 == 0
 
 
 @triton.jit
@@ -27,6 +35,7 @@ def load_tile(
     address,
     n,
     wide,
+    WHOLE: tl.constexpr,
     DTYPE: tl.constexpr,
     ROWS: tl.constexpr,
     LANES: tl.constexpr,
@@ -36,7 +45,12 @@ def load_tile(
     at = tl.arange(0, ROWS)[:, None] * LANES + tl.arange(0, LANES)[None, :]
     if wide:
         base = tl.multiple_of((address // 16 * 16).to(tl.pointer_type(DTYPE)), 16)
-        tile = tl.load(base + at, mask=at < n // VEC * VEC, other=0.0)
+        if WHOLE:
+            tile = tl.load(base + at)
+        elif n >= ROWS * LANES:
+            tile = tl.load(base + at)
+        else:
+            tile = tl.load(base + at, mask=at < n // VEC * VEC, other=0.0)
     else:
         tile = tl.load(address.to(tl.pointer_type(DTYPE)) + at, mask=at < n, other=0.0)
     return tile
@@ -55,6 +69,7 @@ def store_tile(
     n,
     wide,
     tile,
+    WHOLE: tl.constexpr,
     DTYPE: tl.constexpr,
     ROWS: tl.constexpr,
     LANES: tl.constexpr,
@@ -65,7 +80,12 @@ def store_tile(
     rounded = tile.to(DTYPE)
     if wide:
         base = tl.multiple_of((address // 16 * 16).to(tl.pointer_type(DTYPE)), 16)
-        tl.store(base + at, rounded, mask=at < n // VEC * VEC)
+        if WHOLE:
+            tl.store(base + at, rounded)
+        elif n >= ROWS * LANES:
+            tl.store(base + at, rounded)
+        else:
+            tl.store(base + at, rounded, mask=at < n // VEC * VEC)
     else:
         tl.store(address.to(tl.pointer_type(DTYPE)) + at, rounded, mask=at < n)
 

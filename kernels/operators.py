@@ -87,7 +87,6 @@ def _sum_chunks(
             **wanted,
             EXTRA=extra,
             BYTES=frame.dtype.itemsize,
-            TILES=frame.limits.tiles_a_chunk,
             **_tile_options(frame, frame.limits.chunk),
         )
     merge_sums[(recoveries * groups,)](
@@ -119,7 +118,6 @@ def _apply_chunks(frame: Frame, placed: Placed, chunks: Chunks, coefficients: Te
         SIGN=sign,
         NUMBER=_number(frame),
         BYTES=frame.dtype.itemsize,
-        TILES=frame.limits.tiles_a_chunk,
         **_tile_options(frame, frame.limits.chunk),
     )
 

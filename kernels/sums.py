@@ -16,7 +16,7 @@ groups [G, 4]  layer, first chunk, chunk after the last, elements.
 import triton
 import triton.language as tl
 
-from sapag_fast.kernels.memory import fold, is_wide, load_tile, place_of
+from sapag_fast.kernels.memory import fold, is_aligned, load_tile, place_of
 
 
 @triton.jit(do_not_specialize=["count"])
@@ -32,7 +32,6 @@ def chunk_sums(
     MOMENTS: tl.constexpr,
     DTYPE: tl.constexpr,
     BYTES: tl.constexpr,
-    TILES: tl.constexpr,
     ROWS: tl.constexpr,
     LANES: tl.constexpr,
     VEC: tl.constexpr,
@@ -49,12 +48,13 @@ def chunk_sums(
     dummy_at = target_at
     if DIFFERENCE:
         dummy_at = place_of(addresses, strides, tensor, r) + first
-    wide = is_wide(dummy_at | target_at, n, VEC)
+    aligned = is_aligned(dummy_at | target_at)
     at = tl.arange(0, ROWS)[:, None] * LANES + tl.arange(0, LANES)[None, :]
 
     shift = tl.zeros([], tl.float64)
     if MOMENTS:
-        opening = load_tile(target_at, n, wide, DTYPE, ROWS, LANES, VEC).to(tl.float64)
+        wide = aligned & (n >= ROWS * LANES)
+        opening = load_tile(target_at, n, wide, True, DTYPE, ROWS, LANES, VEC).to(tl.float64)
         shift = tl.sum(fold(opening, ROWS, LANES, VEC), axis=0) / tl.minimum(n, ROWS * LANES).to(tl.float64)
     plain = tl.zeros([LANES // VEC], tl.float64)
     square = tl.zeros([LANES // VEC], tl.float64)
@@ -66,10 +66,11 @@ def chunk_sums(
     shifted_square = tl.zeros([LANES // VEC], tl.float64)
     target_square = tl.zeros([LANES // VEC], tl.float64)
     left = n
-    for _ in range(TILES):
-        target = load_tile(target_at, left, wide, DTYPE, ROWS, LANES, VEC)
+    while left > 0:
+        wide = aligned & (left >= ROWS * LANES)
+        target = load_tile(target_at, left, wide, True, DTYPE, ROWS, LANES, VEC)
         if DIFFERENCE:
-            dummy = load_tile(dummy_at, left, wide, DTYPE, ROWS, LANES, VEC)
+            dummy = load_tile(dummy_at, left, wide, True, DTYPE, ROWS, LANES, VEC)
             a = dummy.to(tl.float64)
             g = target.to(tl.float64)
             d = a - g

@@ -63,10 +63,17 @@ def test_stores_of_16_bytes(rows):
     assert not [row for row in writes if row["widest_store"] < 16]
 
 
-def test_each_input_is_loaded_once(rows):
+def test_whole_tiles_load_each_input_once_and_without_a_mask(rows):
     """g' and g, or the target alone; where moments are asked for there is a load for the chunk's mean too,
     outside of the loop over its tiles."""
     for row in rows:
         if walks(row):
+            # "target" reads one input: its tiles and the first of them for the mean.
             moments = "moments" in row["kernel"]
             assert row["loads_per_element"] == (3 if moments else 2), row
+
+
+def test_whole_tiles_store_v_once_and_without_a_mask(rows):
+    for row in rows:
+        if row["kernel"].split()[0] in ("fused", "apply"):
+            assert row["stores_per_element"] == 1, row

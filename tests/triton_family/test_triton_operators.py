@@ -36,7 +36,7 @@ def test_sums_and_apply_of_every_length(n, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("n", [1501, 20004])
+@pytest.mark.parametrize("n", [1501, 8192, 20004, 26627])
 def test_misaligned_views_have_the_same_bits(n, dtype):
     base_a, base_g = noise(n + 8, seed=1, dtype=dtype), noise(n + 8, seed=2, dtype=dtype)
     for offset in (1, 3):
