@@ -116,8 +116,8 @@ def cases(dtypes: Sequence[torch.dtype] = ALL_DTYPES) -> Iterator[Case]:
 
 def compile_case(case: Case, architecture: int) -> dict:
     """One row: kernel, arch, registers, spills in bytes, instructions, shared memory in bytes, width in bytes
-    of the widest load and store, and for an element how many inputs the unmasked 16-byte accesses load and how
-    many results they store."""
+    of the widest load and store, and for an element how many inputs the unmasked 16-byte accesses load and
+    how many results they store."""
     signature, constants = {}, {}
     for i, name in enumerate(case.kernel.arg_names):
         if name in case.constants:

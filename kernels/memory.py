@@ -1,8 +1,8 @@
 """How the kernels read and write gradients: tiles of ROWS × LANES elements, element i at row i // LANES.
 
 A thread holds neighbouring elements of one lane and all rows of it, so 16-byte accesses and sums over rows
-stay inside the thread. A tile goes one of three ways, which the caller's ``wide`` and the tile's length choose
-at run time:
+stay inside the thread. A tile goes one of three ways, which the caller's ``wide`` and the tile's length
+choose at run time:
 
 1. wide and whole: 16 bytes at a time, without a mask;
 2. wide and not whole: 16 bytes at a time, masked at a multiple of VEC. Left out by WHOLE, where the caller
@@ -45,9 +45,7 @@ def load_tile(
     at = tl.arange(0, ROWS)[:, None] * LANES + tl.arange(0, LANES)[None, :]
     if wide:
         base = tl.multiple_of((address // 16 * 16).to(tl.pointer_type(DTYPE)), 16)
-        if WHOLE:
-            tile = tl.load(base + at)
-        elif n >= ROWS * LANES:
+        if WHOLE or n >= ROWS * LANES:
             tile = tl.load(base + at)
         else:
             tile = tl.load(base + at, mask=at < n // VEC * VEC, other=0.0)
@@ -80,9 +78,7 @@ def store_tile(
     rounded = tile.to(DTYPE)
     if wide:
         base = tl.multiple_of((address // 16 * 16).to(tl.pointer_type(DTYPE)), 16)
-        if WHOLE:
-            tl.store(base + at, rounded)
-        elif n >= ROWS * LANES:
+        if WHOLE or n >= ROWS * LANES:
             tl.store(base + at, rounded)
         else:
             tl.store(base + at, rounded, mask=at < n // VEC * VEC)
