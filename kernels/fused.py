@@ -3,7 +3,7 @@
 A segment is a long run and a short one: a weight and its bias (or a single tensor).
 
 1. Read g' and g of both runs, once.                                          8 B/element read
-2. Sums over the long run and the short one, in float64.
+2. Sums over the long run and the short one, in float64; rows of the tile beyond the run's end are skipped.
 3. The target's sums come from the cache; Σ g² over all layers of the row decides which segments carry weight.
 4. The segment's share of D and its coefficients, in float64 scalars.
 5. V from the registers of stage 1.                                           4 B/element written
@@ -101,14 +101,15 @@ def fused(
     inner = fold(a * g, 1, LANES, VEC)
     absolute = fold(tl.abs(d), 1, LANES, VEC)
     for i in tl.static_range(ROWS):
-        a = dummy[i].to(tl.float64)
-        g = target[i].to(tl.float64)
-        d = a - g
-        square += fold(d * d, 1, LANES, VEC)
-        cross += fold(d * g, 1, LANES, VEC)
-        dummy_square += fold(a * a, 1, LANES, VEC)
-        inner += fold(a * g, 1, LANES, VEC)
-        absolute += fold(tl.abs(d), 1, LANES, VEC)
+        if n > i * LANES:
+            a = dummy[i].to(tl.float64)
+            g = target[i].to(tl.float64)
+            d = a - g
+            square += fold(d * d, 1, LANES, VEC)
+            cross += fold(d * g, 1, LANES, VEC)
+            dummy_square += fold(a * a, 1, LANES, VEC)
+            inner += fold(a * g, 1, LANES, VEC)
+            absolute += fold(tl.abs(d), 1, LANES, VEC)
     square = tl.sum(square, axis=0)
     cross = tl.sum(cross, axis=0)
     dummy_square = tl.sum(dummy_square, axis=0)

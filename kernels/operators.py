@@ -2,7 +2,7 @@
 
 Launches, for one call with the target's sums at hand:
 
-* only fused layers: one for each tile in use, and one that adds up the shares of D;
+* only fused layers: one for each tile in use, and one that adds up the shares of D; two for a LeNet;
 * chunked layers: sums, merge, finalise, apply; fused layers add one launch a tile.
 
 Without the target's sums: a shared target of several recoveries is summed first (two launches), else chunked

@@ -2,13 +2,15 @@
 
 A layer of one tensor, or of a tensor and a short one (its bias), that fits in a program's registers is
 *fused*: one program a segment reads each input once. All other layers are *chunked*: partial sums, a merge,
-coefficients, V. Neither the number of recoveries nor an address plays a part, so a recovery has the same bits
-alone and among others.
+coefficients, V. Fused segments go by tile, one launch each; a few small ones join the larger tile, where a
+program skips the rows it does not need, rather than cost a launch of their own. Neither the number of
+recoveries nor an address plays a part, so a recovery has the same bits alone and among others.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -37,7 +39,8 @@ class Tile:
 
 @dataclass(frozen=True)
 class Limits:
-    """fused: tiles of the one-program kernel, small to large; a segment takes the first that holds it.
+    """fused: tiles of the one-program kernel, small to large; a segment takes the first that holds it, or a
+    larger one, see :func:`_join_few`.
     chunk: the tile of the chunk kernels, which walk ``tiles_a_chunk`` of them. vec: elements in 16 bytes."""
 
     fused: tuple[Tile, ...]
@@ -104,6 +107,15 @@ def _runs(members: list[int], sizes: Sequence[int]) -> list[int] | None:
     return present if 1 <= len(present) <= 2 else None
 
 
+def _join_few(segments: dict[Tile, list[tuple[int, ...]]]) -> None:
+    """Move the segments of a tile to the next larger one where that has as many or more of its own: there, a
+    launch less is worth more than threads without work."""
+    for small, large in pairwise(segments):
+        if len(segments[small]) <= len(segments[large]):
+            segments[large] = sorted(segments[large] + segments[small])
+            segments[small] = []
+
+
 def make_plan(sizes: Sequence[int], layer_of: Sequence[int], layers: int, limits: Limits) -> Plan:
     """The plan, on the CPU, for tensors of so many elements (of one recovery)."""
     members: list[list[int]] = [[] for _ in range(layers)]
@@ -121,6 +133,7 @@ def make_plan(sizes: Sequence[int], layer_of: Sequence[int], layers: int, limits
             continue
         small.append(layer)
         segments[tile].append((layer, runs[0], lengths[0], runs[-1], lengths[1]))
+    _join_few(segments)
     length = limits.chunk.elements * limits.tiles_a_chunk
     totals = [sum(sizes[tensor] for tensor in tensors) for tensors in members]
     return Plan(

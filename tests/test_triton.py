@@ -63,6 +63,30 @@ def test_which_layers_are_fused(sizes, layer_of, tiles):
     assert plan.chunked.tolist() == [0 if tiles else 1]
 
 
+@pytest.mark.parametrize(
+    ("sizes", "counts"),
+    [
+        ([10, 60, 50], [0, 3]),  # a launch less for one small segment
+        ([10, 60], [0, 2]),
+        ([10, 60, 9, 11], [3, 1]),  # many small ones keep the tile of their size
+        ([10, 9], [2, 0]),
+    ],
+)
+def test_few_small_segments_join_the_larger_tile(sizes, counts):
+    plan = make_plan(sizes, range(len(sizes)), len(sizes), LIMITS)
+    found = {tile: segments.shape[0] for tile, segments in plan.fused}
+    assert [found.get(tile, 0) for tile in LIMITS.fused] == counts
+    layers = sorted(row[0] for _, segments in plan.fused for row in segments.tolist())
+    assert layers == list(range(len(sizes)))
+
+
+@pytest.mark.parametrize("itemsize", [2, 4, 8])
+def test_small_tiles_fit_into_the_larger_ones(itemsize):
+    small, large = limits_for(itemsize).fused
+    assert small.elements <= large.elements
+    assert small.lanes <= large.lanes
+
+
 def test_every_element_is_in_one_place():
     sizes, layer_of = [5, 200, 0, 63, 64, 65, 16, 3], [2, 0, 5, 3, 3, 2, 1, 1]
     plan = make_plan(sizes, layer_of, 6, LIMITS)

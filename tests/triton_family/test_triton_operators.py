@@ -6,7 +6,7 @@ import pytest
 import torch
 from triton_support import DEVICE, OPS, error, on_device, reference, settings_of, triton_distance
 
-from sapag_fast.kernels import tables
+from sapag_fast.kernels import operators, tables
 from sapag_fast.segments import layering
 from sapag_fast.sums import difference_sums, target_sums
 
@@ -198,3 +198,29 @@ def test_distance_alone_has_the_same_bits(gradients):
     other, same, _ = OPS.distance_and_gradient(dummy, target, *options)
     assert torch.equal(value, other)
     assert torch.equal(sums, same)
+
+
+class Counted:
+    """A kernel that notes its launches."""
+
+    def __init__(self, name, kernel, launches):
+        self.name, self.kernel, self.launches = name, kernel, launches
+
+    def __getitem__(self, grid):
+        self.launches.append((self.name, grid))
+        return self.kernel[grid]
+
+
+@pytest.mark.parametrize("recoveries", [None, 3])
+def test_a_lenet_takes_two_launches(gradients, monkeypatch, recoveries):
+    shapes = [(12, 1, 5, 5), (12,), (12, 12, 5, 5), (12,), (12, 12, 5, 5), (12,), (10, 588), (10,)]
+    dummy, target = on_device(*gradients.pair(0.5, shapes=shapes, recoveries=recoveries))
+    batched = recoveries is not None
+    found, _ = settings_of("sapag", target, batched=batched)
+    sums = OPS.target_sums(target, found.layer_of, found.layers, batched)
+    launches = []
+    for name in ("fused", "chunk_sums", "merge_sums", "finalise", "apply_kernel"):
+        monkeypatch.setattr(operators, name, Counted(name, getattr(operators, name), launches))
+    triton_distance(dummy, target, "sapag", sums, batched=batched)
+    rows = recoveries or 1
+    assert launches == [("fused", (4 * rows,)), ("finalise", (rows,))]
