@@ -25,8 +25,9 @@ from sapag_fast.kernels import kinds
 from sapag_fast.kernels.apply import apply
 from sapag_fast.kernels.finalise import finalise
 from sapag_fast.kernels.fused import fused
-from sapag_fast.kernels.operators import LAYER_BLOCK, MERGE_LANES
+from sapag_fast.kernels.operators import FACTOR_BLOCK, LAYER_BLOCK, MERGE_LANES
 from sapag_fast.kernels.plans import Tile, limits_for
+from sapag_fast.kernels.scale import scale
 from sapag_fast.kernels.sums import chunk_sums, merge_sums
 from sapag_fast.kernels.tables import DTYPES
 
@@ -42,8 +43,19 @@ POINTERS = {
     "difference_sums": "*fp64",
     "coefficients": "*fp64",
     "value": "*fp32",
+    "grad": "*fp32",
 }
-INTEGERS = ("count", "group_count", "layers", "target_stride", "weights_stride", "variance_stride")
+INTEGERS = (
+    "items",
+    "count",
+    "group_count",
+    "factors",
+    "stride",
+    "layers",
+    "target_stride",
+    "weights_stride",
+    "variance_stride",
+)
 DOUBLES = ("bandwidth", "l1_weight")
 
 
@@ -104,6 +116,7 @@ def cases(dtypes: Sequence[torch.dtype] = ALL_DTYPES) -> Iterator[Case]:
             yield Case(f"chunk_sums {label} {short}", chunk_sums, {**chunk, **flags}, **rest)
         for label, sign in (("", False), (" sign", True)):
             yield Case(f"apply{label} {short}", apply, {**chunk, **number, "SIGN": sign}, **rest)
+        yield Case(f"scale {short}", scale, {**chunk, **number, "FACTOR_BLOCK": FACTOR_BLOCK}, **rest)
     for label, flags in (
         ("difference", {"DIFFERENCE": True, "MOMENTS": False}),
         ("moments", {"DIFFERENCE": False, "MOMENTS": True}),

@@ -1,4 +1,4 @@
-"""The six operators of sapag_fast.ops on Triton kernels, as ``torch.ops.sapag_fast_triton.*``.
+"""The seven operators of sapag_fast.ops on Triton kernels, as ``torch.ops.sapag_fast_triton.*``.
 
 Launches, for one call with the target's sums at hand:
 
@@ -9,7 +9,7 @@ Without the target's sums: a shared target of several recoveries is summed first
 layers take theirs in the sweep that reads g' and g, and fused layers take two launches more, since whether a
 layer carries weight depends on the whole target.
 
-Nothing here waits for the device. Same schemas and errors as csrc/bindings.cpp.
+:func:`scale_` is one launch. Nothing here waits for the device. Same schemas and errors as csrc/bindings.cpp.
 """
 
 from collections.abc import Sequence
@@ -27,11 +27,22 @@ from sapag_fast.kernels.apply import apply as apply_kernel
 from sapag_fast.kernels.finalise import finalise
 from sapag_fast.kernels.fused import fused
 from sapag_fast.kernels.plans import Chunks, Tile
+from sapag_fast.kernels.scale import scale as scale_kernel
 from sapag_fast.kernels.sums import chunk_sums, merge_sums
-from sapag_fast.kernels.tables import DTYPES, Frame, Placed, check_outputs, find_frame, make_outputs
+from sapag_fast.kernels.tables import (
+    DTYPES,
+    Frame,
+    Placed,
+    as_they_lie,
+    check_outputs,
+    find_frame,
+    make_outputs,
+)
 
 LAYER_BLOCK = 64  # layers that the coefficients' kernel has in hand at a time
 MERGE_LANES = 128  # partial sums that a merge takes in one step
+FACTOR_BLOCK = 256  # factors that a program of scale_ looks at in one step
+SCALE_PROGRAMS = 512  # of scale_: enough to fill a large GPU, and few to start where there is nothing to do
 
 Tensors = Sequence[Tensor]
 
@@ -47,6 +58,7 @@ def _double(frame: Frame, *shape: int) -> Tensor:
 def _tile_options(frame: Frame, tile: Tile) -> dict:
     return {
         "DTYPE": DTYPES[frame.dtype],
+        "BYTES": frame.dtype.itemsize,
         "ROWS": tile.rows,
         "LANES": tile.lanes,
         "VEC": frame.limits.vec,
@@ -86,7 +98,6 @@ def _sum_chunks(
             chunks.count,
             **wanted,
             EXTRA=extra,
-            BYTES=frame.dtype.itemsize,
             **_tile_options(frame, frame.limits.chunk),
         )
     merge_sums[(recoveries * groups,)](
@@ -117,7 +128,6 @@ def _apply_chunks(frame: Frame, placed: Placed, chunks: Chunks, coefficients: Te
         frame.layers,
         SIGN=sign,
         NUMBER=_number(frame),
-        BYTES=frame.dtype.itemsize,
         **_tile_options(frame, frame.limits.chunk),
     )
 
@@ -258,7 +268,6 @@ def _run(
                 *numbers,
                 EXTRA=extra,
                 NUMBER=_number(frame),
-                BYTES=frame.dtype.itemsize,
                 **options,
                 **_tile_options(frame, tile),
             )
@@ -325,6 +334,38 @@ def distance_and_gradient_out(
     return _run(frame, dummy, target, out, batched, *options)
 
 
+def scale_(slopes: Tensors, grad: Tensor, batched: bool) -> None:
+    """Multiply ``slopes`` in place by ``grad``: float32 or float64 on their device, of shape () or [R]."""
+    flat = as_they_lie("slopes", slopes, batched)
+    frame = find_frame(None, flat, range(len(flat)), len(flat), batched, name="slopes")
+    R = frame.target_recoveries
+    if grad.shape not in ((), (R,)) or (grad.dim() and not batched):
+        raise ValueError(
+            f"grad: expected shape []{f' or [{R}]' if batched else ''}, found {list(grad.shape)}"
+        )
+    if grad.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"grad: expected float32 or float64, found {grad.dtype}")
+    if grad.device != frame.device:
+        raise ValueError(f"grad: expected a tensor on {frame.device}, found {grad.device}")
+    chunks = frame.plan.every
+    if not (items := R * chunks.count):
+        return
+    with _on(frame.device):
+        scale_kernel[(min(items, SCALE_PROGRAMS),)](
+            Placed(frame, None, flat).addresses,
+            frame.strides,
+            chunks.chunks,
+            grad,
+            items,
+            chunks.count,
+            grad.numel(),
+            grad.stride(0) if grad.dim() else 0,
+            NUMBER=_number(frame),
+            FACTOR_BLOCK=FACTOR_BLOCK,
+            **_tile_options(frame, frame.limits.chunk),
+        )
+
+
 PAIR = "(Tensor[] dummy, Tensor[] target, int[] layer_of, int layers, bool batched"
 OPTIONS = (
     ", int kind, float bandwidth, float l1_weight, Tensor? layer_weights, Tensor? variance, "
@@ -337,6 +378,7 @@ SCHEMAS = {
     "distance": f"{PAIR}{OPTIONS}) -> (Tensor, Tensor)",
     "distance_and_gradient": f"{PAIR}{OPTIONS}) -> (Tensor, Tensor, Tensor[])",
     "distance_and_gradient_out": f"{PAIR}{OPTIONS}, Tensor(a!)[] out) -> (Tensor, Tensor)",
+    "scale_": "(Tensor(a!)[] slopes, Tensor grad, bool batched) -> ()",
 }
 FAKES = {
     "target_sums": ops._fake_target_sums,
@@ -345,6 +387,7 @@ FAKES = {
     "distance": ops._fake_distance,
     "distance_and_gradient": ops._fake_distance_and_gradient,
     "distance_and_gradient_out": ops._fake_distance_and_gradient_out,
+    "scale_": ops._fake_scale,
 }
 
 _library = torch.library.Library("sapag_fast_triton", "DEF")

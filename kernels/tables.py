@@ -68,8 +68,10 @@ def find_frame(
     layer_of: Sequence[int],
     layers: int,
     batched: bool,
+    name: str = "target",
 ) -> Frame:
-    """The frame of these lists; without ``dummy`` the target's recoveries are the recoveries.
+    """The frame of these lists; without ``dummy`` the target's recoveries are the recoveries. Errors call the
+    target ``name``.
 
     Raises ValueError for shapes, devices, lengths or layer numbers that do not fit together, TypeError for
     dtypes, RuntimeError for tensors of new shapes while a CUDA graph is being captured.
@@ -79,7 +81,7 @@ def find_frame(
     key = (looks, len(target), dummy is None, tuple(layer_of), layers, batched, plans.limits_for)
     frame = _frames.get(key)
     if frame is None:
-        frame = _frames[key] = _make_frame(dummy, target, layer_of, layers, batched)
+        frame = _frames[key] = _make_frame(dummy, target, layer_of, layers, batched, name)
     return frame
 
 
@@ -89,8 +91,9 @@ def _make_frame(
     layer_of: Sequence[int],
     layers: int,
     batched: bool,
+    name: str,
 ) -> Frame:
-    _check(dummy, target, layer_of, layers, batched)
+    _check(dummy, target, layer_of, layers, batched, name)
     first = target[0]
     if _capturing(first.device):
         raise RuntimeError(
@@ -142,10 +145,11 @@ def _check(
     layer_of: Sequence[int],
     layers: int,
     batched: bool,
+    target_name: str,
 ) -> None:
     """The checks of csrc/bindings.cpp, in its words."""
     if not target:
-        raise ValueError("target: expected at least one tensor, found none")
+        raise ValueError(f"{target_name}: expected at least one tensor, found none")
     if dummy is not None and len(dummy) != len(target):
         raise ValueError(
             f"dummy, target: expected the same number of gradients, found {len(dummy)} and {len(target)}"
@@ -157,7 +161,7 @@ def _check(
     wrong = [layer for layer in layer_of if not 0 <= layer < layers]
     if wrong:
         raise ValueError(f"layers: found layer {wrong[0]} of {layers}")
-    name, first = ("target", target[0]) if dummy is None else ("dummy", dummy[0])
+    name, first = (target_name, target[0]) if dummy is None else ("dummy", dummy[0])
     if first.dtype not in DTYPES:
         raise TypeError(f"{name}[0]: expected float32, float64, bfloat16 or float16, found {first.dtype}")
     if first.device.type != "cuda" and not (interpreting() and first.device.type == "cpu"):
@@ -170,7 +174,7 @@ def _check(
     for i, g in enumerate(target):
         if dummy is not None:
             _check_alike("dummy", i, dummy[i], first, recoveries if batched else None)
-        _check_alike("target", i, g, first, target_recoveries if batched else None)
+        _check_alike(target_name, i, g, first, target_recoveries if batched else None)
         if dummy is None:
             continue
         if target_recoveries not in (1, recoveries):
@@ -248,6 +252,15 @@ def check_outputs(frame: Frame, dummy: Sequence[Tensor], out: Sequence[Tensor]) 
             raise ValueError(
                 f"out[{i}]: must lie in memory as dummy does (or contiguous where dummy and target differ)"
             )
+
+
+def as_they_lie(name: str, tensors: Sequence[Tensor], batched: bool) -> list[Tensor]:
+    """Views of ``tensors`` that list their elements in the order of memory. Raises ValueError for one with
+    gaps, or batched for one that is not contiguous."""
+    for i, tensor in enumerate(tensors):
+        if not (tensor.is_contiguous() or (not batched and _gapless(tensor))):
+            raise ValueError(f"{name}[{i}]: expected contiguous, found stride {list(tensor.stride())}")
+    return [t if t.is_contiguous() else t.as_strided((t.numel(),), (1,)) for t in tensors]
 
 
 class Placed:

@@ -198,6 +198,10 @@ def _fake_distance_and_gradient_out(dummy, target, layer_of, layers, batched, *o
     return _fake_distance(dummy, target, layer_of, layers, batched, *options[:-1])
 
 
+def _fake_scale(slopes, grad, batched):
+    return None
+
+
 torch.library.register_fake("sapag_fast::target_sums", _fake_target_sums)
 torch.library.register_fake("sapag_fast::difference_sums", _fake_difference_sums)
 torch.library.register_fake("sapag_fast::apply", _fake_apply)

@@ -20,7 +20,7 @@ FAMILY = Path(__file__).with_name("triton_family")
 LIMITS = Limits(fused=(Tile(2, 8, 1), Tile(4, 16, 1)), chunk=Tile(2, 16, 1), tiles_a_chunk=2, vec=4)
 
 
-@pytest.mark.parametrize("module", ["distances", "operators", "tables"])
+@pytest.mark.parametrize("module", ["distances", "operators", "scale", "tables"])
 def test_under_the_interpreter(module):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore::RuntimeWarning"]
     done = subprocess.run(

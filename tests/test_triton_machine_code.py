@@ -31,7 +31,7 @@ def rows():
 
 def walks(row):
     """Kernels that walk over gradients, rather than over sums."""
-    return row["kernel"].split()[0] in ("fused", "chunk_sums", "apply")
+    return row["kernel"].split()[0] in ("fused", "chunk_sums", "apply", "scale")
 
 
 def test_every_architecture(rows):
@@ -42,6 +42,7 @@ def test_every_architecture(rows):
         "merge_sums",
         "finalise",
         "apply",
+        "scale",
     }
 
 
@@ -59,21 +60,22 @@ def test_loads_of_16_bytes(rows):
 
 def test_stores_of_16_bytes(rows):
     """V is the only thing that is stored by element."""
-    writes = [row for row in rows if row["kernel"].split()[0] in ("fused", "apply")]
+    writes = [row for row in rows if row["kernel"].split()[0] in ("fused", "apply", "scale")]
     assert not [row for row in writes if row["widest_store"] < 16]
 
 
 def test_whole_tiles_load_each_input_once_and_without_a_mask(rows):
-    """g' and g, or the target alone; where moments are asked for there is a load for the chunk's mean too,
+    """g' and g, the target alone, or V; where moments are asked for there is a load for the chunk's mean too,
     outside of the loop over its tiles."""
     for row in rows:
         if walks(row):
             # "target" reads one input: its tiles and the first of them for the mean.
             moments = "moments" in row["kernel"]
-            assert row["loads_per_element"] == (3 if moments else 2), row
+            inputs = 1 if row["kernel"].startswith("scale") else 3 if moments else 2
+            assert row["loads_per_element"] == inputs, row
 
 
 def test_whole_tiles_store_v_once_and_without_a_mask(rows):
     for row in rows:
-        if row["kernel"].split()[0] in ("fused", "apply"):
+        if row["kernel"].split()[0] in ("fused", "apply", "scale"):
             assert row["stores_per_element"] == 1, row

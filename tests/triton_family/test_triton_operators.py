@@ -111,6 +111,7 @@ def test_opcheck(gradients):
         OPS.distance: (dummy, target, *table, *numbers, None),
         OPS.distance_and_gradient: (dummy, target, *table, *numbers, sums),
         OPS.distance_and_gradient_out: (dummy, target, *table, *numbers, None, out),
+        OPS.scale_: (out, torch.tensor([0.5, 1.0], device=DEVICE), True),
     }
     for operator, arguments in calls.items():
         torch.library.opcheck(operator.default, arguments)
