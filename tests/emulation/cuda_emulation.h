@@ -20,8 +20,8 @@
 //     together with fences, __syncwarp, the start and the end of a launch. Shuffles order nothing.
 //
 // Not modelled: weak memory beyond happens-before, warps in lockstep, timing, occupancy, inline assembly.
-// cuda_emulation.cpp must be compiled without any sanitizer: they would take the scheduler for part of the
-// kernels.
+// fibers.h lists the files that do this; they must be compiled without any sanitizer: it would take the
+// scheduler for part of the kernels.
 #pragma once
 
 #include <bit>

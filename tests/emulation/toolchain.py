@@ -11,6 +11,10 @@ from tempfile import TemporaryDirectory
 
 EMULATION = Path(__file__).parent
 ROOT = EMULATION.parent.parent
+EMULATOR = [
+    EMULATION / f"{name}.cpp"
+    for name in ("context_switch", "scheduler", "barriers", "warps", "races", "shared_memory", "launch")
+]
 WARNINGS = ["-Wall", "-Wextra", "-Wno-unknown-pragmas"]
 # Signed zeros, NaNs and the order of summation are the kernels': no fast-math, and no contraction either, so
 # that results are the same on every machine.
@@ -79,7 +83,7 @@ class Toolchain:
     folder: Path
     root: Path = ROOT
     jobs: int = JOBS
-    emulator: Path | None = None  # a built cuda_emulation.o, where another toolchain has one
+    emulator: Path | None = None  # a built emulator.o, where another toolchain has one
     objects: dict[tuple[Path, str], Path] = field(default_factory=dict)
     programs: dict[tuple[str, str], Path] = field(default_factory=dict)
 
@@ -92,10 +96,20 @@ class Toolchain:
             raise BuildError(f"{' '.join(command)}\n{done.stderr}")
 
     def emulator_object(self) -> Path:
+        """The emulation in one object, compiled without any sanitizer: it would take the scheduler for part
+        of the kernels."""
         if self.emulator is None:
-            self.emulator = self.folder / "cuda_emulation.o"
-            source = EMULATION / "cuda_emulation.cpp"
-            self.compile([compiler(), *COMMON, *WARNINGS, "-O2", "-c", str(source), "-o", str(self.emulator)])
+            parts = [self.folder / f"{source.stem}.o" for source in EMULATOR]
+            command = [compiler(), *COMMON, *WARNINGS, "-O2", "-c"]
+            with ThreadPoolExecutor(self.jobs) as pool:
+                done = [
+                    pool.submit(self.compile, [*command, str(source), "-o", str(part)])
+                    for source, part in zip(EMULATOR, parts, strict=True)
+                ]
+            for each in done:
+                each.result()
+            self.emulator = self.folder / "emulator.o"
+            self.compile([compiler(), "-r", "-nostdlib", *map(str, parts), "-o", str(self.emulator)])
         return self.emulator
 
     def object(self, source: Path, mode: str) -> Path:
