@@ -1,7 +1,9 @@
 """Timing of several contenders in one run, in turns, so that the machine's moods hit all alike."""
 
 import gc
+import os
 import platform
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -50,15 +52,13 @@ def ratio(slow: list[float], fast: list[float]) -> dict[str, float]:
 
 
 def machine() -> dict[str, str | int]:
-    """What a result must name to be comparable: processor, versions, commit."""
+    """What a result must name to be comparable: processor, versions, commit. The commit is that of this
+    checkout, or SAPAG_FAST_COMMIT where a copy runs that has none (gpu.sh sets it)."""
     model = "unknown processor"
     info = Path("/proc/cpuinfo")
     if info.exists():
         named = [line for line in info.read_text().splitlines() if line.startswith("model name")]
         model = named[0].partition(":")[2].strip() if named else model
-    root = Path(__file__).resolve().parent
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty"]
-    commit = subprocess.run(command, capture_output=True, text=True, check=False)
     return {
         "device": model,
         "capability": ops.cpu_capability(),
@@ -66,5 +66,14 @@ def machine() -> dict[str, str | int]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "sapag_fast": __version__,
-        "commit": commit.stdout.strip() or "unknown",
+        "commit": os.environ.get("SAPAG_FAST_COMMIT") or _commit(),
     }
+
+
+def _commit() -> str:
+    folder = str(Path(__file__).resolve().parent)
+    command = ["git", "-C", folder, "describe", "--always", "--dirty"]
+    if shutil.which("git") is None:
+        return "unknown"
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or "unknown"

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -72,6 +71,9 @@ def _progress_callback(progress: object, steps: int) -> Iterator[Callable[[int, 
     if progress is not True:
         yield check.check_callable("progress", progress)
         return
+    # Here, so that machines that only run the kernels need no rich.
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     columns = (
         TextColumn("recovering"),
         BarColumn(),
