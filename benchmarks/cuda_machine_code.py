@@ -17,9 +17,10 @@ SOURCES = Path(__file__).parent.parent / "csrc" / "cuda"
 ARCHITECTURES = ("80", "90", "100")
 NAMES = {"f": "float32", "d": "float64", "BFloat16": "bfloat16", "Float16": "float16"}
 WIDTHS = {"float32": 4, "float64": 2, "bfloat16": 8, "float16": 8}
-VECTORS = 4  # of each operand that a lane reads at once (table.h)
+# Of each operand that a lane reads at once: table.h, and two_pass.cu where both are summed.
+VECTORS = {"difference_pass": 4, "both_pass": 2, "target_pass": 4, "apply_pass": 4}
 # Copies of its sweep that a kernel's code holds: with and without |d|.
-SWEEPS = {"difference_pass": 2, "target_pass": 1, "apply_pass": 1}
+SWEEPS = {"difference_pass": 2, "both_pass": 1, "target_pass": 1, "apply_pass": 1}
 
 _USED = re.compile(r"Used (\d+) registers")
 _ACCESS = re.compile(r"\b(ld|st)(?:\.volatile)?\.global((?:\.[\w:]+)*?)(?:\.v(\d))?\.[busf](\d+)\s")
@@ -33,7 +34,7 @@ def find_nvcc() -> str | None:
 def _identify(mangled: str) -> tuple[str, str, int] | None:
     """Kernel, element type and table size from a mangled name."""
     found = re.search(
-        r"\d(block_tier|cluster_tier|grid_tier|difference_pass|target_pass|apply_pass)"
+        r"\d(block_tier|cluster_tier|grid_tier|difference_pass|target_pass|both_pass|apply_pass)"
         r"I(f|d|N?\w*?(BFloat16|Float16)E?)Li(\d+)E",
         mangled,
     )
@@ -107,7 +108,7 @@ def _compile(nvcc: str, source: Path, architectures: Iterable[str]) -> list[dict
         row |= numbers | accesses[mangled, arch]
         sweeps = SWEEPS.get(kernel)
         row["loads_per_element"] = (
-            row["vector_loads"] / sweeps / (VECTORS * WIDTHS[element]) if sweeps else None
+            row["vector_loads"] / sweeps / (VECTORS[kernel] * WIDTHS[element]) if sweeps else None
         )
         rows.append(row)
     return rows

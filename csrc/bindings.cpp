@@ -120,13 +120,16 @@ class OnCuda {
   }
   Tensor distance(const sapag::Table& table, const sapag::DistanceOptions& options, IntArrayRef shape,
                   at::ScalarType type, const Tensor& sums, bool known) const {
-    if (!known) target_sums(table, sums);
+    // A target that several recoveries share is read once for all of them, others in the distance's own
+    // sweep.
+    const bool together = !known && table.target_recoveries == table.recoveries;
+    if (!known && !together) target_sums(table, sums);
     const auto purpose = table.entries[0].out ? sapag::gpu::Purpose::gradient : sapag::gpu::Purpose::value;
-    const sapag::gpu::Plan plan = plan_for(table, purpose, table.recoveries);
+    const sapag::gpu::Plan plan = plan_for(table, purpose, table.recoveries, together);
     const Tensor workspace = workspace_of(plan);
     Tensor value = at::empty(shape, at::TensorOptions().dtype(type).device(device_));
     check(sapag::gpu::distance(table, plan, options, value.mutable_data_ptr(), type == at::kDouble,
-                               static_cast<const sapag::TargetSums*>(sums.const_data_ptr()),
+                               static_cast<sapag::TargetSums*>(const_cast<void*>(sums.const_data_ptr())),
                                workspace.mutable_data_ptr(), stream_));
     return value;
   }
@@ -136,17 +139,19 @@ class OnCuda {
     TORCH_CHECK(error == 0,
                 "sapag_fast: a CUDA kernel could not be launched: ", sapag::gpu::error_text(error));
   }
-  sapag::gpu::Plan plan_for(const sapag::Table& table, sapag::gpu::Purpose purpose,
-                            int64_t recoveries) const {
+  sapag::gpu::Plan plan_for(const sapag::Table& table, sapag::gpu::Purpose purpose, int64_t recoveries,
+                            bool sum_target = false) const {
     static std::mutex mutex;
     static std::map<int, sapag::gpu::PlannerLimits> known;
     const std::lock_guard<std::mutex> lock(mutex);
     const auto found = known.find(device_.index());
-    if (found != known.end()) return sapag::gpu::plan_for(table, purpose, recoveries, found->second);
+    if (found != known.end()) {
+      return sapag::gpu::plan_for(table, purpose, recoveries, found->second, sum_target);
+    }
     sapag::gpu::PlannerLimits limits;
     check(sapag::gpu::device_limits(device_.index(), &limits));
     known.emplace(device_.index(), limits);
-    return sapag::gpu::plan_for(table, purpose, recoveries, limits);
+    return sapag::gpu::plan_for(table, purpose, recoveries, limits, sum_target);
   }
   // Given back to torch's allocator at once, which hands it only to later work on the same stream.
   Tensor workspace_of(const sapag::gpu::Plan& plan) const {

@@ -24,11 +24,16 @@ SAPAG_HD inline bool needs_extra(Kind kind) {
   return kind == Kind::l1 || kind == Kind::tag;
 }
 
+// A target that is next to nothing beside the whole gradient: a criterion of is_degenerate.
+SAPAG_HD inline bool is_negligible(const TargetSums& target, double whole_square) {
+  return target.square <= kRelativeNormFloor2 * whole_square;
+}
+
 // Layers on which a normalised distance is not defined carry no weight. Written so that a NaN is not
 // degenerate: it has to reach the result.
 SAPAG_HD inline bool is_degenerate(Kind kind, const TargetSums& target, double size, double whole_square) {
   if (!needs_norm(kind)) return false;
-  if (size < 1 || target.square <= kRelativeNormFloor2 * whole_square) return true;
+  if (size < 1 || is_negligible(target, whole_square)) return true;
   return needs_variance(kind) && (size <= 1 || target.deviation <= kRelativeVarianceFloor * target.square);
 }
 

@@ -56,7 +56,8 @@ def test_tables_agree_with_float64(toolchain):
     assert counts["tables"] >= TABLES["plain"]
     # Every tier often, and the rarer paths at all.
     assert min(counts[tier] for tier in ("block", "cluster", "grid", "pass", "packed")) >= 200
-    assert min(counts[path] for path in ("grid in halves", "large table", "repeated")) >= 20
+    assert counts["uncached"] >= TABLES["plain"] // 4
+    assert min(counts[path] for path in ("grid in halves", "large table", "repeated", "taken back")) >= 20
 
 
 def test_tables_under_address_and_undefined_behaviour_sanitizers(toolchain):

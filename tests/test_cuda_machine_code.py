@@ -7,7 +7,7 @@ from benchmarks import cuda_machine_code as machine_code
 pytestmark = pytest.mark.skipif(machine_code.find_nvcc() is None, reason="nvcc is not on PATH")
 
 TIERS = {"block_tier", "cluster_tier", "grid_tier"}
-PASSES = {"difference_pass", "target_pass", "apply_pass"}
+PASSES = {"difference_pass", "both_pass", "target_pass", "apply_pass"}
 ELEMENTS = {"float32", "float64", "bfloat16", "float16"}
 
 

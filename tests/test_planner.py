@@ -188,6 +188,12 @@ def test_a_layer_of_many_tensors_goes_on_in_the_next_launch():
     assert all(0 <= start - end < CHUNK_UNITS for start, end in zip(starts[1:], ends[:-1], strict=True))
 
 
+def test_a_layer_that_fits_a_launch_is_not_cut():
+    launches, text = plan([100_000_000, *[5] * 700], [0, *[1] * 200, *[2] * 200, *[3] * 300], 4, 1)
+    parts = [part.layer for launch in launches if launch.tier == "pass" for part in launch.parts]
+    assert parts == [0, 3, 3], text
+
+
 def test_a_longer_list_takes_the_larger_table():
     assert plan([5] * 20, list(range(20)), 20, 1)[0][0].parameters <= SMALL
     assert SMALL < plan([5] * 100, list(range(100)), 100, 1)[0][0].parameters <= LARGE

@@ -20,6 +20,8 @@ namespace sapag::gpu {
 namespace {
 
 constexpr int kMaxWarps = kBlockThreads / 32;
+// A packed warp has the totals of its segment and of the chunk that it is in.
+constexpr int kTotals = 2 * kAllColumns * kMaxWarps;
 
 struct TotalsTag {};
 struct SlopeTag {};
@@ -29,32 +31,29 @@ __device__ __forceinline__ void one_cta(const TierParameters<kPieces>& parameter
                                         const Segment& segment) {
   uint4* const held = dyn_shared<uint4>();
   double* const unit_sums = reinterpret_cast<double*>(dyn_shared<char>() + held_bytes(parameters.held));
-  double* const totals = static_shared<double, kColumns, TotalsTag>();
+  double* const totals = static_shared<double, kTotals, TotalsTag>();
   Coefficients* const slope = static_shared<Coefficients, kMaxWarps, SlopeTag>();
   const int warps = blockDim.x / kWarpSize, units = segment.units;
-  const bool extra = needs_extra(parameters.problem.options.kind);
+  const int columns = columns_of(parameters.problem);
   const bool solver = warp() == warps - 1;
   const double whole = solver ? whole_square(parameters.problem, recovery) : 0;
 
   for (int i = warp(); i < units; i += warps) {
     const Unit<T> unit = unit_of<T>(parameters.table, segment, recovery, i);
-    const bool hold = parameters.with_gradient && i < parameters.held;
-    const bool again = parameters.with_gradient && !hold;
-    const LaneSums sums = difference_sums(unit, extra, again, Hold{held, i, hold});
-    for_columns(sums, extra, [&](int column, double sum) { unit_sums[column * units + i] = sum; });
+    const LaneSums sums =
+        unit_sums_of(unit, segment, recovery, columns, false, Hold{held, i, parameters.with_gradient != 0});
+    for_columns(sums, columns, [&](int column, double sum) { unit_sums[column * units + i] = sum; });
   }
   __syncthreads();
 
   const int chunks = chunks_of(segment);
-  for (int column = warp(); column < kColumns; column += warps) {
+  for (int column = warp(); column < columns; column += warps) {
     double total = 0;
-    if (extra || column < kSum) {
-      for (int base = 0; base < chunks; base += kSuperChunks) {
-        total += merge_super(base, chunks, [&](int chunk) {
-          const int first = chunk * kChunkUnits;
-          return merge_units(unit_sums + column * units + first, units - first);
-        });
-      }
+    for (int base = 0; base < chunks; base += kSuperChunks) {
+      total += merge_super(base, chunks, [&](int chunk) {
+        const int first = chunk * kChunkUnits;
+        return merge_units(unit_sums + column * units + first, units - first);
+      });
     }
     if (lane() == 0) totals[column] = total;
   }
@@ -62,52 +61,47 @@ __device__ __forceinline__ void one_cta(const TierParameters<kPieces>& parameter
 
   if (solver && lane() == 0) {
     const Problem& problem = parameters.problem;
-    problem.shares[recovery * problem.layers + segment.layer] =
-        solve(problem, recovery, segment.layer, segment.size, whole, totals, slope);
+    const double shift = problem.sum_target && units > 0 ? shift_of<T>(segment, recovery) : 0;
+    solve(problem, recovery, segment.layer, segment.size, whole, totals, shift, true, slope);
   }
   if (!parameters.with_gradient) return;
   __syncthreads();
 
   const Affine<T> affine(*slope);
   for (int i = warp(); i < units; i += warps) {
-    const Unit<T> unit = unit_of<T>(parameters.table, segment, recovery, i);
-    if (i < parameters.held) {
-      apply_held(unit, affine, held, i);
-    } else {
-      apply_unit(unit, affine);
-    }
+    apply_held(unit_of<T>(parameters.table, segment, recovery, i), affine, held, i);
   }
 }
 
 template <class T, int kPieces>
 __device__ __forceinline__ void one_warp(const TierParameters<kPieces>& parameters, int64_t recovery,
                                          const Segment& segment) {
-  struct PackedTag {};
-  double* const totals = static_shared<double, kColumns * kMaxWarps, PackedTag>() + warp() * kColumns;
+  double* const totals = static_shared<double, kTotals, TotalsTag>() + warp() * 2 * kAllColumns;
+  double* const chunk = totals + kAllColumns;
   Coefficients* const slope = static_shared<Coefficients, kMaxWarps, SlopeTag>() + warp();
-  const bool extra = needs_extra(parameters.problem.options.kind);
-  const double whole = whole_square(parameters.problem, recovery);
+  const Problem& problem = parameters.problem;
+  const int columns = columns_of(problem);
+  const double whole = whole_square(problem, recovery);
 
-  LaneSums total, chunk;
+  // A column is one lane's throughout.
+  for_columns(LaneSums(), kAllColumns, [&](int column, double) { totals[column] = chunk[column] = 0; });
   for (int i = 0; i < segment.units; ++i) {
-    const Unit<T> unit = unit_of<T>(parameters.table, segment, recovery, i);
-    const LaneSums sums =
-        difference_sums(unit, extra, parameters.with_gradient != 0, [](int, const uint4&, const uint4&) {});
-    chunk.main += sums.main;
-    chunk.extra += sums.extra;
-    if ((i + 1) % kChunkUnits == 0 || i + 1 == segment.units) {
-      total.main += chunk.main;
-      total.extra += chunk.extra;
-      chunk = LaneSums();
-    }
+    const LaneSums sums = unit_sums_of(unit_of<T>(parameters.table, segment, recovery, i), segment, recovery,
+                                       columns, parameters.with_gradient != 0, KeepNothing{});
+    const bool ends = (i + 1) % kChunkUnits == 0 || i + 1 == segment.units;
+    for_columns(sums, columns, [&](int column, double sum) {
+      chunk[column] += sum;
+      if (ends) {
+        totals[column] += chunk[column];
+        chunk[column] = 0;
+      }
+    });
   }
-  for_columns(total, true, [&](int column, double sum) { totals[column] = sum; });
   __syncwarp();
 
   if (lane() == 0) {
-    const Problem& problem = parameters.problem;
-    problem.shares[recovery * problem.layers + segment.layer] =
-        solve(problem, recovery, segment.layer, segment.size, whole, totals, slope);
+    const double shift = problem.sum_target && segment.units > 0 ? shift_of<T>(segment, recovery) : 0;
+    solve(problem, recovery, segment.layer, segment.size, whole, totals, shift, true, slope);
   }
   __syncwarp();
   if (!parameters.with_gradient) return;

@@ -25,8 +25,8 @@ __global__ void __launch_bounds__(kClusterThreads, 3)
   uint4* const held = dyn_shared<uint4>();
   double* const unit_sums = reinterpret_cast<double*>(dyn_shared<char>() + held_bytes(parameters.held));
   const int most = parameters.chunks;  // of one CTA, for any segment of this launch
-  double* const chunk_sums = unit_sums + kColumns * kChunkUnits * most;
-  double* const totals = static_shared<double, kColumns, TotalsTag>();
+  double* const chunk_sums = unit_sums + kAllColumns * kChunkUnits * most;
+  double* const totals = static_shared<double, kAllColumns, TotalsTag>();
   Coefficients* const slope = static_shared<Coefficients, 1, SlopeTag>();
 
   const int64_t item = static_cast<int64_t>(blockIdx.x) / cluster_size();
@@ -36,18 +36,18 @@ __global__ void __launch_bounds__(kClusterThreads, 3)
   const int chunks = chunks_of(segment), share = (chunks + cluster_size() - 1) / cluster_size();
   const int first = cluster_rank() * share * kChunkUnits, rest = segment.units - first;
   const int units = rest < 0 ? 0 : rest < share * kChunkUnits ? rest : share * kChunkUnits;
-  const bool extra = needs_extra(parameters.problem.options.kind);
+  const Problem& problem = parameters.problem;
+  const int columns = columns_of(problem);
   const bool solver = warp() == warps - 1;
-  const double whole = solver ? whole_square(parameters.problem, recovery) : 0;
+  const double whole = solver ? whole_square(problem, recovery) : 0;
 
   for (int i = warp(); i < units; i += warps) {
     const Unit<T> unit = unit_of<T>(parameters.table, segment, recovery, first + i);
     const bool hold = i < parameters.held;
-    const LaneSums sums = difference_sums(unit, extra, !hold, Hold{held, i, hold});
-    for_columns(sums, extra, [&](int column, double sum) { unit_sums[column * capacity + i] = sum; });
+    const LaneSums sums = unit_sums_of(unit, segment, recovery, columns, !hold, Hold{held, i, hold});
+    for_columns(sums, columns, [&](int column, double sum) { unit_sums[column * capacity + i] = sum; });
   }
   __syncthreads();
-  const int columns = extra ? kColumns : kSum;
   for (int i = threadIdx.x; i < share * columns; i += blockDim.x) {
     const int column = i / share, chunk = i % share;
     chunk_sums[column * most + chunk] =
@@ -55,9 +55,9 @@ __global__ void __launch_bounds__(kClusterThreads, 3)
   }
   cluster_sync();
 
-  for (int column = warp(); column < kColumns; column += warps) {
+  for (int column = warp(); column < columns; column += warps) {
     double total = 0;
-    for (int base = 0; column < columns && base < chunks; base += kSuperChunks) {
+    for (int base = 0; base < chunks; base += kSuperChunks) {
       total += merge_super(base, chunks, [&](int chunk) {
         const int rank = chunk / share;
         return cluster_map(chunk_sums, rank)[column * most + chunk % share];
@@ -67,9 +67,9 @@ __global__ void __launch_bounds__(kClusterThreads, 3)
   }
   __syncthreads();
   if (solver && lane() == 0) {
-    const Problem& problem = parameters.problem;
-    const double value = solve(problem, recovery, segment.layer, segment.size, whole, totals, slope);
-    if (cluster_rank() == 0) problem.shares[recovery * problem.layers + segment.layer] = value;
+    const double shift = problem.sum_target ? shift_of<T>(segment, recovery) : 0;
+    const bool writes = cluster_rank() == 0;
+    solve(problem, recovery, segment.layer, segment.size, whole, totals, shift, writes, slope);
   }
   cluster_sync();
 

@@ -5,6 +5,11 @@
 //   distance                       1. the launches of the block, cluster and grid tiers: D's shares and V
 //                                  2. passes for the other segments: sums, merge (shares, coefficients), V
 //                                  3. D, the shares' sum
+//     of an unknown target         1. sums the target as well, in the same sweeps;
+//                                  2. merges those sums first: then all layers' are known, and these shares
+//                                     and V are final;
+//                                  3. leaves out the shares of layers that turn out negligible;
+//                                  4. V of these becomes zero: launches that find nothing to do, most often
 
 #include <algorithm>
 #include <type_traits>
@@ -48,9 +53,11 @@ void fill(const sapag::Table& table, const Plan& plan, const PlannedLaunch& laun
     segment.units = from.units;
     segment.first_chunk = from.first_chunk;
     segment.launch_chunk = from.launch_chunk;
-    const Entry& first = table.entries[from.shift_entry];
-    segment.shift = first.target;
-    segment.shift_stride = first.target_stride;
+    if (from.shift_entry >= 0) {
+      const Entry& first = table.entries[from.shift_entry];
+      segment.shift = first.target;
+      segment.shift_stride = first.target_stride;
+    }
     for (int p = 0; p < from.pieces; ++p, ++row) {
       const PlannedPiece& planned = plan.pieces[from.first_piece + p];
       const Entry& entry = table.entries[planned.entry];
@@ -104,45 +111,75 @@ int run_tier(const sapag::Table& table, const Plan& plan, const PlannedLaunch& l
   });
 }
 
-enum class Pass { difference, target, apply };
+enum class Pass { difference, both, target, apply };
 
-int run_pass(const sapag::Table& table, const Plan& plan, const PlannedLaunch& launch, Pass pass, bool extra,
-             double* partial, const Coefficients* slopes, void* stream) {
-  if (launch.tier != Tier::pass || launch.shape.grid == 0) return 0;
+// What a pass reads and writes besides its table; as in PassParameters.
+struct PassData {
+  bool extra = false;
+  double* partial = nullptr;
+  double* target_partial = nullptr;
+  const Coefficients* slopes = nullptr;
+  const int32_t* marks = nullptr;
+};
+
+int run_pass(const sapag::Table& table, const Plan& plan, const PlannedLaunch& launch, const Shape& shape,
+             Pass pass, const PassData& data, void* stream) {
+  if (shape.grid == 0) return 0;
   return with_table(launch, [&](auto pieces) {
     PassParameters<pieces> parameters{};
     parameters.recoveries = plan.recoveries;
     parameters.segments = launch.segments;
-    parameters.extra = extra;
+    parameters.extra = data.extra;
     parameters.launch_chunks = launch.launch_chunks;
     parameters.chunks = plan.chunks;
-    parameters.partial = partial;
-    parameters.slopes = slopes;
+    parameters.partial = data.partial;
+    parameters.target_partial = data.target_partial;
+    parameters.slopes = data.slopes;
+    parameters.marks = data.marks;
     parameters.layers = plan.layers;
     fill(table, plan, launch, &parameters.table);
     switch (pass) {
       case Pass::difference:
-        return launch_difference_pass<pieces>(table.scalar, parameters, launch.shape, stream);
+        return launch_difference_pass<pieces>(table.scalar, parameters, shape, stream);
+      case Pass::both:
+        return launch_both_pass<pieces>(table.scalar, parameters, shape, stream);
       case Pass::target:
-        return launch_target_pass<pieces>(table.scalar, parameters, launch.shape, stream);
+        return launch_target_pass<pieces>(table.scalar, parameters, shape, stream);
       case Pass::apply:
-        return launch_apply_pass<pieces>(table.scalar, parameters, launch.shape, stream);
+        return launch_apply_pass<pieces>(table.scalar, parameters, shape, stream);
     }
     return 0;
   });
 }
 
-void run_passes(const sapag::Table& table, const Plan& plan, Pass pass, bool extra, double* partial,
-                void* stream, Queue* queue) {
-  for (const PlannedLaunch& launch : plan.launches)
-    queue->add([&] { return run_pass(table, plan, launch, pass, extra, partial, nullptr, stream); });
+void run_passes(const sapag::Table& table, const Plan& plan, Pass pass, const PassData& data, void* stream,
+                Queue* queue) {
+  for (const PlannedLaunch& launch : plan.launches) {
+    if (launch.tier != Tier::pass) continue;
+    queue->add([&] { return run_pass(table, plan, launch, launch.shape, pass, data, stream); });
+  }
 }
 
 // The last launch first, as each walks its own table: backwards.
 void run_apply(const sapag::Table& table, const Plan& plan, const Coefficients* slopes, void* stream,
                Queue* queue) {
-  for (auto launch = plan.launches.rbegin(); launch != plan.launches.rend(); ++launch)
-    queue->add([&] { return run_pass(table, plan, *launch, Pass::apply, false, nullptr, slopes, stream); });
+  PassData data;
+  data.slopes = slopes;
+  for (auto launch = plan.launches.rbegin(); launch != plan.launches.rend(); ++launch) {
+    if (launch->tier != Tier::pass) continue;
+    queue->add([&] { return run_pass(table, plan, *launch, launch->shape, Pass::apply, data, stream); });
+  }
+}
+
+// V = 0 in the marked layers of the other tiers.
+void take_back(const sapag::Table& table, const Plan& plan, const int32_t* marks, void* stream,
+               Queue* queue) {
+  PassData data;
+  data.marks = marks;
+  for (const PlannedLaunch& launch : plan.launches) {
+    if (launch.tier == Tier::pass) continue;
+    queue->add([&] { return run_pass(table, plan, launch, launch.sweep, Pass::apply, data, stream); });
+  }
 }
 
 void run_merges(const Plan& plan, const Problem& problem, MergeTo to, const double* partial, void* result,
@@ -172,7 +209,8 @@ Problem rows_of(const Plan& plan) {
 
 }  // namespace
 
-Plan plan_for(const sapag::Table& table, Purpose purpose, int64_t recoveries, const PlannerLimits& limits) {
+Plan plan_for(const sapag::Table& table, Purpose purpose, int64_t recoveries, const PlannerLimits& limits,
+              bool sum_target) {
   std::vector<int64_t> sizes, layer_of;
   sizes.reserve(table.entries.size());
   layer_of.reserve(table.entries.size());
@@ -180,24 +218,28 @@ Plan plan_for(const sapag::Table& table, Purpose purpose, int64_t recoveries, co
     sizes.push_back(entry.size);
     layer_of.push_back(entry.layer);
   }
-  return make_plan(sizes, layer_of, table.layers, recoveries, bytes_of(table.scalar), purpose, limits);
+  return make_plan(sizes, layer_of, table.layers, recoveries, bytes_of(table.scalar), purpose, limits,
+                   sum_target);
 }
 
 int target_sums(const sapag::Table& table, const Plan& plan, TargetSums* target, void* workspace,
                 void* stream) {
   Queue queue;
-  double* const partial = at<double>(workspace, plan.partial_at);
-  run_passes(table, plan, Pass::target, false, partial, stream, &queue);
-  run_merges(plan, rows_of(plan), MergeTo::target_sums, partial, target, stream, &queue);
+  PassData data;
+  data.target_partial = at<double>(workspace, plan.target_partial_at);
+  run_passes(table, plan, Pass::target, data, stream, &queue);
+  run_merges(plan, rows_of(plan), MergeTo::target_sums, data.target_partial, target, stream, &queue);
   return queue.error();
 }
 
 int difference_sums(const sapag::Table& table, const Plan& plan, DifferenceSums* difference, void* workspace,
                     void* stream) {
   Queue queue;
-  double* const partial = at<double>(workspace, plan.partial_at);
-  run_passes(table, plan, Pass::difference, true, partial, stream, &queue);
-  run_merges(plan, rows_of(plan), MergeTo::difference_sums, partial, difference, stream, &queue);
+  PassData data;
+  data.extra = true;
+  data.partial = at<double>(workspace, plan.partial_at);
+  run_passes(table, plan, Pass::difference, data, stream, &queue);
+  run_merges(plan, rows_of(plan), MergeTo::difference_sums, data.partial, difference, stream, &queue);
   return queue.error();
 }
 
@@ -208,7 +250,7 @@ int apply(const sapag::Table& table, const Plan& plan, const Coefficients* coeff
 }
 
 int distance(const sapag::Table& table, const Plan& plan, const DistanceOptions& options, void* value,
-             bool wide, const TargetSums* target, void* workspace, void* stream) {
+             bool wide, TargetSums* target, void* workspace, void* stream) {
   if (plan.recoveries == 0) return 0;
   Problem problem{};
   problem.options = options;
@@ -217,20 +259,30 @@ int distance(const sapag::Table& table, const Plan& plan, const DistanceOptions&
   problem.layers = plan.layers;
   problem.shares = at<double>(workspace, plan.shares_at);
   const bool gradient = plan.purpose == Purpose::gradient;
+  if (plan.sum_target && needs_norm(options.kind)) problem.marks = at<int32_t>(workspace, plan.marks_at);
 
   Queue queue;
   if (plan.grid_chunks > 0) {
     queue.add([&] { return launch_clear_barriers(at<void>(workspace, plan.barriers_at), 2, stream); });
   }
+  problem.sum_target = plan.sum_target;
   for (const PlannedLaunch& launch : plan.launches)
     queue.add([&] { return run_tier(table, plan, launch, problem, workspace, stream); });
 
-  double* const partial = at<double>(workspace, plan.partial_at);
+  PassData data;
+  data.extra = needs_extra(options.kind);
+  data.partial = at<double>(workspace, plan.partial_at);
+  data.target_partial = at<double>(workspace, plan.target_partial_at);
   Coefficients* const slopes = gradient ? at<Coefficients>(workspace, plan.slopes_at) : nullptr;
-  run_passes(table, plan, Pass::difference, needs_extra(options.kind), partial, stream, &queue);
-  run_merges(plan, problem, MergeTo::coefficients, partial, slopes, stream, &queue);
+  run_passes(table, plan, plan.sum_target ? Pass::both : Pass::difference, data, stream, &queue);
+  if (plan.sum_target) {
+    run_merges(plan, problem, MergeTo::target_sums, data.target_partial, target, stream, &queue);
+  }
+  problem.sum_target = 0;  // from here on they are known
+  run_merges(plan, problem, MergeTo::coefficients, data.partial, slopes, stream, &queue);
   if (gradient) run_apply(table, plan, slopes, stream, &queue);
-  queue.add([&] { return launch_finish(problem.shares, plan.recoveries, plan.layers, value, wide, stream); });
+  queue.add([&] { return launch_finish(problem, plan.recoveries, value, wide, stream); });
+  if (gradient && problem.marks) take_back(table, plan, problem.marks, stream, &queue);
   return queue.error();
 }
 

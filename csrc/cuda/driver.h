@@ -7,8 +7,10 @@
 
 namespace sapag::gpu {
 
-// For target_sums: recoveries is the table's target_recoveries.
-Plan plan_for(const sapag::Table& table, Purpose purpose, int64_t recoveries, const PlannerLimits& limits);
+// For target_sums: recoveries is the table's target_recoveries. sum_target: a distance is to sum the target,
+// too, which has to be each recovery's own.
+Plan plan_for(const sapag::Table& table, Purpose purpose, int64_t recoveries, const PlannerLimits& limits,
+              bool sum_target = false);
 
 // Each returns 0, or the number of the cudaError_t of the launch that failed.
 // Purpose::sums
@@ -19,9 +21,10 @@ int difference_sums(const sapag::Table& table, const Plan& plan, DifferenceSums*
 // Purpose::apply
 int apply(const sapag::Table& table, const Plan& plan, const Coefficients* coefficients, void* stream);
 // Purpose::value or Purpose::gradient. All pointers in options are the device's. value [R] of double if wide,
-// else of float; target are the sums that target_sums gave.
+// else of float; target are the sums that target_sums gave, or with plan.sum_target are written, to the same
+// bits.
 int distance(const sapag::Table& table, const Plan& plan, const DistanceOptions& options, void* value,
-             bool wide, const TargetSums* target, void* workspace, void* stream);
+             bool wide, TargetSums* target, void* workspace, void* stream);
 
 // What the current device allows, asked once a device.
 int device_limits(int device, PlannerLimits* limits);

@@ -34,7 +34,7 @@ struct Affine {
 
 template <class T>
 __device__ __forceinline__ void apply_unit(const Unit<T>& unit, const Affine<T>& affine) {
-  for_vectors(unit, false, [&](int k, const uint4& dummy, const uint4& target) {
+  for_vectors<kVectors>(unit, false, [&](int k, const uint4& dummy, const uint4& target) {
     store_vector(unit, k, affine(dummy, target));
   });
 }

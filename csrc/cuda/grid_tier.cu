@@ -77,12 +77,12 @@ __global__ void __launch_bounds__(kGridThreads, 2)
   const int capacity = (wave_chunks + members - 1) / members * kChunkUnits;  // units of one CTA
   uint4* const held = dyn_shared<uint4>();
   double* const unit_sums = reinterpret_cast<double*>(dyn_shared<char>() + held_bytes(parameters.held));
-  double* const supers = static_shared<double, kColumns * kGridSupers, SupersTag>();
-  double* const totals = static_shared<double, kColumns, TotalsTag>();
+  double* const supers = static_shared<double, kAllColumns * kGridSupers, SupersTag>();
+  double* const totals = static_shared<double, kAllColumns, TotalsTag>();
   Coefficients* const slope = static_shared<Coefficients, 1, SlopeTag>();
-  const bool extra = needs_extra(parameters.problem.options.kind);
+  const Problem& problem = parameters.problem;
   const bool solver = warp() == warps - 1;
-  const int columns = extra ? kColumns : kSum;
+  const int columns = columns_of(problem);
   const int items = static_cast<int>(parameters.recoveries) * parameters.segments;
 
   int last = 0;
@@ -97,7 +97,8 @@ __global__ void __launch_bounds__(kGridThreads, 2)
     if (wave % groups != group) continue;
     const int begin = chunks * member / members, end = chunks * (member + 1) / members;
     // Two waves' worth: while some CTAs still merge one wave, others may already write the next.
-    double* const partial = parameters.partial + (group * 2 + wave / groups % 2) * (kColumns * wave_chunks);
+    double* const partial =
+        parameters.partial + (group * 2 + wave / groups % 2) * (kAllColumns * wave_chunks);
 
     for_parts(parameters, first, last, begin, end, [&](const Part& part) {
       const int slot = (part.start + part.from - begin) * kChunkUnits;
@@ -107,8 +108,10 @@ __global__ void __launch_bounds__(kGridThreads, 2)
         const Unit<T> unit = unit_of<T>(parameters.table, *part.segment, part.recovery, i);
         const int place = slot + i - from;
         const bool hold = place < parameters.held;
-        const LaneSums sums = difference_sums(unit, extra, !hold, Hold{held, place, hold});
-        for_columns(sums, extra, [&](int column, double sum) { unit_sums[column * capacity + place] = sum; });
+        const LaneSums sums =
+            unit_sums_of(unit, *part.segment, part.recovery, columns, !hold, Hold{held, place, hold});
+        for_columns(sums, columns,
+                    [&](int column, double sum) { unit_sums[column * capacity + place] = sum; });
       }
     });
     __syncthreads();
@@ -136,20 +139,19 @@ __global__ void __launch_bounds__(kGridThreads, 2)
       }
       __syncthreads();
       if (solver) {
-        const Problem& problem = parameters.problem;
         const double whole = whole_square(problem, part.recovery);
-        if (lane() < kColumns) {
+        if (lane() < columns) {
           double total = 0;
-          for (int super = 0; lane() < columns && super < parts; ++super) {
+          for (int super = 0; super < parts; ++super) {
             total += supers[lane() * kGridSupers + super];
           }
           totals[lane()] = total;
         }
         __syncwarp();
         if (lane() == 0) {
-          const double value =
-              solve(problem, part.recovery, part.segment->layer, part.segment->size, whole, totals, slope);
-          if (part.from == 0) problem.shares[part.recovery * problem.layers + part.segment->layer] = value;
+          const double shift = problem.sum_target ? shift_of<T>(*part.segment, part.recovery) : 0;
+          solve(problem, part.recovery, part.segment->layer, part.segment->size, whole, totals, shift,
+                part.from == 0, slope);
         }
       }
       __syncthreads();

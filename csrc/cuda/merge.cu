@@ -5,7 +5,9 @@
 //     1. a warp sums a super of one column; thread by column adds the supers in order
 //     2. one thread turns the totals into what was asked for: a row of sums, or D's share and V's
 //     coefficients
-//   finish: one warp a recovery, the shares of its layers in a fixed order
+//   finish: one warp a recovery, the shares of its layers in a fixed order; where the tiers summed the
+//   target,
+//     only now is it known which layers are negligible beside the others: theirs are taken back
 #include "segment.cuh"
 // segment.cuh comes first: it supplies what the rest is written in.
 #include "kernels.h"
@@ -61,18 +63,11 @@ __global__ void __launch_bounds__(kMergeThreads, 2)
   if (lane() != 0) return;
   if (parameters.to == MergeTo::coefficients) {
     Coefficients slope;
-    problem.shares[row] = solve(problem, recovery, merge.layer, merge.size, whole, totals, &slope);
+    solve(problem, recovery, merge.layer, merge.size, whole, totals, 0, true, &slope);
     if (parameters.result) static_cast<Coefficients*>(parameters.result)[row] = slope;
   } else if (target) {
-    TargetSums sums;
-    if (merge.chunks > 0) {
-      const double shift = partial[kShift * parameters.chunks], shifted = totals[kShiftedSum];
-      const double deviation = totals[kShiftedSquare] - shifted * (shifted / merge.size);
-      sums.sum = shifted + merge.size * shift;
-      sums.square = totals[kTargetSquare];
-      sums.deviation = deviation < 0 ? 0 : deviation;  // a NaN stays
-    }
-    static_cast<TargetSums*>(parameters.result)[row] = sums;
+    const double shift = merge.chunks > 0 ? partial[kShift * parameters.chunks] : 0;
+    static_cast<TargetSums*>(parameters.result)[row] = unshifted(totals, merge.size, shift);
   } else {
     DifferenceSums sums;
     sums.sum = totals[kSum];
@@ -86,11 +81,22 @@ __global__ void __launch_bounds__(kMergeThreads, 2)
 }
 
 __global__ void __launch_bounds__(kMergeThreads)
-    finish(const double* shares, int64_t recoveries, int64_t layers, void* value, int wide) {
+    finish(SAPAG_PARAMETER(Problem) problem, int64_t recoveries, void* value, int wide) {
   const int64_t recovery = static_cast<int64_t>(blockIdx.x) * (blockDim.x / kWarpSize) + warp();
   if (recovery >= recoveries) return;
+  const double whole = problem.marks ? whole_square(problem, recovery) : 0;
   double sum = 0;
-  for (int64_t layer = lane(); layer < layers; layer += kWarpSize) sum += shares[recovery * layers + layer];
+  for (int64_t layer = lane(); layer < problem.layers; layer += kWarpSize) {
+    const int64_t row = recovery * problem.layers + layer;
+    double share = problem.shares[row];
+    if (problem.marks) {
+      const TargetSums& target = problem.target[recovery * problem.target_stride + layer];
+      const bool back = problem.marks[row] != 0 && is_negligible(target, whole);
+      problem.marks[row] = back;
+      if (back) share = 0;
+    }
+    sum += share;
+  }
   sum = butterfly(sum);
   if (lane() != 0) return;
   if (wide) {
@@ -106,11 +112,10 @@ int launch_merge(const MergeParameters& parameters, const Shape& shape, void* st
   return launch(merge_chunks, {shape.grid, shape.threads}, stream, parameters);
 }
 
-int launch_finish(const double* shares, int64_t recoveries, int64_t layers, void* value, bool wide,
-                  void* stream) {
+int launch_finish(const Problem& problem, int64_t recoveries, void* value, bool wide, void* stream) {
   constexpr int kWarps = 4;
   const int grid = static_cast<int>((recoveries + kWarps - 1) / kWarps);
-  return launch(finish, {grid, kWarps * 32}, stream, shares, recoveries, layers, value, wide ? 1 : 0);
+  return launch(finish, {grid, kWarps * 32}, stream, problem, recoveries, value, wide ? 1 : 0);
 }
 
 }  // namespace sapag::gpu

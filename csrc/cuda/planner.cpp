@@ -5,11 +5,9 @@
 //       cluster  CTAs that keep all or most      grid     kept by the whole grid, at most two waves at a time
 //       pass     sums and V in two sweeps; also whatever asks for sums or V alone
 //  2. A tier's segments are cut into launches whose tables fit their parameters. A layer of more tensors than
-//  a
-//     table holds is a pass's, in several launches.
-//  3. The order of summation does not depend on any of this (but for a layer so large that it is cut, whose
-//  later
-//     tables begin at a new chunk): tiers are free to depend on the number of recoveries.
+//     a table holds is a pass's, in several launches.
+//  3. The order of summation does not depend on any of this (but for a layer of so many tensors that it is
+//     cut, whose later tables begin at a new chunk): tiers are free to depend on the number of recoveries.
 
 #include "planner.h"
 
@@ -21,8 +19,8 @@
 namespace sapag::gpu {
 namespace {
 
-// Shared memory that kernels have in static arrays, rounded up.
-constexpr int64_t kStaticBytes = 1024, kReservedBytes = 1024;
+// Shared memory that each CTA costs an SM besides its own.
+constexpr int64_t kReservedBytes = 1024;
 constexpr int64_t kSmallBlockUnits = 8;
 
 int64_t ceil_divide(int64_t a, int64_t b) {
@@ -41,9 +39,11 @@ struct Layer {
 class Planner {
  public:
   Planner(const std::vector<int64_t>& sizes, const std::vector<int64_t>& layer_of, int64_t layers,
-          int64_t recoveries, int64_t element_bytes, Purpose purpose, const PlannerLimits& limits)
+          int64_t recoveries, int64_t element_bytes, Purpose purpose, const PlannerLimits& limits,
+          bool sum_target)
       : sizes_(sizes), limits_(limits), layers_(layers), unit_(kUnitBytes / element_bytes) {
     plan_.purpose = purpose;
+    plan_.sum_target = sum_target;
     plan_.recoveries = recoveries;
     plan_.layers = layers;
     plan_.element_bytes = element_bytes;
@@ -57,7 +57,9 @@ class Planner {
     const bool large = limits.parameter_bytes >= static_cast<int64_t>(sizeof(TierParameters<kLargeTable>));
     capacity_ = std::min(limits.table_pieces, large ? kLargeTable : kSmallTable);
     // Two CTAs an SM: one waits while the other streams.
-    shared_ = (limits.shared_bytes + kReservedBytes) / 2 - kReservedBytes - kStaticBytes;
+    const int64_t half = (limits.shared_bytes + kReservedBytes) / 2 - kReservedBytes;
+    cluster_shared_ = std::max<int64_t>(0, half - kClusterStaticBytes);
+    grid_shared_ = std::max<int64_t>(0, half - kGridStaticBytes);
   }
 
   Plan make() {
@@ -96,7 +98,8 @@ class Planner {
     const int64_t most_packed = std::min<int64_t>(
         many ? std::max(limits_.packed_units, limits_.packed_units_many) : limits_.packed_units,
         kPackedUnits);
-    const int64_t most_block = std::min(limits_.block_units, most_held(limits_.shared_bytes - kStaticBytes));
+    const int64_t most_block =
+        std::min(limits_.block_units, most_held(limits_.shared_bytes - kBlockStaticBytes));
     for (int layer = 0; layer < count; ++layer) {
       const int64_t units = layers_[layer].units;
       const bool fits = static_cast<int64_t>(layers_[layer].entries.size()) <= capacity_;
@@ -123,7 +126,7 @@ class Planner {
   // Units of one CTA of a cluster, kept or not.
   int64_t cluster_share() const {
     const auto share =
-        static_cast<int64_t>(static_cast<double>(most_held(shared_)) * limits_.cluster_overflow);
+        static_cast<int64_t>(static_cast<double>(most_held(cluster_shared_)) * limits_.cluster_overflow);
     return share / kChunkUnits * kChunkUnits;
   }
   int64_t most_cluster() const { return clusters() ? cluster_share() * limits_.max_cluster : 0; }
@@ -131,10 +134,10 @@ class Planner {
   // Chunks that a wave of the grid tier takes: what the CTAs of a group keep, and a part of L2.
   int64_t wave_chunks(int groups) const {
     const int64_t members = grid_ctas() / groups;
-    const int64_t kept = members * most_held(shared_) / kChunkUnits;
+    const int64_t kept = members * most_held(grid_shared_) / kChunkUnits;
     const int64_t cached = limits_.l2_bytes / 2 / groups / held_bytes(kChunkUnits);
     // A CTA has sums of all its units, kept or not.
-    const int64_t summed = members * (std::max<int64_t>(0, shared_) / unit_sum_bytes(kChunkUnits));
+    const int64_t summed = members * (grid_shared_ / unit_sum_bytes(kChunkUnits));
     return std::min(
         {kept + cached, summed, std::min<int64_t>(limits_.grid_supers, kGridSupers) * kSuperChunks});
   }
@@ -149,7 +152,7 @@ class Planner {
     segment.first_piece = static_cast<int>(plan_.pieces.size());
     segment.pieces = static_cast<int>(from.entries.size());
     segment.units = narrow(from.units);
-    segment.shift_entry = from.entries.empty() ? 0 : from.entries.front();
+    segment.shift_entry = from.entries.empty() ? -1 : from.entries.front();
     int64_t unit = 0;
     for (const int entry : from.entries) {
       plan_.pieces.push_back({entry, narrow(unit)});
@@ -177,9 +180,14 @@ class Planner {
         ++last;
       }
       PlannedLaunch& launch = begin_launch(std::max(pieces, last - first));
-      for (size_t i = first; i < last; ++i) add_segment(list[i]);
+      for (size_t i = first; i < last; ++i) {
+        add_segment(list[i]);
+        plan_.segments.back().launch_chunk = narrow(launch.launch_chunks);
+        launch.launch_chunks += chunks_of(plan_.segments.back().units);
+      }
       launch.segments = static_cast<int>(last - first);
       make(launch);
+      launch.sweep = sweep_of(launch);
       first = last;
     }
   }
@@ -191,6 +199,16 @@ class Planner {
     launch.groups = 1;
     plan_.launches.push_back(launch);
     return plan_.launches.back();
+  }
+
+  // A warp a chunk, or several where there are many.
+  Shape sweep_of(const PlannedLaunch& launch) const {
+    const int64_t warps = limits_.pass_threads / 32;
+    Shape shape;
+    shape.threads = limits_.pass_threads;
+    shape.grid = narrow(std::min(ceil_divide(plan_.recoveries * launch.launch_chunks, warps),
+                                 int64_t{limits_.pass_ctas} * limits_.sms));
+    return shape;
   }
 
   int64_t most_units(const PlannedLaunch& launch) const {
@@ -244,7 +262,7 @@ class Planner {
         const int64_t chunks = chunks_of(layers_[layer].units);
         int64_t wanted = 2;
         while (wanted * 2 <= most &&
-               (few || ceil_divide(chunks, wanted) * kChunkUnits > most_held(shared_))) {
+               (few || ceil_divide(chunks, wanted) * kChunkUnits > most_held(cluster_shared_))) {
           wanted *= 2;
         }
         if (wanted == size) list.push_back(layer);
@@ -255,7 +273,7 @@ class Planner {
         launch.chunks = narrow(ceil_divide(chunks_of(most_units(launch)), size));
         const int64_t units = int64_t{launch.chunks} * kChunkUnits;
         const int64_t sums = unit_sum_bytes(units) + chunk_sum_bytes(launch.chunks);
-        launch.held = narrow(std::min(units, std::max<int64_t>(0, shared_ - sums) / held_bytes(1)));
+        launch.held = narrow(std::min(units, std::max<int64_t>(0, cluster_shared_ - sums) / held_bytes(1)));
         launch.shape.threads = limits_.cluster_threads;
         launch.shape.grid = narrow(R * launch.segments * size);
         launch.shape.shared_bytes = narrow(held_bytes(launch.held) + sums);
@@ -288,7 +306,7 @@ class Planner {
       launch.chunks = narrow(std::min(chunks * plan_.recoveries, wave_chunks(groups)));
       const int64_t units = ceil_divide(launch.chunks, members) * kChunkUnits;
       launch.held =
-          narrow(std::min(units, std::max<int64_t>(0, shared_ - unit_sum_bytes(units)) / held_bytes(1)));
+          narrow(std::min(units, std::max<int64_t>(0, grid_shared_ - unit_sum_bytes(units)) / held_bytes(1)));
       launch.shape.threads = limits_.grid_threads;
       launch.shape.grid = narrow(members * groups);
       launch.shape.shared_bytes = narrow(held_bytes(launch.held) + unit_sum_bytes(units));
@@ -296,7 +314,8 @@ class Planner {
     });
   }
 
-  // A layer may go on in the next launch: there it begins at a new chunk.
+  // A layer of more tensors than a table holds goes on in the next launch: there it begins at a new chunk.
+  // Each such layer begins a launch, so that where it is cut depends on itself alone.
   void pass_launches() {
     PlannedLaunch launch{};
     int rows = 0;
@@ -306,10 +325,7 @@ class Planner {
       launch.groups = 1;
       launch.segments = static_cast<int>(plan_.segments.size()) - launch.first_segment;
       launch.large = rows > kSmallTable;
-      launch.shape.threads = limits_.pass_threads;
-      const int64_t warps = limits_.pass_threads / 32;
-      launch.shape.grid = narrow(std::min(ceil_divide(plan_.recoveries * launch.launch_chunks, warps),
-                                          int64_t{limits_.pass_ctas} * limits_.sms));
+      launch.shape = sweep_of(launch);
       plan_.launches.push_back(launch);
       rows = 0;
     };
@@ -320,6 +336,7 @@ class Planner {
       merge.layer = number;
       merge.first_chunk = narrow(plan_.chunks);
       int64_t unit = 0;  // in the layer
+      if (rows + static_cast<int64_t>(layer.entries.size()) > capacity_) end_launch();
       for (size_t i = 0; i < layer.entries.size();) {
         if (rows == 0) {
           launch = PlannedLaunch{};
@@ -364,7 +381,11 @@ class Planner {
     plan_.shares_at = take(value ? rows * static_cast<int64_t>(sizeof(double)) : 0);
     plan_.slopes_at =
         take(gradient() && plan_.chunks ? rows * static_cast<int64_t>(sizeof(Coefficients)) : 0);
-    plan_.partial_at = take(sums ? chunk_sum_bytes(R * plan_.chunks) : 0);
+    const int64_t column = R * plan_.chunks * static_cast<int64_t>(sizeof(double));
+    const bool target = plan_.sum_target || plan_.purpose == Purpose::sums;
+    plan_.partial_at = take(sums ? kColumns * column : 0);
+    plan_.target_partial_at = take(target ? kTargetColumns * column : 0);
+    plan_.marks_at = take(plan_.sum_target ? rows * static_cast<int64_t>(sizeof(int32_t)) : 0);
     plan_.grid_at = take(chunk_sum_bytes(plan_.grid_chunks));
     plan_.workspace_bytes = at;
   }
@@ -374,7 +395,7 @@ class Planner {
   std::vector<Layer> layers_;
   int64_t unit_;
   int capacity_ = 0;
-  int64_t shared_ = 0;
+  int64_t cluster_shared_ = 0, grid_shared_ = 0;
   bool tiers_ = false;
   std::vector<int> packed_, block_, cluster_, grid_, pass_;
   Plan plan_{};
@@ -383,8 +404,9 @@ class Planner {
 }  // namespace
 
 Plan make_plan(const std::vector<int64_t>& sizes, const std::vector<int64_t>& layer_of, int64_t layers,
-               int64_t recoveries, int64_t element_bytes, Purpose purpose, const PlannerLimits& limits) {
-  return Planner(sizes, layer_of, layers, recoveries, element_bytes, purpose, limits).make();
+               int64_t recoveries, int64_t element_bytes, Purpose purpose, const PlannerLimits& limits,
+               bool sum_target) {
+  return Planner(sizes, layer_of, layers, recoveries, element_bytes, purpose, limits, sum_target).make();
 }
 
 }  // namespace sapag::gpu

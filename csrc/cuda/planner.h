@@ -60,10 +60,12 @@ struct PlannedLaunch {
   int64_t launch_chunks;
   bool large;  // the table's size
   Shape shape;
+  Shape sweep;  // of the launch that takes V of negligible layers back
 };
 
 struct Plan {
   Purpose purpose;
+  bool sum_target;  // value and gradient: the sweeps sum the target, too
   int64_t recoveries;
   int64_t layers;
   int64_t element_bytes;
@@ -74,12 +76,14 @@ struct Plan {
   int64_t chunks = 0;       // of one recovery in the partial sums of passes
   int64_t grid_chunks = 0;  // of all waves in flight of the grid tier
   // Workspace, in bytes from its beginning.
-  int64_t shares_at = 0, slopes_at = 0, partial_at = 0, grid_at = 0, barriers_at = 0, workspace_bytes = 0;
+  int64_t shares_at = 0, slopes_at = 0, partial_at = 0, target_partial_at = 0, grid_at = 0, barriers_at = 0;
+  int64_t marks_at = 0, workspace_bytes = 0;
 };
 
 // sizes: elements of one recovery in each tensor. Throws std::length_error where a launch would be too large.
 Plan make_plan(const std::vector<int64_t>& sizes, const std::vector<int64_t>& layer_of, int64_t layers,
-               int64_t recoveries, int64_t element_bytes, Purpose purpose, const PlannerLimits& limits);
+               int64_t recoveries, int64_t element_bytes, Purpose purpose, const PlannerLimits& limits,
+               bool sum_target = false);
 
 // A line for each launch, and one for each segment in it.
 std::string describe(const Plan& plan);

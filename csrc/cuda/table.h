@@ -23,6 +23,8 @@ constexpr int kSuperChunks = 32 * kGroupChunks;
 // Columns of sums; of a target: sum and square about its first element (the shift), then Σ g².
 constexpr int kSquare = 0, kCross = 1, kDummySquare = 2, kInner = 3, kSum = 4, kAbsolute = 5, kColumns = 6;
 constexpr int kShiftedSum = 0, kShiftedSquare = 1, kTargetSquare = 2, kShift = 3, kTargetColumns = 4;
+// Of both, where one sweep sums both: a target's first three after a difference's.
+constexpr int kAllColumns = kColumns + kShift;
 
 // One gradient tensor of all recoveries; strides in elements between recoveries.
 struct Piece {
@@ -46,7 +48,7 @@ struct Segment {
   int32_t units;         // of this launch's part
   int32_t first_chunk;   // of this launch's part in the partial sums of one recovery
   int32_t launch_chunk;  // chunks of one recovery in the segments before it in this launch
-  const void* shift;     // the layer's first target element, about which its variance is summed
+  const void* shift;     // the layer's first target element, about which its variance is summed; or null
   int64_t shift_stride;
 };
 
@@ -65,10 +67,17 @@ constexpr int kLargeTable = 270;
 // What turns sums into D and V, on the device.
 struct Problem {
   DistanceOptions options;
-  const TargetSums* target;
+  TargetSums* target;
   int64_t target_stride;  // in layers between recoveries
   int64_t layers;
   double* shares;  // [R, L]: the layers' parts of D
+  // The tiers sum the target in the sweep that sums the difference, and write it. What a layer's share is
+  // measured against, Σ g² over all layers, is then not known before they end: they take each layer for the
+  // whole, and `finish` takes back those that turn out negligible.
+  int32_t sum_target;
+  // [R, L], or null where no layer can be negligible: 1 from the tiers where a layer's sums are finite;
+  // finish leaves it only where the layer is taken back.
+  int32_t* marks;
 };
 
 template <int kPieces>
@@ -93,8 +102,10 @@ struct PassParameters {
   int32_t extra;
   int64_t launch_chunks;       // of one recovery in this launch
   int64_t chunks;              // of one recovery in partial
-  double* partial;             // [R, columns, chunks]
+  double* partial;             // [R, kColumns, chunks]
+  double* target_partial;      // [R, kTargetColumns, chunks]
   const Coefficients* slopes;  // [R, layers], for apply
+  const int32_t* marks;        // [R, layers], for apply in place of slopes: V is 0 where set, else left alone
   int64_t layers;
   LaunchTable<kPieces> table;
 };

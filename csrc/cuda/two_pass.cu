@@ -2,10 +2,12 @@
 // (merge.cu), and a second sweep.
 //
 // Stages                                                                bytes an element (float32)
-//   difference_pass, target_pass: a warp takes a chunk, unit by unit,     8 or 4 read
-//     adds the units' sums in its lanes and writes one row
+//   difference_pass, both_pass, target_pass: a warp takes a chunk, unit   8 or 4 read
+//     by unit, adds the units' sums in its lanes and writes one row; of
+//     the difference, of the target too, or of the target alone
 //   apply_pass: a warp takes a chunk with its segment's coefficients,     8 read, 4 written
-//     the last chunk first: it meets what L2 still holds
+//     the last chunk first: it meets what L2 still holds. Or only the
+//     chunks of marked layers, which are few if any, to make V zero
 #include "segment.cuh"
 // segment.cuh comes first: it supplies what the rest is written in.
 #include "dispatch.cuh"
@@ -47,12 +49,34 @@ __device__ __forceinline__ void for_chunks(const PassParameters<kPieces>& parame
 }
 
 template <int kPieces>
-__device__ __forceinline__ void write_row(const PassParameters<kPieces>& parameters, int64_t recovery,
-                                          const Segment& segment, int chunk, int columns, bool extra,
-                                          const LaneSums& sums) {
+__device__ __forceinline__ void write_difference(const PassParameters<kPieces>& parameters, int64_t recovery,
+                                                 const Segment& segment, int chunk, bool extra,
+                                                 const LaneSums& sums) {
   double* const row =
-      parameters.partial + recovery * columns * parameters.chunks + segment.first_chunk + chunk;
-  for_columns(sums, extra, [&](int column, double sum) { row[column * parameters.chunks] = sum; });
+      parameters.partial + recovery * kColumns * parameters.chunks + segment.first_chunk + chunk;
+  for_columns(sums, extra ? kColumns : kSum,
+              [&](int column, double sum) { row[column * parameters.chunks] = sum; });
+}
+
+template <int kPieces>
+__device__ __forceinline__ void write_target(const PassParameters<kPieces>& parameters, int64_t recovery,
+                                             const Segment& segment, int chunk, double shift,
+                                             const LaneSums& sums) {
+  double* const row =
+      parameters.target_partial + recovery * kTargetColumns * parameters.chunks + segment.first_chunk + chunk;
+  const int column = column_of_lane();
+  if (lane() % 8 == 0) row[column * parameters.chunks] = column == kShift ? shift : sums.target;
+}
+
+// The sums of one chunk by sums_of(unit).
+template <class T, int kPieces, class SumsOf>
+__device__ __forceinline__ LaneSums sums_of_chunk(const PassParameters<kPieces>& parameters, int64_t recovery,
+                                                  const Segment& segment, int chunk, SumsOf&& sums_of) {
+  LaneSums total;
+  for (int i = chunk * kChunkUnits; i < (chunk + 1) * kChunkUnits && i < segment.units; ++i) {
+    total.add(sums_of(unit_of<T>(parameters.table, segment, recovery, i)));
+  }
+  return total;
 }
 
 template <class T, int kPieces>
@@ -60,14 +84,24 @@ __global__ void __launch_bounds__(kPassThreads)
     difference_pass(SAPAG_PARAMETER(PassParameters<kPieces>) parameters) {
   const bool extra = parameters.extra != 0;
   for_chunks<false>(parameters, [&](int64_t recovery, const Segment& segment, int chunk) {
-    LaneSums total;
-    for (int i = chunk * kChunkUnits; i < (chunk + 1) * kChunkUnits && i < segment.units; ++i) {
-      const LaneSums sums = difference_sums(unit_of<T>(parameters.table, segment, recovery, i), extra, false,
-                                            [](int, const uint4&, const uint4&) {});
-      total.main += sums.main;
-      total.extra += sums.extra;
-    }
-    write_row(parameters, recovery, segment, chunk, kColumns, extra, total);
+    const LaneSums sums = sums_of_chunk<T>(parameters, recovery, segment, chunk, [&](const Unit<T>& unit) {
+      return extra ? sums_of_unit<T, true, false, kVectors>(unit, 0, false, KeepNothing{})
+                   : sums_of_unit<T, false, false, kVectors>(unit, 0, false, KeepNothing{});
+    });
+    write_difference(parameters, recovery, segment, chunk, extra, sums);
+  });
+}
+
+template <class T, int kPieces>
+__global__ void __launch_bounds__(kPassThreads)
+    both_pass(SAPAG_PARAMETER(PassParameters<kPieces>) parameters) {
+  for_chunks<false>(parameters, [&](int64_t recovery, const Segment& segment, int chunk) {
+    const double shift = shift_of<T>(segment, recovery);
+    const LaneSums sums = sums_of_chunk<T>(parameters, recovery, segment, chunk, [&](const Unit<T>& unit) {
+      return sums_of_unit<T, true, true, kVectors / 2>(unit, shift, false, KeepNothing{});
+    });
+    write_difference(parameters, recovery, segment, chunk, true, sums);
+    write_target(parameters, recovery, segment, chunk, shift, sums);
   });
 }
 
@@ -75,13 +109,10 @@ template <class T, int kPieces>
 __global__ void __launch_bounds__(kPassThreads)
     target_pass(SAPAG_PARAMETER(PassParameters<kPieces>) parameters) {
   for_chunks<false>(parameters, [&](int64_t recovery, const Segment& segment, int chunk) {
-    const double shift = to_number(static_cast<const T*>(segment.shift)[recovery * segment.shift_stride]);
-    LaneSums total;
-    for (int i = chunk * kChunkUnits; i < (chunk + 1) * kChunkUnits && i < segment.units; ++i) {
-      total.main += target_sums(unit_of<T>(parameters.table, segment, recovery, i), shift).main;
-    }
-    if (column_of_lane() == kShift) total.main = shift;
-    write_row(parameters, recovery, segment, chunk, kTargetColumns, false, total);
+    const double shift = shift_of<T>(segment, recovery);
+    const LaneSums sums = sums_of_chunk<T>(parameters, recovery, segment, chunk,
+                                           [&](const Unit<T>& unit) { return target_sums(unit, shift); });
+    write_target(parameters, recovery, segment, chunk, shift, sums);
   });
 }
 
@@ -89,7 +120,10 @@ template <class T, int kPieces>
 __global__ void __launch_bounds__(kPassThreads)
     apply_pass(SAPAG_PARAMETER(PassParameters<kPieces>) parameters) {
   for_chunks<true>(parameters, [&](int64_t recovery, const Segment& segment, int chunk) {
-    const Affine<T> affine(parameters.slopes[recovery * parameters.layers + segment.layer]);
+    const int64_t row = recovery * parameters.layers + segment.layer;
+    if (parameters.marks && !parameters.marks[row]) return;
+    // By the same arithmetic also where V is 0: so are the zeros' signs the same.
+    const Affine<T> affine(parameters.marks ? Coefficients{} : parameters.slopes[row]);
     for (int i = chunk * kChunkUnits; i < (chunk + 1) * kChunkUnits && i < segment.units; ++i) {
       apply_unit(unit_of<T>(parameters.table, segment, recovery, i), affine);
     }
@@ -104,6 +138,13 @@ int launch_difference_pass(Scalar scalar, const PassParameters<kPieces>& paramet
   return dispatch(scalar, [&](auto element) {
     return launch(difference_pass<decltype(element), kPieces>, {shape.grid, shape.threads}, stream,
                   parameters);
+  });
+}
+template <int kPieces>
+int launch_both_pass(Scalar scalar, const PassParameters<kPieces>& parameters, const Shape& shape,
+                     void* stream) {
+  return dispatch(scalar, [&](auto element) {
+    return launch(both_pass<decltype(element), kPieces>, {shape.grid, shape.threads}, stream, parameters);
   });
 }
 template <int kPieces>
@@ -123,6 +164,8 @@ int launch_apply_pass(Scalar scalar, const PassParameters<kPieces>& parameters, 
 
 template int launch_difference_pass(Scalar, const PassParameters<kSmallTable>&, const Shape&, void*);
 template int launch_difference_pass(Scalar, const PassParameters<kLargeTable>&, const Shape&, void*);
+template int launch_both_pass(Scalar, const PassParameters<kSmallTable>&, const Shape&, void*);
+template int launch_both_pass(Scalar, const PassParameters<kLargeTable>&, const Shape&, void*);
 template int launch_target_pass(Scalar, const PassParameters<kSmallTable>&, const Shape&, void*);
 template int launch_target_pass(Scalar, const PassParameters<kLargeTable>&, const Shape&, void*);
 template int launch_apply_pass(Scalar, const PassParameters<kSmallTable>&, const Shape&, void*);

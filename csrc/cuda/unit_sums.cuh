@@ -19,9 +19,15 @@ __device__ __forceinline__ double butterfly(double value) {
   return value;
 }
 
-// A unit's sums, spread over lanes: lanes 0, 8, 16 and 24 hold four columns, lanes 0 and 16 two more.
+// A unit's sums, spread over lanes: lanes 0, 8, 16 and 24 hold four columns, lanes 0 and 16 two more; of a
+// target, the same lanes as of the first four.
 struct LaneSums {
-  double main = 0, extra = 0;
+  double main = 0, extra = 0, target = 0;
+  __device__ __forceinline__ void add(const LaneSums& other) {
+    main += other.main;
+    extra += other.extra;
+    target += other.target;
+  }
 };
 __device__ __forceinline__ double fold_four(double a, double b, double c, double d) {
   double sum = fold(fold(a, b, 16), fold(c, d, 16), 8);
@@ -33,17 +39,50 @@ __device__ __forceinline__ int column_of_lane() {
   return (lane() / 16) + 2 * (lane() / 8 % 2);
 }
 
-// put(column, sum) by the lanes that hold one.
+// put(column, sum) by the lanes that hold one; columns is kSum, kColumns or kAllColumns.
 template <class Put>
-__device__ __forceinline__ void for_columns(const LaneSums& sums, bool extra, Put&& put) {
+__device__ __forceinline__ void for_columns(const LaneSums& sums, int columns, Put&& put) {
   if (lane() % 8 == 0) put(column_of_lane(), sums.main);
-  if (extra && lane() % 16 == 0) put(kSum + lane() / 16, sums.extra);
+  if (columns > kSum && lane() % 16 == 0) put(kSum + lane() / 16, sums.extra);
+  if (columns > kColumns && lane() % 8 == 0 && column_of_lane() < kShift) {
+    put(kColumns + column_of_lane(), sums.target);
+  }
 }
 
-template <class T, bool kExtra, class Keep>
-__device__ __forceinline__ LaneSums sums_of_unit(const Unit<T>& unit, bool again, Keep&& keep) {
+// A lane's sums of a target about a shift, so that the variance does not cancel: the shift is one of the
+// segment's own elements, which bounds the loss by a factor of n however far off it lies, and leaves a
+// constant target exactly zero.
+template <class T>
+struct TargetLane {
+  double shift, shifted = 0, shifted_square = 0, square = 0;
+
+  __device__ __forceinline__ explicit TargetLane(double about) : shift(about) {}
+  // Of a vector that begins at element i of a unit.
+  __device__ __forceinline__ void add(const uint4& target, int i, int size) {
+    Number<T> gs[kWidth<T>];
+    unpack<T>(target, gs);
+#pragma unroll
+    for (int k = 0; k < kWidth<T>; ++k) {
+      const double g = gs[k], r = i + k < size ? g - shift : 0;
+      shifted += r;
+      shifted_square += r * r;
+      square += g * g;
+    }
+  }
+  __device__ __forceinline__ double folded() const { return fold_four(shifted, shifted_square, square, 0); }
+};
+
+// That shift.
+template <class T>
+__device__ __forceinline__ double shift_of(const Segment& segment, int64_t recovery) {
+  return to_number(static_cast<const T*>(segment.shift)[recovery * segment.shift_stride]);
+}
+
+template <class T, bool kExtra, bool kTarget, int kAhead, class Keep>
+__device__ __forceinline__ LaneSums sums_of_unit(const Unit<T>& unit, double shift, bool again, Keep&& keep) {
+  TargetLane<T> lane_of_target(shift);
   double square = 0, cross = 0, dummy_square = 0, inner = 0, sum = 0, absolute = 0;
-  for_vectors(unit, again, [&](int k, const uint4& dummy, const uint4& target) {
+  for_vectors<kAhead>(unit, again, [&](int k, const uint4& dummy, const uint4& target) {
     keep(k, dummy, target);
     Number<T> as[kWidth<T>], gs[kWidth<T>];
     unpack<T>(dummy, as);
@@ -60,6 +99,7 @@ __device__ __forceinline__ LaneSums sums_of_unit(const Unit<T>& unit, bool again
         absolute += std::fabs(d);
       }
     }
+    if constexpr (kTarget) lane_of_target.add(target, element_of<T>(k), unit.size);
   });
   LaneSums sums;
   sums.main = fold_four(square, cross, dummy_square, inner);
@@ -68,45 +108,44 @@ __device__ __forceinline__ LaneSums sums_of_unit(const Unit<T>& unit, bool again
 #pragma unroll
     for (int bit = 8; bit > 0; bit /= 2) sums.extra += __shfl_xor_sync(kFullWarp, sums.extra, bit);
   }
+  if constexpr (kTarget) sums.target = lane_of_target.folded();
   return sums;
 }
 
+struct KeepNothing {
+  __device__ __forceinline__ void operator()(int, const uint4&, const uint4&) const {}
+};
+
+// The columns of a unit of the segment, for a tier; keep(vector, g', g) for each vector on the way.
 template <class T, class Keep>
-__device__ __forceinline__ LaneSums difference_sums(const Unit<T>& unit, bool extra, bool again,
-                                                    Keep&& keep) {
-  return extra ? sums_of_unit<T, true>(unit, again, keep) : sums_of_unit<T, false>(unit, again, keep);
+__device__ __forceinline__ LaneSums unit_sums_of(const Unit<T>& unit, const Segment& segment,
+                                                 int64_t recovery, int columns, bool again, Keep&& keep) {
+  if (columns > kColumns) {
+    // Nothing is read ahead: nine sums take the registers for it.
+    return sums_of_unit<T, true, true, 1>(unit, shift_of<T>(segment, recovery), again, keep);
+  }
+  return columns > kSum ? sums_of_unit<T, true, false, kVectors>(unit, 0, again, keep)
+                        : sums_of_unit<T, false, false, kVectors>(unit, 0, again, keep);
 }
 
-// About a shift, so that the variance does not cancel: the shift is one of the segment's own elements, which
-// bounds the loss by a factor of n however far off it lies, and leaves a constant target exactly zero.
+// Those of the target alone.
 template <class T>
 __device__ __forceinline__ LaneSums target_sums(const Unit<T>& unit, double shift) {
-  double shifted = 0, shifted_square = 0, square = 0;
-  const auto add = [&](const uint4& target, int i) {
-    Number<T> gs[kWidth<T>];
-    unpack<T>(target, gs);
-#pragma unroll
-    for (int k = 0; k < kWidth<T>; ++k) {
-      const double g = gs[k], r = i + k < unit.size ? g - shift : 0;
-      shifted += r;
-      shifted_square += r * r;
-      square += g * g;
-    }
-  };
+  TargetLane<T> mine(shift);
   if (unit.size == kUnit<T> && aligned(unit.target, unit.target)) {
     uint4 target[kVectors];
 #pragma unroll
     for (int k = 0; k < kVectors; ++k) target[k] = load16(unit.target + element_of<T>(k));
 #pragma unroll
-    for (int k = 0; k < kVectors; ++k) add(target[k], element_of<T>(k));
+    for (int k = 0; k < kVectors; ++k) mine.add(target[k], element_of<T>(k), unit.size);
   } else {
 #pragma unroll 1
     for (int k = 0; k * kWarpSize * kWidth<T> < unit.size; ++k) {
-      add(gather(unit.target, element_of<T>(k), unit.size), element_of<T>(k));
+      mine.add(gather(unit.target, element_of<T>(k), unit.size), element_of<T>(k), unit.size);
     }
   }
   LaneSums sums;
-  sums.main = fold_four(shifted, shifted_square, square, 0);
+  sums.target = mine.folded();
   return sums;
 }
 

@@ -75,26 +75,30 @@ __device__ __forceinline__ int element_of(int vector) {
   return (vector * kWarpSize + lane()) * kWidth<T>;
 }
 
-// use(vector, g', g) for the unit's vectors. again: this kernel will read it another time.
-template <class T, class Use>
+// use(vector, g', g) for the unit's vectors, so many of each operand read ahead. again: this kernel will read
+// it another time.
+template <int kAhead, class T, class Use>
 __device__ __forceinline__ void for_vectors(const Unit<T>& unit, bool again, Use&& use) {
   if (unit.size == kUnit<T> && aligned(unit.dummy, unit.target)) {
-    uint4 dummy[kVectors], target[kVectors];
-    if (again) {
+#pragma unroll 1
+    for (int first = 0; first < kVectors; first += kAhead) {
+      uint4 dummy[kAhead], target[kAhead];
+      if (again) {
 #pragma unroll
-      for (int k = 0; k < kVectors; ++k) {
-        dummy[k] = load16_keep(unit.dummy + element_of<T>(k));
-        target[k] = load16_keep(unit.target + element_of<T>(k));
-      }
-    } else {
+        for (int k = 0; k < kAhead; ++k) {
+          dummy[k] = load16_keep(unit.dummy + element_of<T>(first + k));
+          target[k] = load16_keep(unit.target + element_of<T>(first + k));
+        }
+      } else {
 #pragma unroll
-      for (int k = 0; k < kVectors; ++k) {
-        dummy[k] = load16(unit.dummy + element_of<T>(k));
-        target[k] = load16(unit.target + element_of<T>(k));
+        for (int k = 0; k < kAhead; ++k) {
+          dummy[k] = load16(unit.dummy + element_of<T>(first + k));
+          target[k] = load16(unit.target + element_of<T>(first + k));
+        }
       }
+#pragma unroll
+      for (int k = 0; k < kAhead; ++k) use(first + k, dummy[k], target[k]);
     }
-#pragma unroll
-    for (int k = 0; k < kVectors; ++k) use(k, dummy[k], target[k]);
   } else {
 #pragma unroll 1
     for (int k = 0; k * kWarpSize * kWidth<T> < unit.size; ++k) {

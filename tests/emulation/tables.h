@@ -202,14 +202,17 @@ inline void make_table(Random* random, const Limits& limits, Scalar scalar,
   const double gaps[] = {1e-6, 1e-3, 0.1, 1, 10};
   struct Style {
     double scale, offset, gap;
-    int special;  // 1: target zero, 2: target constant, 3: dummy zero, 4: dummy equals target
+    // 1: target zero, 2: target constant, 3: dummy zero, 4: dummy equals target, 5: next to nothing beside
+    // others
+    int special;
   };
   std::vector<Style> styles(static_cast<std::size_t>(table.layers));
   for (Style& style : styles) {
     style.scale = std::pow(10.0, static_cast<double>(r.below(4)) - 2);
     style.offset = r.one_in(3) ? r.normal() : 0.1;
     style.gap = gaps[r.below(5)];
-    style.special = r.one_in(6) ? 1 + static_cast<int>(r.below(4)) : 0;
+    style.special = r.one_in(5) ? 1 + static_cast<int>(r.below(5)) : 0;
+    if (style.special == 5) style.scale = scalar == Scalar::f16 ? 3e-7 : 1e-9;
   }
   for (std::size_t e = 0; e < count; ++e) {
     Entry& entry = table.entries[e];
