@@ -34,12 +34,12 @@ def find_nvcc() -> str | None:
 def _identify(mangled: str) -> tuple[str, str, int] | None:
     """Kernel, element type and table size from a mangled name."""
     found = re.search(
-        r"\d(block_tier|cluster_tier|grid_tier|difference_pass|target_pass|both_pass|apply_pass)"
-        r"I(f|d|N?\w*?(BFloat16|Float16)E?)Li(\d+)E",
+        r"\d(block_tier|cluster_tier|grid_tier|difference_pass|target_pass|both_pass|apply_pass|scale_slopes)"
+        r"I(f|d|N?\w*?(BFloat16|Float16)E?)(?:Li(\d+))?E",
         mangled,
     )
     if found:
-        return found[1], NAMES[found[3] or found[2]], int(found[4])
+        return found[1], NAMES[found[3] or found[2]], int(found[4] or 0)
     plain = re.search(r"\d(merge_chunks|finish|clear_barriers)", mangled)
     return (plain[1], "", 0) if plain else None
 

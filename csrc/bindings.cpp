@@ -18,6 +18,7 @@
 
 #include "cuda/planner.h"
 #include "sapag.h"
+#include "slope_tables.h"
 #include "tensor_tables.h"
 #ifdef SAPAG_WITH_CUDA
 #include "cuda/driver.h"
@@ -70,6 +71,14 @@ struct OnCpu {
                          static_cast<sapag::TargetSums*>(const_cast<void*>(sums.const_data_ptr())), known,
                          parallel_of_torch());
     return type == at::kDouble ? value : value.to(type);
+  }
+  void scale(const sapag::SlopeTable&, TensorList slopes, const Tensor& factor) const {
+    if (factor.eq(1).all().item<bool>()) return;
+    for (const Tensor& slope : slopes) {
+      std::vector<int64_t> shape(factor.dim() == 0 ? 0 : static_cast<size_t>(slope.dim()), 1);
+      if (!shape.empty()) shape[0] = factor.numel();
+      slope.mul_(factor.to(slope.scalar_type() == at::kDouble ? at::kDouble : at::kFloat).view(shape));
+    }
   }
 };
 
@@ -133,6 +142,9 @@ class OnCuda {
                                workspace.mutable_data_ptr(), stream_));
     return value;
   }
+  void scale(const sapag::SlopeTable& table, TensorList, const Tensor&) const {
+    check(sapag::gpu::scale(table, limits(), stream_));
+  }
 
  private:
   static void check(int error) {
@@ -141,17 +153,19 @@ class OnCuda {
   }
   sapag::gpu::Plan plan_for(const sapag::Table& table, sapag::gpu::Purpose purpose, int64_t recoveries,
                             bool sum_target = false) const {
+    return sapag::gpu::plan_for(table, purpose, recoveries, limits(), sum_target);
+  }
+  // Asked once a device.
+  sapag::gpu::PlannerLimits limits() const {
     static std::mutex mutex;
     static std::map<int, sapag::gpu::PlannerLimits> known;
     const std::lock_guard<std::mutex> lock(mutex);
     const auto found = known.find(device_.index());
-    if (found != known.end()) {
-      return sapag::gpu::plan_for(table, purpose, recoveries, found->second, sum_target);
-    }
+    if (found != known.end()) return found->second;
     sapag::gpu::PlannerLimits limits;
     check(sapag::gpu::device_limits(device_.index(), &limits));
     known.emplace(device_.index(), limits);
-    return sapag::gpu::plan_for(table, purpose, recoveries, limits, sum_target);
+    return limits;
   }
   // Given back to torch's allocator at once, which hands it only to later work on the same stream.
   Tensor workspace_of(const sapag::gpu::Plan& plan) const {
@@ -264,6 +278,12 @@ std::tuple<Tensor, Tensor> distance_and_gradient_out(TensorList dummy, TensorLis
   return run_distance<On>(tables, dummy[0], batched, kind, bandwidth, l1_weight, weights, variance, cached);
 }
 
+template <class On>
+void scale_(TensorList slopes, const Tensor& grad, bool batched) {
+  const sapag::SlopeTable table = sapag::slope_table(On::kDevice, slopes, grad, batched);
+  On(slopes[0].device()).scale(table, slopes, grad);
+}
+
 // What the CUDA kernels would do with tensors of these sizes: a dry run, also where there is no CUDA.
 std::string plan(IntArrayRef sizes, IntArrayRef layer_of, int64_t layers, int64_t recoveries,
                  std::string scalar, int64_t sms, int64_t shared_bytes, int64_t max_cluster, int64_t arch) {
@@ -316,6 +336,7 @@ TORCH_LIBRARY(sapag_fast, m) {
   m.def("distance" SAPAG_PAIR SAPAG_OPTIONS ") -> (Tensor, Tensor)");
   m.def("distance_and_gradient" SAPAG_PAIR SAPAG_OPTIONS ") -> (Tensor, Tensor, Tensor[])");
   m.def("distance_and_gradient_out" SAPAG_PAIR SAPAG_OPTIONS ", Tensor(a!)[] out) -> (Tensor, Tensor)");
+  m.def("scale_(Tensor(a!)[] slopes, Tensor grad, bool batched) -> ()");
 }
 
 template <class On>
@@ -326,6 +347,7 @@ void implement(torch::Library& m) {
   m.impl("distance", &distance<On>);
   m.impl("distance_and_gradient", &distance_and_gradient<On>);
   m.impl("distance_and_gradient_out", &distance_and_gradient_out<On>);
+  m.impl("scale_", &scale_<On>);
 }
 
 TORCH_LIBRARY_IMPL(sapag_fast, CPU, m) {

@@ -52,6 +52,22 @@ struct Table {
   Scalar scalar = Scalar::f32;
 };
 
+// V in one gradient tensor of all recoveries; stride in elements between recoveries.
+struct Slope {
+  void* data;
+  int64_t stride;
+  int64_t size;  // elements of one recovery
+};
+
+struct SlopeTable {
+  std::vector<Slope> slopes;
+  int64_t recoveries = 1;
+  Scalar scalar = Scalar::f32;
+  const void* factor = nullptr;  // float, or double if wide: of each recovery, or of all (stride 0)
+  int64_t factor_stride = 0;
+  bool wide = false;
+};
+
 // The distances that the compiled code computes by itself; numbers as in distances.py.
 enum class Kind : int64_t {
   sapag = 0,

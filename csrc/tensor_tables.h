@@ -63,6 +63,18 @@ inline bool same_order(const Tensor& a, const Tensor& b) {
   return a.strides() == b.strides() && a.is_non_overlapping_and_dense();
 }
 
+// tensors[i] against the first one: device, type, and the number of recoveries in front.
+inline void check_alike(const char* name, const Tensor& tensor, const Tensor& first, size_t i, bool batched,
+                        int64_t recoveries) {
+  TORCH_CHECK_VALUE(tensor.device() == first.device(), name, "[", i, "]: expected a tensor on ",
+                    first.device(), " as the first one, found ", tensor.device());
+  TORCH_CHECK_TYPE(tensor.scalar_type() == first.scalar_type(), name, "[", i, "]: expected ",
+                   first.scalar_type(), " as in the first tensor, found ", tensor.scalar_type());
+  TORCH_CHECK_VALUE(!batched || (tensor.dim() > 0 && tensor.size(0) == recoveries), name, "[", i,
+                    "]: expected ", recoveries, " recoveries in the leading dimension, found shape ",
+                    tensor.sizes());
+}
+
 // A table over the tensors' memory, and the copies it needed to make.
 class Tables {
  public:
@@ -129,17 +141,6 @@ class Tables {
   const Table& table() const { return table_; }
 
  private:
-  static void check_alike(const char* name, const Tensor& tensor, const Tensor& first, size_t i, bool batched,
-                          int64_t recoveries) {
-    TORCH_CHECK_VALUE(tensor.device() == first.device(), name, "[", i, "]: expected a tensor on ",
-                      first.device(), " as the first one, found ", tensor.device());
-    TORCH_CHECK_TYPE(tensor.scalar_type() == first.scalar_type(), name, "[", i, "]: expected ",
-                     first.scalar_type(), " as in the first tensor, found ", tensor.scalar_type());
-    TORCH_CHECK_VALUE(!batched || (tensor.dim() > 0 && tensor.size(0) == recoveries), name, "[", i,
-                      "]: expected ", recoveries, " recoveries in the leading dimension, found shape ",
-                      tensor.sizes());
-  }
-
   void check_pair(const Tensor& dummy, const Tensor& target, const Tensor& first, size_t i,
                   bool batched) const {
     check_alike("dummy", dummy, first, i, batched, table_.recoveries);

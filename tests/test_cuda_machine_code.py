@@ -8,6 +8,7 @@ pytestmark = pytest.mark.skipif(machine_code.find_nvcc() is None, reason="nvcc i
 
 TIERS = {"block_tier", "cluster_tier", "grid_tier"}
 PASSES = {"difference_pass", "both_pass", "target_pass", "apply_pass"}
+SWEEPING = TIERS | PASSES | {"scale_slopes"}
 ELEMENTS = {"float32", "float64", "bfloat16", "float16"}
 
 
@@ -19,7 +20,7 @@ def rows():
 def test_every_kernel_is_there(rows):
     found = {(row["kernel"], row["element"], row["arch"]) for row in rows if row["element"]}
     arches = {f"sm_{a}" for a in machine_code.ARCHITECTURES}
-    assert found == {(k, e, a) for k in TIERS | PASSES for e in ELEMENTS for a in arches}
+    assert found == {(k, e, a) for k in SWEEPING for e in ELEMENTS for a in arches}
 
 
 def test_nothing_spills(rows):
@@ -33,7 +34,7 @@ def test_registers_allow_three_ctas_of_256_threads(rows):
 def test_aligned_loads_and_stores_are_16_bytes(rows):
     sweeping = [row for row in rows if row["element"]]
     assert {row["widest_load"] for row in sweeping} == {16}
-    writing = [row for row in sweeping if row["kernel"] in TIERS | {"apply_pass"}]
+    writing = [row for row in sweeping if row["kernel"] in TIERS | {"apply_pass", "scale_slopes"}]
     assert {row["widest_store"] for row in writing} == {16}
 
 

@@ -2,6 +2,7 @@
 //
 //   target_sums, difference_sums   pass over the elements, ordered merge
 //   apply                          pass over the elements
+//   scale                          a launch for each table of tensors
 //   distance                       1. the launches of the block, cluster and grid tiers: D's shares and V
 //                                  2. passes for the other segments: sums, merge (shares, coefficients), V
 //                                  3. D, the shares' sum
@@ -246,6 +247,33 @@ int difference_sums(const sapag::Table& table, const Plan& plan, DifferenceSums*
 int apply(const sapag::Table& table, const Plan& plan, const Coefficients* coefficients, void* stream) {
   Queue queue;
   run_apply(table, plan, coefficients, stream, &queue);
+  return queue.error();
+}
+
+int scale(const SlopeTable& table, const PlannerLimits& limits, void* stream) {
+  constexpr int64_t kWarps = kScaleThreads / 32, kUnitsOfWarp = 4, kCtas = 8;  // CTAs an SM
+  const int64_t R = table.recoveries, ctas = kCtas * limits.sms;
+  const int64_t unit = kUnitBytes / bytes_of(table.scalar);
+  Queue queue;
+  ScaleParameters parameters{};
+  parameters.recoveries = R;
+  parameters.factor = table.factor;
+  parameters.factor_stride = table.factor_stride;
+  parameters.wide = table.wide;
+  for (size_t first = 0; first < table.slopes.size(); first += kSlopes) {
+    parameters.slopes = static_cast<int32_t>(std::min<size_t>(kSlopes, table.slopes.size() - first));
+    int64_t units = 0;
+    for (int i = 0; i < parameters.slopes; ++i) {
+      parameters.table[i] = table.slopes[first + static_cast<size_t>(i)];
+      units += (parameters.table[i].size + unit - 1) / unit;
+    }
+    if (R * units == 0) continue;
+    // No more CTAs than the device takes at a time: where the factors are 1, all that is paid is the launch.
+    const int64_t wanted = (units + kWarps * kUnitsOfWarp - 1) / (kWarps * kUnitsOfWarp);
+    parameters.parts = static_cast<int32_t>(std::min(wanted, (ctas + R - 1) / R));
+    const Shape shape{static_cast<int>(std::min(R * parameters.parts, ctas)), kScaleThreads};
+    queue.add([&] { return launch_scale(table.scalar, parameters, shape, stream); });
+  }
   return queue.error();
 }
 

@@ -26,6 +26,9 @@ int apply(const sapag::Table& table, const Plan& plan, const Coefficients* coeff
 int distance(const sapag::Table& table, const Plan& plan, const DistanceOptions& options, void* value,
              bool wide, TargetSums* target, void* workspace, void* stream);
 
+// V times the table's factors, in place.
+int scale(const SlopeTable& table, const PlannerLimits& limits, void* stream);
+
 // What the current device allows, asked once a device.
 int device_limits(int device, PlannerLimits* limits);
 const char* error_text(int error);

@@ -36,6 +36,7 @@ int launch_apply_pass(Scalar scalar, const PassParameters<kPieces>& parameters, 
                       void* stream);
 
 int launch_merge(const MergeParameters& parameters, const Shape& shape, void* stream);
+int launch_scale(Scalar scalar, const ScaleParameters& parameters, const Shape& shape, void* stream);
 int launch_clear_barriers(void* barriers, int count, void* stream);
 // D[r] = the layers' shares in order, without those that are taken back; value is float[R], or double[R] if
 // wide.
@@ -57,7 +58,7 @@ constexpr int kGridSupers = 16;
 constexpr int kGridBarrierBytes = 8;
 // Threads that the kernels' registers are bounded for.
 constexpr int kBlockThreads = 256, kClusterThreads = 256, kGridThreads = 384, kPassThreads = 128;
-constexpr int kMergeThreads = 256;
+constexpr int kMergeThreads = 256, kScaleThreads = 128;
 // Shared memory that their static arrays take at most.
 constexpr int kBlockStaticBytes = 1536, kClusterStaticBytes = 256, kGridStaticBytes = 1536;
 // What a packed segment has at most.

@@ -132,8 +132,21 @@ struct MergeParameters {
   Merge table[kMerges];
 };
 
+// V to be multiplied.
+constexpr int kSlopes = 160;
+
+struct ScaleParameters {
+  int64_t recoveries;
+  int64_t factor_stride;
+  const void* factor;
+  int32_t wide;
+  int32_t slopes;
+  int32_t parts;  // that a recovery is shared out in
+  Slope table[kSlopes];
+};
+
 static_assert(sizeof(TierParameters<kSmallTable>) <= 4096 && sizeof(PassParameters<kSmallTable>) <= 4096);
 static_assert(sizeof(TierParameters<kLargeTable>) <= 32764 && sizeof(PassParameters<kLargeTable>) <= 32764);
-static_assert(sizeof(MergeParameters) <= 4096);
+static_assert(sizeof(MergeParameters) <= 4096 && sizeof(ScaleParameters) <= 4096);
 
 }  // namespace sapag::gpu

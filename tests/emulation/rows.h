@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "tables.h"
@@ -21,6 +22,7 @@ class Rows {
   ~Rows() { std::free(memory_); }
   Rows(const Rows&) = delete;
   Rows& operator=(const Rows&) = delete;
+  Rows(Rows&& other) noexcept : count_(other.count_), memory_(std::exchange(other.memory_, nullptr)) {}
   T* data() const { return static_cast<T*>(memory_); }
   const T& operator[](int64_t i) const { return data()[i]; }
   std::vector<unsigned char> bytes() const {
@@ -37,6 +39,13 @@ inline void clear(Case* c) {
   for (Tensor& tensor : c->out) {
     if (tensor.bytes) std::memset(tensor.memory.get(), 0xff, tensor.bytes);
   }
+}
+
+inline std::vector<unsigned char> bytes_of_gradient(const Case& c) {
+  std::vector<unsigned char> all;
+  for (const Tensor& tensor : c.out)
+    all.insert(all.end(), tensor.memory.get(), tensor.memory.get() + tensor.bytes);
+  return all;
 }
 
 inline std::string check_gaps(const Case& c) {

@@ -5,7 +5,8 @@
 //  1. A seed gives a table (tables.h), a device with its limits, so that every tier is met at small sizes,
 //  and a
 //     schedule.
-//  2. target_sums, then distance, value alone or with V; difference_sums and apply in every third table.
+//  2. target_sums, then distance, value alone or with V; difference_sums, apply and scale in every third
+//  table.
 //     Where each recovery has its own target, distance again, summing the target itself: the same bits.
 //  3. All results against float64 definitions; memory around them untouched; launches on the stream that was
 //  given.
@@ -21,6 +22,7 @@
 #include <string>
 #include <vector>
 
+#include "check_scale.h"
 #include "check_sums.h"
 #include "kinds.h"
 
@@ -75,13 +77,6 @@ int run_distance(Case* c, const PlannerLimits& limits, Purpose purpose, const Ro
   Rows<char> workspace(plan.workspace_bytes);
   return gpu::distance(table, plan, c->options, values->data(), values->wide, target.data(), workspace.data(),
                        kStream);
-}
-
-std::vector<unsigned char> bytes_of_gradient(const Case& c) {
-  std::vector<unsigned char> all;
-  for (const Tensor& tensor : c.out)
-    all.insert(all.end(), tensor.memory.get(), tensor.memory.get() + tensor.bytes);
-  return all;
 }
 
 // A layer of more tensors than a launch takes is summed in an order that depends on how many that is.
@@ -236,6 +231,7 @@ std::string check(uint64_t seed, bool small, bool verbose) {
   configure(run.options);
   if (random.one_in(3)) problem = check_difference_sums(&c, run.limits);
   if (problem.empty() && c.with_gradient && random.one_in(3)) problem = check_apply(&c, run.limits, &random);
+  if (problem.empty() && c.with_gradient && random.one_in(3)) problem = check_scale(&c, run.limits, &random);
   if (problem.empty() && !small && random.one_in(10))
     problem = check_failures(&c, run, purpose, target, &random);
   return problem;
@@ -263,6 +259,10 @@ std::string check_edges() {
                        kStream)) {
     return "sums of no recoveries gave an error";
   }
+  SlopeTable slopes;
+  slopes.recoveries = 0;
+  slopes.slopes.push_back({nullptr, 0, 0});
+  if (gpu::scale(slopes, {}, kStream)) return "nothing to scale gave an error";
   try {
     gpu::make_plan({int64_t{1} << 50}, {0}, 1, 1, 4, Purpose::gradient, {});
     return "a plan for more units than can be counted";
