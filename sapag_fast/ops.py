@@ -157,6 +157,11 @@ def distance_and_gradient(
     return *_operators(backend).distance_and_gradient_out(dummy, target, *options, out), out
 
 
+def scale(backend: str, slopes: Sequence[Tensor], grad: Tensor, batched: bool) -> None:
+    """V times ``grad`` (shape () or [R]) in place, without a pass over V where it is 1."""
+    _operators(backend).scale_(slopes, grad, batched)
+
+
 def result_dtype(dummy: Sequence[Tensor]) -> torch.dtype:
     """float64 for float64 gradients, float32 for all others: a half's distance would lose its digits."""
     return torch.float64 if dummy[0].dtype == torch.float64 else torch.float32
@@ -202,6 +207,7 @@ def _fake_scale(slopes, grad, batched):
     return None
 
 
+torch.library.register_fake("sapag_fast::scale_", _fake_scale)
 torch.library.register_fake("sapag_fast::target_sums", _fake_target_sums)
 torch.library.register_fake("sapag_fast::difference_sums", _fake_difference_sums)
 torch.library.register_fake("sapag_fast::apply", _fake_apply)
