@@ -78,7 +78,7 @@ class Build(BuildExtension):
 
 
 setup(
-    packages=["sapag_fast", "sapag_fast.kernels"],
+    packages=["sapag_fast", "sapag_fast.kernels", "sapag_fast.optimizers"],
     package_dir={"sapag_fast.kernels": "kernels"},
     package_data={"sapag_fast": ["py.typed"]},
     ext_modules=[
@@ -86,6 +86,7 @@ setup(
             "sapag_fast._C",
             [
                 str(CSRC / "bindings.cpp"),
+                str(CSRC / "optimizer_bindings.cpp"),
                 *(str(p) for folder in ("cpu", "cuda") for p in sorted(CSRC.glob(f"{folder}/*.cpp"))),
             ],
             depends=[str(p) for p in sorted(CSRC.rglob("*.h")) + sorted(CSRC.rglob("*.inl"))],

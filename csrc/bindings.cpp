@@ -1,6 +1,5 @@
 // The operators torch.ops.sapag_fast.*: schemas, launches. Only this file and tensor_tables.h know torch.
 
-#include <ATen/Parallel.h>
 #include <Python.h>
 #include <torch/library.h>
 
@@ -17,6 +16,7 @@
 #include <vector>
 
 #include "cuda/planner.h"
+#include "parallel_of_torch.h"
 #include "sapag.h"
 #include "slope_tables.h"
 #include "tensor_tables.h"
@@ -31,16 +31,8 @@ using at::Tensor;
 using at::TensorList;
 using sapag::empty_double;
 using sapag::LayerOption;
+using sapag::parallel_of_torch;
 using sapag::Tables;
-
-const sapag::Parallel parallel_of_torch() {
-  const auto run = [](int64_t count, void (*body)(void*, int64_t), void* context) {
-    at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) body(context, i);
-    });
-  };
-  return {run, at::in_parallel_region() ? 1 : at::get_num_threads()};
-}
 
 static_assert(sizeof(sapag::TargetSums) == 3 * sizeof(double));
 static_assert(sizeof(sapag::DifferenceSums) == 6 * sizeof(double));

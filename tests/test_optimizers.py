@@ -71,7 +71,7 @@ def test_lbfgs_follows_torch_where_pairs_are_skipped():
     matrix, start = _problem(1)
     optimizer = LBFGS(RECOVERIES, SIZE, history=5, dtype=torch.float64)
     path = _ours(optimizer, matrix, start, 25, wave=0.3)
-    assert len(set(optimizer.slot.tolist())) > 1  # the rings have drifted apart
+    assert len(set(optimizer.state()["slot"].tolist())) > 1  # the rings have drifted apart
     for r in range(RECOVERIES):
         expected = _torch_lbfgs(matrix[r], start[r], 25, wave=0.3, history_size=5)
         torch.testing.assert_close(path[r], expected, rtol=1e-5, atol=1e-6)
