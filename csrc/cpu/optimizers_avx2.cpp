@@ -12,7 +12,7 @@
 #define SAPAG_CAPABILITY avx2
 #define SAPAG_BYTES 32
 #include "optimizer_lanes.inl"
-// The lanes come first.
+// In this order: the others need the lanes.
 #include "adam.inl"
 #include "lbfgs.inl"
 #endif

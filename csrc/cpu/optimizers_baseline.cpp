@@ -8,6 +8,6 @@
 #define SAPAG_CAPABILITY baseline
 #define SAPAG_BYTES 16
 #include "optimizer_lanes.inl"
-// The lanes come first.
+// In this order: the others need the lanes.
 #include "adam.inl"
 #include "lbfgs.inl"

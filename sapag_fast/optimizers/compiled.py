@@ -1,7 +1,6 @@
-"""The optimisers' compiled operators (csrc/optimizer_bindings.cpp), and the shapes that torch.compile needs."""
+"""The optimisers' compiled operators (csrc/optimizer_bindings.cpp), and their shapes for torch.compile."""
 
 import torch
-from torch import Tensor
 
 from sapag_fast import _C  # noqa: F401 (registers the operators)
 

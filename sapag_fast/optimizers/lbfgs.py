@@ -22,15 +22,15 @@ class LBFGS:
     off.
 
     First step along -g with length min(1, 1/‖g‖₁)·lr, later steps H g with rate lr, H from the last `history`
-    pairs (s, y) with initial scale sᵀy / yᵀy; a pair with sᵀy ≤ 1e-10 is skipped, for its recovery alone, and so
-    is one that is not finite. The inverse Hessian is applied in compact form (Byrd, Nocedal, Schnabel 1994,
+    pairs (s, y) with initial scale sᵀy / yᵀy; a pair with sᵀy ≤ 1e-10 is skipped, for its recovery alone, and
+    so is one that is not finite. The inverse Hessian is applied in compact form (Byrd, Nocedal, Schnabel 1994,
     theorem 2.2), which is the two-loop recursion with its 2·history dependent dot products gathered into
     passes over the history.
 
-    With ``line_search="armijo"`` `step` also wants the objective at the present variables, and each call decides,
-    for every recovery alone, whether its point is taken (the change returned is then a new direction's) or not
-    (the change then leads to a shorter step along the old direction, see `Armijo`). `accepted` ``[R]`` tells
-    which it was; the objective at accepted points never increases.
+    With ``line_search="armijo"`` `step` also wants the objective at the present variables, and each call
+    decides, for every recovery alone, whether its point is taken (the change returned is then a new
+    direction's) or not (the change then leads to a shorter step along the old direction, see `Armijo`).
+    `accepted` ``[R]`` tells which it was; the objective at accepted points never increases.
 
     Parameters
     ----------

@@ -27,8 +27,8 @@ _MEMORY = (
 class CompiledSteps:
     """One recovery at a time in cache, in parallel over recoveries; csrc/cpu/lbfgs.inl has the procedure.
 
-    Sums run in float64 in an order that depends on N alone: the bits of a recovery depend neither on the number
-    of threads nor on which others share the batch.
+    Sums run in float64 in an order that depends on N alone: the bits of a recovery depend neither on the
+    number of threads nor on which others share the batch.
     """
 
     def __init__(self, rows: Rows, size: int, history: int, lr: float, dtype: torch.dtype) -> None:

@@ -71,7 +71,7 @@ class TorchSteps:
         return -gradient * (gradient.abs().sum(1, keepdim=True).reciprocal().clamp(max=1.0) * self.lr)
 
     def _direction(self, gradient: Tensor, step: Tensor, allowed: Tensor | None) -> Tensor:
-        """-lr·H g, once the pair of `step` has entered the history of the recoveries that are `allowed` to."""
+        """-lr·H g, after the pair of `step` has entered the history of the recoveries that are `allowed`."""
         rows, dtype = self._rows, gradient.dtype
         row = torch.arange(rows.recoveries, device=gradient.device)
         change = gradient - rows["previous_gradient"]
