@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from sapag_fast.optimizers.compiled import adam_step, choose_backend
+from sapag_fast.optimizers.optimizer import Optimizer
 from sapag_fast.optimizers.rows import Rows
 
 __all__ = ["Adam"]
 
 
-class Adam:
+class Adam(Optimizer):
     """Batched Adam (Kingma, Ba 2015), optionally on the signs of the gradient, with a step-decay schedule.
 
     Every recovery counts its own calls: bias correction and schedule of one that was restarted begin anew.
@@ -59,15 +60,14 @@ class Adam:
         self.backend = choose_backend(backend, device, dtype)
         self.lr, self.signed, self.betas, self.eps = lr, signed, betas, eps
         self.milestones, self.decay = sorted(set(milestones)), decay
-        self._rows = Rows(recoveries, device)
+        super().__init__(Rows(recoveries, device), size, dtype)
         self._rows.add("mean", (size,), dtype)
         self._rows.add("square", (size,), dtype)
         self._rows.add("calls", (), torch.int64)
-        self.keep, self.restart = self._rows.keep, self._rows.restart
-        self.state, self.load = self._rows.state, self._rows.load
 
     def step(self, gradient: Tensor, objective: Tensor | None = None) -> Tensor:
         """The change for the gradient ``[R, N]``; `objective` is not looked at."""
+        self._check(gradient)
         rows, (first, second) = self._rows, self.betas
         mean, square, calls = rows["mean"], rows["square"], rows["calls"]
         if self.backend == "compiled":

@@ -36,10 +36,10 @@ class Verdict:
 class Armijo:
     """A point is taken when f ≤ f₀ + c·t·g₀ᵀp, with f₀, g₀ of the last point taken and t the length along p.
 
-    A point where objective or gradient are not finite is not taken either. Then comes one at the minimum of the
-    parabola through f₀, g₀ᵀp and f, kept within [t/10, t/2]. After `patience` such points in a row, or at once
-    where p does not descend, the recovery empties its history and starts along -g from the last point taken;
-    from then on its lengths shrink for as long as it takes.
+    A point where objective or gradient are not finite is not taken either. Then comes one at the minimum of
+    the parabola through f₀, g₀ᵀp and f, kept within [t/10, t/2]. After `patience` such points in a row, or at
+    once where p does not descend, the recovery empties its history and starts along -g from the last point
+    taken; from then on its lengths shrink for as long as it takes.
 
     Everything is elementwise on ``[R]``: no recovery's bits depend on another one.
 
@@ -82,7 +82,7 @@ class Armijo:
         return Verdict(action, length, following)
 
     def follow(self, verdict: Verdict, slope: Tensor) -> None:
-        """Remember where the next points lie; `slope` ``[R]`` is g₀ᵀp, not read where the action is `MOVE`."""
+        """Remember where the next points lie; `slope` ``[R]`` is g₀ᵀp, not read for those that `MOVE`."""
         rows, moves = self._rows, verdict.action == MOVE
         rows["slope"] = torch.where(moves, rows["slope"], slope)
         rows["length"] = torch.where(moves, verdict.next_length, 1.0)

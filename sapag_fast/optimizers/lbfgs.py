@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sapag_fast.optimizers.armijo import ADVANCE, Armijo
+from sapag_fast.optimizers.armijo import Armijo
 from sapag_fast.optimizers.compiled import choose_backend
 from sapag_fast.optimizers.lbfgs_compiled import CompiledSteps
 from sapag_fast.optimizers.lbfgs_torch import TorchSteps
+from sapag_fast.optimizers.optimizer import Optimizer
 from sapag_fast.optimizers.rows import Rows
 
 __all__ = ["LBFGS", "LINE_SEARCHES"]
@@ -17,13 +18,13 @@ LINE_SEARCHES = ("armijo",)
 """Names that `LBFGS` knows."""
 
 
-class LBFGS:
+class LBFGS(Optimizer):
     """Batched L-BFGS with the semantics of ``torch.optim.LBFGS`` without line search and with its tolerances
     off.
 
-    First step along -g with length min(1, 1/‖g‖₁)·lr, later steps H g with rate lr, H from the last `history`
-    pairs (s, y) with initial scale sᵀy / yᵀy; a pair with sᵀy ≤ 1e-10 is skipped, for its recovery alone, and
-    so is one that is not finite. The inverse Hessian is applied in compact form (Byrd, Nocedal, Schnabel 1994,
+    First step along -g with length min(1, 1/‖g‖₁)·lr, later steps -lr·H g, H from the last `history` pairs
+    (s, y) with initial scale sᵀy / yᵀy; a pair with sᵀy ≤ 1e-10 is skipped, for its recovery alone, and so is
+    one that is not finite. The inverse Hessian is applied in compact form (Byrd, Nocedal, Schnabel 1994,
     theorem 2.2), which is the two-loop recursion with its 2·history dependent dot products gathered into
     passes over the history.
 
@@ -71,13 +72,18 @@ class LBFGS:
                 f"line_search: expected one of {', '.join(LINE_SEARCHES)} or None, found {line_search!r}"
             )
         self.backend = choose_backend(backend, device, dtype)
-        self._rows = Rows(recoveries, device)
+        super().__init__(Rows(recoveries, device), size, dtype)
         steps = CompiledSteps if self.backend == "compiled" else TorchSteps
         self._steps = steps(self._rows, size, history, lr, dtype)
         self._search = Armijo(self._rows) if line_search else None
-        self.accepted = torch.ones(recoveries, dtype=torch.bool, device=device)
-        self.keep, self.restart = self._rows.keep, self._rows.restart
-        self.state, self.load = self._rows.state, self._rows.load
+
+    @property
+    def accepted(self) -> Tensor:
+        """``[R]``, bool: whether the last call took the point it was given."""
+        rows = self._rows
+        if self._search is None:
+            return torch.ones(rows.recoveries, dtype=torch.bool, device=rows.device)
+        return rows["refused"] == 0
 
     def step(self, gradient: Tensor, objective: Tensor | None = None) -> Tensor:
         """The change for the gradient ``[R, N]`` at the present variables, and the objective ``[R]`` there
@@ -86,14 +92,18 @@ class LBFGS:
         Raises
         ------
         ValueError
-            When a line search gets no objective.
+            When a line search gets no objective, and for a gradient or objective of another shape.
         """
+        self._check(gradient)
         if self._search is None:
             return self._steps.take(gradient, None)[0]
         if objective is None:
             raise ValueError("objective: a line search needs it at every step, found None")
+        if objective.shape != gradient.shape[:1]:
+            raise ValueError(
+                f"objective: expected shape {list(gradient.shape[:1])}, found {list(objective.shape)}"
+            )
         verdict = self._search.judge(gradient, objective)
         change, slope = self._steps.take(gradient, verdict)
         self._search.follow(verdict, slope)
-        self.accepted = verdict.action == ADVANCE
         return change

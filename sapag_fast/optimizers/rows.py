@@ -39,14 +39,14 @@ class Rows:
 
     def keep(self, rows: Tensor) -> None:
         """Only these recoveries stay, in this order; one that is named twice is there twice from now on."""
-        rows = self._checked(rows)
+        rows = self._rows_of(rows)
         for name, tensor in self._tensors.items():
             self._tensors[name] = tensor.index_select(0, rows)
         self.recoveries = rows.numel()
 
     def restart(self, rows: Tensor) -> None:
         """These recoveries have fresh values again."""
-        rows = self._checked(rows)
+        rows = self._rows_of(rows)
         for name, tensor in self._tensors.items():
             tensor.index_fill_(0, rows, self._fresh[name])
 
@@ -79,7 +79,7 @@ class Rows:
             self._tensors[name] = fresh.copy_(found)
         self.recoveries = recoveries.pop()
 
-    def _checked(self, rows: Tensor) -> Tensor:
+    def _rows_of(self, rows: Tensor) -> Tensor:
         if rows.dtype != torch.int64 or rows.dim() != 1:
             raise ValueError(
                 f"rows: expected int64 of shape [rows], found {rows.dtype} of shape {list(rows.shape)}"
