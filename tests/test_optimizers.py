@@ -1,5 +1,10 @@
 """Batched optimisers against torch.optim, one recovery at a time, and against themselves in other batches."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from optimizer_problems import (
@@ -14,6 +19,7 @@ from optimizer_problems import (
     value,
 )
 
+from sapag_fast import ops
 from sapag_fast.optimizers import LBFGS, Adam
 
 BACKENDS = ("compiled", "torch")
@@ -317,3 +323,39 @@ def test_errors_name_the_argument():
         Adam(3, 4).step(torch.zeros(3, 4, dtype=torch.float64))
     with pytest.raises(ValueError, match=r"objective: expected shape \[3\], found \[3, 1\]"):
         LBFGS(3, 4, line_search="armijo").step(torch.zeros(3, 4), torch.zeros(3, 1))
+
+
+SCRIPT = """
+import sys
+
+sys.path.insert(0, sys.argv[2])
+import torch
+from optimizer_problems import curved, noise
+from test_optimizers import MAKERS
+
+from sapag_fast import ops
+
+assert ops.cpu_capability() == sys.argv[1], ops.cpu_capability()
+for name, make in MAKERS.items():
+    for dtype, rounding in ((torch.float32, 1e-4), (torch.float64, 1e-10)):
+        ours, exact = make(3, 1043, dtype=dtype), make(3, 1043, backend="torch", dtype=torch.float64)
+        x, curvatures = noise(3, 1043, 1, dtype)[0], torch.linspace(0.5, 3, 1043, dtype=dtype)
+        for _ in range(9):
+            objective, slope = curved(x, curvatures)
+            change, wanted = ours.step(slope, objective), exact.step(slope.double(), objective.double())
+            assert (change - wanted).norm() <= rounding * wanted.norm(), (name, dtype)
+            x = x + change
+"""
+
+
+def test_every_instruction_set_of_this_machine():
+    order = ["baseline", "avx2", "avx512"]
+    for capability in order[: order.index(ops.cpu_capability()) + 1]:
+        done = subprocess.run(
+            [sys.executable, "-c", SCRIPT, capability, str(Path(__file__).parent)],
+            env={**os.environ, "SAPAG_FAST_CPU_CAPABILITY": capability},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
