@@ -1,10 +1,10 @@
 """Time of one step of R batched optimisers against R objects of torch.optim, history 100.
 
-Every contender walks the same road: before each step it forms the gradient a·x + noise, with 16 noises in turn,
-so that no search ever arrives and nearly all pairs enter the history (the report says how many do not).
-Forming it belongs to the measured time: one operation on ``[R, N]`` for ours, one on each object's ``[N]`` for
-torch.optim. torch.optim.LBFGS is given a closure that writes the gradient into ``grad`` and returns a constant,
-with ``lr=1, max_iter=1`` and tolerances that never stop it: like ours it evaluates once a step.
+Every contender walks the same road: before each step it forms the gradient a·x + noise, with 16 noises in
+turn, so that no search ever arrives and nearly all pairs enter the history (the report says how many do not).
+Forming it belongs to the measured time: one operation on ``[R, N]`` for ours, one on each object's ``[N]``
+for torch.optim. torch.optim.LBFGS is given a closure that writes the gradient into ``grad`` and returns a
+constant, with ``lr=1, max_iter=1`` and tolerances that never stop it: like ours it evaluates once a step.
 torch.optim.Adam runs as it comes (foreach) and with ``fused=True``. ``batched`` is our own path by torch
 operations. Every round times every contender once, in turn; ratios are quantiles over rounds.
 
