@@ -1,4 +1,8 @@
-"""The attack loop: all recoveries and all their restarts as one batch."""
+"""The attack loop: many recoveries as one batch that stays full.
+
+A *task* is one search: one restart of one victim. As many tasks as the batch has rows run at once; whenever
+some have ended, waiting ones take their rows, and when none waits the batch shrinks.
+"""
 
 from __future__ import annotations
 
@@ -9,34 +13,41 @@ import torch
 from torch import Tensor
 
 from sapag_fast.basis import Basis
+from sapag_fast.batch import IDLE, Batch
+from sapag_fast.checkpoint import Checkpoint
+from sapag_fast.graphs import captured
 from sapag_fast.matching import Matching
+from sapag_fast.memory import is_out_of_memory
+from sapag_fast.objective import Objective
 from sapag_fast.optimizers import LBFGS, Adam, Optimizer
-from sapag_fast.priors import box_prior, total_variation
 from sapag_fast.recipes import Recipe
+from sapag_fast.tasks import Outcomes, Queue
 
-__all__ = ["AttackResult", "run_attack"]
+__all__ = ["AttackResult", "make_optimizer", "run_attack"]
 
 
 @dataclass(frozen=True)
 class AttackResult:
-    """What every recovery (victim x restart, R of them) ended with.
+    """What every task (victim x restart, T of them, victim by victim) ended with.
 
     Attributes
     ----------
     inputs : Tensor
-        ``[R, B, *input_shape]``, the iterate with the lowest finite objective (distance plus penalties).
+        ``[T, B, *input_shape]``, the iterate with the lowest finite objective (distance plus penalties).
     labels : Tensor
-        ``[R, B]`` or, with joint labels, the logits ``[R, B, classes]`` that go with it.
+        ``[T, B]`` or, with joint labels, the logits ``[T, B, classes]`` that go with it.
     distance, objective : Tensor
-        ``[R]`` at that iterate, without and with penalties; inf where no iterate was finite.
+        ``[T]`` at that iterate, without and with penalties; inf where no iterate was finite.
     evaluations : Tensor
-        ``[R]``, int64, evaluations until the recovery stopped.
+        ``[T]``, int64, evaluations until the task stopped; 0 where it never began, its victim being solved.
     finite : Tensor
-        ``[R]``, bool, False where the recovery stopped on a non-finite value.
+        ``[T]``, bool, False where the task stopped on a non-finite value.
     history : Tensor
-        ``[evaluations, R]``, the distance at each evaluation.
-    interrupted : bool
-        Whether a KeyboardInterrupt ended the loop.
+        ``[evaluations of the longest, T]``, the distance at each evaluation, nan after it stopped.
+    ended : tuple of bool
+        T; False where an interrupt came before.
+    rows : int
+        Recoveries that ran at once, at the end: fewer than asked for after memory had run out.
     """
 
     inputs: Tensor
@@ -46,21 +57,24 @@ class AttackResult:
     evaluations: Tensor
     finite: Tensor
     history: Tensor
-    interrupted: bool
+    ended: tuple[bool, ...]
+    rows: int
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether a KeyboardInterrupt ended the loop."""
+        return not all(self.ended)
 
 
-def _optimizer(recipe: Recipe, steps: int, recoveries: int, size: int, like: Tensor) -> Optimizer:
+def make_optimizer(recipe: Recipe, steps: int, rows: int, size: int, like: Tensor) -> Optimizer:
+    """The recipe's optimiser for variables ``[rows, size]`` on the device and of the type of `like`."""
     place = {"device": like.device, "dtype": like.dtype}
     if recipe.optimizer == "lbfgs":
         history = max(1, min(recipe.history, steps))
-        return LBFGS(recoveries, size, lr=recipe.lr, history=history, **place)
+        return LBFGS(rows, size, lr=recipe.lr, history=history, **place)
     milestones = tuple(int(fraction * steps) for fraction in recipe.milestones)
     signed = recipe.optimizer == "signed-adam"
-    return Adam(recoveries, size, lr=recipe.lr, signed=signed, milestones=milestones, **place)
-
-
-def _per_recovery(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    return torch.where(mask.view(-1, *[1] * (new.dim() - 1)), new, old)
+    return Adam(rows, size, lr=recipe.lr, signed=signed, milestones=milestones, **place)
 
 
 def run_attack(
@@ -74,96 +88,242 @@ def run_attack(
     bounds: tuple[float, float] | None,
     joint: bool = False,
     restarts: int = 1,
+    rows: int | None = None,
     progress: Callable[[int, Tensor], object] | None = None,
+    on_victim: Callable[[int, AttackResult], object] | None = None,
+    checkpoint: Checkpoint | None = None,
     check_every: int = 20,
 ) -> AttackResult:
-    """Minimise distance plus penalties from `starts`, every recovery on its own.
+    """Minimise distance plus penalties from `starts`, every task on its own.
 
-    Nothing is read back from the device but every `check_every` evaluations, when the loop looks whether
-    anything is left to do. A recovery that meets a non-finite objective is frozen at its best iterate.
+    Nothing is read back from the device but every `check_every` evaluations, when the loop looks which tasks
+    have ended. A task that meets a non-finite objective ends with its best iterate.
 
     Parameters
     ----------
     matching : Matching
-        Distances and their gradients.
+        Distances and their gradients; the loop tells it which victim each row searches.
     starts : Tensor
-        ``[R, B, *input_shape]``.
+        ``[T, B, *input_shape]``, T = victims x restarts, victim by victim.
     labels : Tensor
-        ``[R, B, ...]``, or with `joint` the logits ``[R, B, classes]``.
+        ``[T, B, ...]``, or with `joint` the logits ``[T, B, classes]``.
     recipe : Recipe
         Optimiser, penalties, clipping, stop.
     steps : int
-        Evaluations.
+        Evaluations of a task.
     basis : Basis
         Coordinates of the search.
     bounds : pair of float or None
         The box of the penalty and of the clipping.
     restarts : int
-        R = victims x restarts, victim-major; used for the stop.
+        Tasks of a victim; once one of them comes below the recipe's ``stop_distance``, all of them end.
+    rows : int, optional
+        Tasks at once; None: all. Halved whenever memory runs out, and the tasks under way begin anew.
     progress : callable, optional
-        Called with (evaluations done, ``[R]`` best distances) at each check and at the end.
+        Called with (evaluations, averaged over all tasks; ``[T]`` lowest distances) at each check.
+    on_victim : callable, optional
+        Called with (victim, its result, T = restarts) once all tasks of a victim have ended. What it raises
+        ends the attack.
+    checkpoint : Checkpoint, optional
+        Where to go on from, and to keep the state. Victims that have ended before are not handed out again.
     """
-    shape = starts.shape
-    recoveries, pixels = shape[0], starts[0].numel()
-    inputs = starts.detach().clone()
-    variables = basis.inverse(inputs).reshape(recoveries, -1)
-    if joint:
-        variables = torch.cat((variables, labels.flatten(1)), 1)
-    optimizer = _optimizer(recipe, steps, recoveries, variables.shape[1], variables)
-
-    best_variables = variables.clone()
-    best = torch.full((recoveries,), torch.inf, device=starts.device, dtype=starts.dtype)
-    best_distance = best.clone()
-    alive = torch.ones(recoveries, dtype=torch.bool, device=starts.device)
-    evaluations = torch.zeros(recoveries, dtype=torch.long, device=starts.device)
-    history = torch.full((steps, recoveries), torch.nan, device=starts.device, dtype=starts.dtype)
-    low, high = bounds if bounds is not None else (-torch.inf, torch.inf)
-    done, interrupted = 0, False
-    try:
-        for index in range(steps):
-            inputs = basis.forward(variables[:, :pixels].view(shape))
-            current = variables[:, pixels:].view_as(labels) if joint else labels
-            distance, gradient, label_gradient = matching.value_and_gradient(inputs, current)
-            objective = distance = distance.to(starts.dtype)
-            if recipe.box and bounds is not None:
-                value, slope = box_prior(inputs, low, high)
-                objective, gradient = objective + recipe.box * value, gradient.add(slope, alpha=recipe.box)
-            if tv := recipe.tv_at(index, steps):
-                value, slope = total_variation(inputs)
-                objective, gradient = objective + tv * value, gradient.add(slope, alpha=tv)
-            flat = basis.transpose(gradient).reshape(recoveries, -1)
-            if label_gradient is not None:
-                flat = torch.cat((flat, label_gradient.flatten(1)), 1)
-
-            evaluations += alive
-            # A sum is finite only if all its terms are (or they overflow, which is no better).
-            alive = alive & torch.isfinite(objective) & torch.isfinite(flat.sum(1))
-            better = alive & (objective < best)
-            best = torch.where(better, objective, best)
-            best_distance = torch.where(better, distance, best_distance)
-            best_variables = _per_recovery(better, variables, best_variables)
-            history[index] = torch.where(alive, distance, torch.nan)
-
-            step = optimizer.step(flat)
-            variables = _per_recovery(alive, variables + step, best_variables)
-            if recipe.clip:
-                variables[:, :pixels].clamp_(low, high)
-            done = index + 1
-            if done % check_every == 0 or done == steps:
-                if progress is not None:
-                    progress(done, best_distance)
-                solved = (best_distance <= recipe.stop_distance).view(-1, restarts).any(1, keepdim=True)
-                if not bool((alive.view(-1, restarts) & ~solved).any()):
-                    break
-    except KeyboardInterrupt:
-        interrupted = True
-    return AttackResult(
-        inputs=basis.forward(best_variables[:, :pixels].view(shape)),
-        labels=best_variables[:, pixels:].view_as(labels) if joint else labels,
-        distance=best_distance,
-        objective=best,
-        evaluations=evaluations,
-        finite=alive,
-        history=history[:done],
-        interrupted=interrupted,
+    attack = _Attack(
+        matching, starts, labels, recipe, steps, basis, bounds, joint, restarts, rows or starts.shape[0]
     )
+    state = checkpoint.read() if checkpoint is not None else None
+    if state is not None:
+        attack.load(state)
+    try:
+        while attack.advance(check_every):
+            attack.settle()
+            if progress is not None:
+                progress(*attack.progress())
+            if on_victim is not None:
+                for victim in attack.newly_ended():
+                    on_victim(victim, attack.result(victim))
+            if checkpoint is not None and checkpoint.due:
+                checkpoint.write(attack.state())
+    except KeyboardInterrupt:
+        attack.interrupt()
+        if checkpoint is not None and attack.steady:
+            checkpoint.write(attack.state())
+    else:
+        if checkpoint is not None:
+            checkpoint.remove()
+    return attack.result()
+
+
+class _Attack:
+    """The queue, the batch and the outcomes of one run."""
+
+    def __init__(
+        self,
+        matching: Matching,
+        starts: Tensor,
+        labels: Tensor,
+        recipe: Recipe,
+        steps: int,
+        basis: Basis,
+        bounds: tuple[float, float] | None,
+        joint: bool,
+        restarts: int,
+        rows: int,
+    ) -> None:
+        self.objective = Objective(
+            matching,
+            recipe=recipe,
+            steps=steps,
+            basis=basis,
+            bounds=bounds,
+            shape=starts.shape[1:],
+            joint=joint,
+        )
+        self.recipe, self.steps, self.restarts = recipe, steps, restarts
+        self.starts = self.objective.variables(starts.detach(), labels)
+        self.labels = labels
+        self.queue = Queue(starts.shape[0] // restarts, restarts)
+        self.outcomes = Outcomes(self.starts, labels, steps)
+        self.handed_out: set[int] = set()
+        self.rows = min(rows, starts.shape[0])
+        self.steady = True  # all rows are between two steps
+        self.batch = self._filled()
+
+    def _filled(self) -> Batch:
+        tasks = self.queue.take(self.rows)
+        optimizer = make_optimizer(self.recipe, self.steps, len(tasks), self.starts.shape[1], self.starts)
+        batch = Batch(self.objective, optimizer, self.starts[tasks], self.labels[tasks], tasks)
+        self._changed(batch)
+        return batch
+
+    def _changed(self, batch: Batch) -> None:
+        """Rows have left or joined."""
+        victims = [max(task, 0) // self.restarts for task in batch.tasks]
+        self.objective.matching.retarget(torch.tensor(victims, device=self.starts.device))
+        self.step: Callable[[], None] | None = None
+
+    @property
+    def _busy(self) -> list[int]:
+        return [row for row, task in enumerate(self.batch.tasks) if task != IDLE]
+
+    def advance(self, evaluations: int) -> bool:
+        """At most so many steps, up to where the first row has done all of its own; False if none is left."""
+        if not (busy := self._busy):
+            return False
+        age = self.batch.age[busy].max().item()
+        count = min(evaluations, self.steps - age)
+        if self.step is None:
+            # Capturing takes a few steps of its own.
+            worth = self.steps - age > 2 * evaluations
+            self.step = captured(self.batch.step, self.starts.device) if worth else self.batch.step
+        self.steady = False
+        try:
+            for _ in range(count):
+                self.step()
+        except Exception as error:
+            if not is_out_of_memory(error) or len(self.batch.tasks) == 1:
+                raise
+            self._halve()
+        self.steady = True
+        return True
+
+    def _halve(self) -> None:
+        """Half as many rows; their tasks begin anew, since a step that was cut short cannot be trusted."""
+        self.queue.give_back([self.batch.tasks[row] for row in self._busy])
+        self.rows = max(len(self.batch.tasks) // 2, 1)
+        del self.batch
+        if self.starts.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.batch = self._filled()
+
+    def settle(self) -> None:
+        """Collect the rows that have ended, and give their places to waiting tasks."""
+        batch, busy = self.batch, self._busy
+        age, alive, best = (t.tolist() for t in (batch.age, batch.alive, batch.best_distance))
+        solved = {batch.tasks[row] // self.restarts for row in busy if best[row] <= self.recipe.stop_distance}
+        leaving = [
+            row
+            for row in busy
+            if age[row] >= self.steps or not alive[row] or batch.tasks[row] // self.restarts in solved
+        ]
+        self.outcomes.skip(self.queue.drop(solved))
+        if not leaving:
+            return
+        self.outcomes.collect(batch, leaving)
+        batch.idle(leaving)
+        joining = self.queue.take(len(leaving))
+        if joining:
+            batch.begin(leaving[: len(joining)], joining, self.starts[joining], self.labels[joining])
+        if (rest := self._busy) and len(rest) < len(batch.tasks) and not self.queue.waiting:
+            batch.keep(rest)
+        self._changed(batch)
+
+    def progress(self) -> tuple[int, Tensor]:
+        """Evaluations, averaged over all tasks, and the lowest distance of each so far."""
+        lowest, busy = self.outcomes.distance.clone(), self._busy
+        tasks = [self.batch.tasks[row] for row in busy]
+        lowest[tasks] = self.batch.best_distance[busy]
+        done = sum(self.outcomes.ended) * self.steps + int(self.batch.age[busy].sum())
+        return done // len(self.outcomes.ended), lowest
+
+    def newly_ended(self) -> list[int]:
+        """Victims of which all tasks have ended since the last call."""
+        ended, k = self.outcomes.ended, self.restarts
+        victims = [v for v in range(len(ended) // k) if all(ended[v * k : v * k + k])]
+        new = [victim for victim in victims if victim not in self.handed_out]
+        self.handed_out.update(new)
+        return new
+
+    def interrupt(self) -> None:
+        """Rows under way keep their best iterates."""
+        self.outcomes.copy(self.batch, self._busy)
+
+    def result(self, victim: int | None = None) -> AttackResult:
+        """Of one victim, or of all."""
+        found = self.outcomes
+        of = slice(None) if victim is None else slice(victim * self.restarts, (victim + 1) * self.restarts)
+        variables, evaluations = found.variables[of], found.evaluations[of]
+        longest = int(evaluations.max()) if len(evaluations) else 0
+        return AttackResult(
+            inputs=self.objective.inputs(variables),
+            labels=self.objective.labels(variables, found.labels[of]),
+            distance=found.distance[of],
+            objective=found.objective[of],
+            evaluations=evaluations,
+            finite=found.finite[of],
+            history=found.history[:longest, of],
+            ended=tuple(found.ended[of]),
+            rows=self.rows,
+        )
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything needed to go on with the same bits."""
+        batch = {f"batch.{name}": tensor for name, tensor in self.batch.state().items()}
+        outcomes = {f"outcomes.{name}": tensor for name, tensor in self.outcomes.state().items()}
+        device = self.starts.device
+        random = {"random.cpu": torch.get_rng_state()}
+        if device.type == "cuda":
+            random["random.cuda"] = torch.cuda.get_rng_state(device)
+        return {
+            **batch,
+            **outcomes,
+            **random,
+            "waiting": torch.tensor(self.queue.waiting, dtype=torch.long),
+            "handed_out": torch.tensor(sorted(self.handed_out), dtype=torch.long),
+            "rows": torch.tensor(self.rows),
+        }
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Go on from a `state`."""
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
+
+        self.batch.load(part("batch."))
+        self.outcomes.load(part("outcomes."))
+        self.queue.waiting = state["waiting"].tolist()
+        self.handed_out = set(state["handed_out"].tolist())
+        self.rows = int(state["rows"])
+        torch.set_rng_state(state["random.cpu"])
+        if "random.cuda" in state:
+            torch.cuda.set_rng_state(state["random.cuda"], self.starts.device)
+        self._changed(self.batch)

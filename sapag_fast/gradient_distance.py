@@ -116,9 +116,10 @@ class GradientDistance:
         known.remember(sums)
         return value
 
-    def copy(self, **changes: Any) -> "GradientDistance":
-        """The same distance with some of its options changed, and nothing in its cache."""
-        options = {
+    @property
+    def options(self) -> dict[str, Any]:
+        """What it was made with, by argument."""
+        return {
             "kind": self.kind.name,
             "batched": self.batched,
             "layer_weights": self.layer_weights,
@@ -129,7 +130,10 @@ class GradientDistance:
             "l1_weight": self.l1_weight,
             "backend": self.backend,
         }
-        return GradientDistance(**(options | changes))
+
+    def copy(self, **changes: Any) -> "GradientDistance":
+        """The same distance with some of its options changed, and nothing in its cache."""
+        return GradientDistance(**(self.options | changes))
 
     def distance_and_gradient(
         self, dummy: Gradients, target: Gradients, out: Sequence[Tensor | None] | None = None

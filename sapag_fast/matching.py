@@ -9,7 +9,6 @@ recoveries are formed; the attack sees only `Matching`.
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from sapag_fast.memory import is_out_of_memory
 from sapag_fast.problem import Problem, rebuilt
 
 __all__ = ["Matching", "SequentialMatching", "SingleMatching", "VmapMatching", "choose_matching"]
@@ -49,6 +49,9 @@ class Matching(Protocol):
         label_gradient : Tensor or None
             dD/d logits, with joint labels.
         """
+
+    def retarget(self, victims: Tensor) -> None:
+        """From now on row r searches victim ``victims[r]`` (``[R]``, int64); R may change."""
 
 
 class _ConvolutionWork(TorchDispatchMode):
@@ -85,11 +88,15 @@ class SingleMatching:
     mode = "single"
     small_work = 1_000_000
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, victim: int = 0) -> None:
         self.problem = problem
         self.distance = rebuilt(problem.distance, batched=False)
-        self.target = [None if entry is None else entry[0] for entry in problem.targets]
+        self.retarget(torch.tensor([victim]))
         self.small_convolutions = False
+
+    def retarget(self, victims: Tensor) -> None:
+        victim = int(victims[0])
+        self.target = [None if entry is None else entry[victim] for entry in self.problem.targets]
 
     def measure_convolutions(self, inputs: Tensor, labels: Tensor) -> None:
         """Evaluate once, and see whether the convolutions are small."""
@@ -115,24 +122,23 @@ class SequentialMatching:
 
     def __init__(self, problem: Problem) -> None:
         # One distance for each victim: each caches its own target's sums.
-        self.victims = []
-        for index in range(problem.victims):
-            one = [None if entry is None else entry[index : index + 1] for entry in problem.targets]
-            victim = copy.copy(problem)
-            victim.targets = one
-            self.victims.append(SingleMatching(victim))
-        self.restarts = problem.restarts
+        self.victims = [SingleMatching(problem, victim) for victim in range(problem.victims)]
+        self.retarget(problem.rows())
+
+    def retarget(self, victims: Tensor) -> None:
+        self.row_victims = victims.tolist()
 
     def measure_convolutions(self, inputs: Tensor, labels: Tensor) -> None:
         """Evaluate the first recovery, and see whether the convolutions are small."""
-        self.victims[0].measure_convolutions(inputs[:1], labels[:1])
-        for victim in self.victims[1:]:
-            victim.small_convolutions = self.victims[0].small_convolutions
+        first = self.victims[self.row_victims[0]]
+        first.measure_convolutions(inputs[:1], labels[:1])
+        for victim in self.victims:
+            victim.small_convolutions = first.small_convolutions
 
     def value_and_gradient(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         results = [
-            self.victims[r // self.restarts].value_and_gradient(inputs[r : r + 1], labels[r : r + 1])
-            for r in range(inputs.shape[0])
+            self.victims[victim].value_and_gradient(inputs[r : r + 1], labels[r : r + 1])
+            for r, victim in enumerate(self.row_victims)
         ]
         values, toward_inputs, toward_labels = zip(*results, strict=True)
         joint = toward_labels[0] is not None
@@ -179,17 +185,14 @@ class VmapMatching:
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         self.distance = rebuilt(problem.distance, batched=True)
-        # A single victim's target is shared by all its restarts; several are laid out once, one row for each
-        # recovery.
-        spread = problem.restarts > 1 and problem.victims > 1
-        self.targets = [
-            entry.repeat_interleave(problem.restarts, 0) if spread and entry is not None else entry
-            for entry in problem.targets
-        ]
+        self.retarget(problem.rows())
         self.matched = [index for index, entry in enumerate(self.targets) if entry is not None]
         self.parameters = {name: p.detach() for name, p in problem.parameters.items()}
         buffer_dims = 0 if problem.writes_buffers else None
         self.function = torch.func.vmap(self._one, in_dims=(buffer_dims, 0, 0), randomness="different")
+
+    def retarget(self, victims: Tensor) -> None:
+        self.targets = self.problem.targets_of(victims)
 
     def _evaluate(self, dummy: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         full: list[Tensor | None] = [None] * len(self.targets)
@@ -228,21 +231,28 @@ class VmapMatching:
         return value, toward_inputs, toward_labels[0] if toward_labels else None
 
 
-def choose_matching(problem: Problem, inputs: Tensor, labels: Tensor) -> Matching:
+def choose_matching(
+    problem: Problem, inputs: Tensor, labels: Tensor, victims: Tensor | None = None
+) -> Matching:
     """`single` for one recovery, else `vmap` if the module bears it on these first `inputs`, else
-    `sequential`.
+    `sequential`. Row r searches ``victims[r]``; None: the problem's own order.
     """
+    victims = problem.rows() if victims is None else victims
     sequential = SequentialMatching(problem)
+    sequential.retarget(victims)
     # One recovery alone: whatever is wrong with the module or its loss shows here, and not as a failure of
     # vmap.
     sequential.measure_convolutions(inputs, labels)
-    if inputs.shape[0] == 1:
+    if inputs.shape[0] == 1 and problem.victims == 1:
         return sequential.victims[0]
     matching = VmapMatching(problem)
     try:
+        matching.retarget(victims)
         matching.value_and_gradient(inputs, labels)
     # What vmap cannot batch shows in many ways: data-dependent control flow, .item(), in-place writes,
     # missing rules.
-    except Exception:
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
         return sequential
     return matching

@@ -103,6 +103,20 @@ class Problem:
         """V."""
         return next(entry.shape[0] for entry in self.targets if entry is not None)
 
+    def rows(self) -> Tensor:
+        """The victim of each recovery, ``[V x restarts]``, int64, victim by victim."""
+        return torch.arange(self.victims).repeat_interleave(self.restarts)
+
+    def targets_of(self, victims: Tensor) -> list[Tensor | None]:
+        """The targets of recoveries that search these victims (``[R]``, int64): ``[R, *parameter shape]``,
+        or ``[1, ...]`` where all search the same one.
+        """
+        same = len(victims) == 0 or bool((victims == victims[0]).all())
+        if not same and torch.equal(victims.cpu(), torch.arange(self.victims)):
+            return list(self.targets)
+        rows = victims[:1] if same else victims
+        return [None if entry is None else entry[rows.to(entry.device)] for entry in self.targets]
+
     def output(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Tensor) -> Tensor:
         """The network's output on ``inputs [B, *input_shape]``."""
         tensors = {**parameters, **self.constants, **buffers}

@@ -52,7 +52,8 @@ class Recipe:
     starts : tuple of str
         Kinds of start: restart k begins at the k-th, and round again.
     stop_distance : float
-        A victim is done once a restart's distance is below; all restarts stop when all victims are done.
+        A victim is done once the distance of one of its restarts is at most this: the others stop, and those
+        that wait never begin.
     """
 
     name: str

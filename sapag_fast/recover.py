@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +13,13 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sapag_fast import validation as check
-from sapag_fast.attack import AttackResult, run_attack
+from sapag_fast.attack import AttackResult, make_optimizer, run_attack
 from sapag_fast.basis import make_basis
+from sapag_fast.checkpoint import Checkpoint, fingerprint
 from sapag_fast.gradient_distance import GradientDistance
 from sapag_fast.labels import infer_labels
-from sapag_fast.matching import choose_matching
+from sapag_fast.matching import Matching, choose_matching
+from sapag_fast.memory import free_bytes, peak_bytes, rows_that_fit
 from sapag_fast.priors import require_image_shape
 from sapag_fast.problem import Problem
 from sapag_fast.recipes import OperatorRecorder, Recipe, apply_overrides, choose_recipe
@@ -26,6 +29,7 @@ from sapag_fast.starts import make_start, recovery_generator
 __all__ = ["Recovery", "recover"]
 
 _NOISE_IMAGES = 64  # for the mean output that the label counts of a batch need
+_MEASURED = (2, 6)  # searches in the two steps by which memory is planned
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ class Recovery:
         ``[evaluations of a restart, R]``, the winner's distance at each evaluation, nan after it stopped.
     mode : str
         How the recoveries were batched: ``single``, ``vmap`` or ``sequential``.
+    at_once : int
+        Searches that ran at once.
     recipe : Recipe
         The settings in force.
     """
@@ -60,7 +66,32 @@ class Recovery:
     status: tuple[str, ...]
     history: Tensor
     mode: str
+    at_once: int
     recipe: Recipe
+
+
+def _recovery(result: AttackResult, restarts: int, *, joint: bool, mode: str, recipe: Recipe) -> Recovery:
+    """The winners among the restarts of each victim."""
+    victims = result.distance.shape[0] // restarts
+    best = result.distance.view(victims, restarts).argmin(1)
+    winner = best + torch.arange(victims, device=best.device) * restarts
+    ended = torch.tensor(result.ended).view(victims, restarts).all(1).tolist()
+    status = tuple(
+        "non-finite" if not finite else "finished" if whole else "interrupted"
+        for finite, whole in zip(result.finite[winner].tolist(), ended, strict=True)
+    )
+    found = result.labels[winner]
+    return Recovery(
+        inputs=result.inputs[winner],
+        labels=found.argmax(-1) if joint else found,
+        distance=result.distance[winner],
+        evaluations=result.evaluations.view(victims, restarts).sum(1),
+        status=status,
+        history=result.history[:, winner],
+        mode=mode,
+        at_once=result.rows,
+        recipe=recipe,
+    )
 
 
 @contextlib.contextmanager
@@ -108,11 +139,32 @@ def _classes(output: object) -> int | None:
     return output.shape[1] if isinstance(output, Tensor) and output.dim() == 2 else None
 
 
-def _status(result: AttackResult, winner: Tensor) -> tuple[str, ...]:
-    finite = result.finite[winner].tolist()
-    return tuple(
-        "non-finite" if not ok else "interrupted" if result.interrupted else "finished" for ok in finite
-    )
+def _rows(
+    matching: Matching,
+    starts: Tensor,
+    labels: Tensor,
+    victims: Tensor,
+    recipe: Recipe,
+    variables: int,
+    max_memory: int | None,
+) -> int:
+    """Tasks that fit into memory at once: a power of two where they do not all fit, so that a little more or
+    less free memory leaves the bits of the results alone."""
+    tasks, device = starts.shape[0], starts.device
+    if tasks <= max(_MEASURED):
+        return tasks
+
+    def step(rows: int) -> int:
+        matching.retarget(victims[:rows])
+        return peak_bytes(lambda: matching.value_and_gradient(starts[:rows], labels[:rows]), device)
+
+    step(_MEASURED[0])  # what is set up once is none of a step's
+    measured = {rows: step(rows) for rows in _MEASURED}
+    kept = make_optimizer(recipe, recipe.steps, 1, variables, starts).state().values()
+    row_bytes = sum(t.nbytes for t in kept) + (4 * variables + recipe.steps) * starts.element_size()
+    budget = free_bytes(device) if max_memory is None else max_memory
+    rows = rows_that_fit(measured, row_bytes, budget)
+    return tasks if rows >= tasks else 2 ** (rows.bit_length() - 1)
 
 
 def recover(
@@ -137,12 +189,17 @@ def recover(
     seed: int = 0,
     batched: bool = False,
     device: torch.device | str | None = None,
+    max_memory: int | None = None,
+    at_once: int | None = None,
+    checkpoint: str | Path | None = None,
+    on_finished: Callable[[int, Recovery], object] | None = None,
     progress: bool | Callable[[int, Tensor], object] = False,
 ) -> Recovery:
     """Search the inputs whose gradient is `target`.
 
-    All victims and all restarts run as one batch; each is a search of its own. The same arguments give the
-    same bits on the same machine.
+    All restarts of all victims are searches of their own, as many at once as memory bears; the next ones
+    take the places of those that have ended. The same arguments and the same number at once give the same
+    bits on the same machine.
 
     Parameters
     ----------
@@ -180,8 +237,19 @@ def recover(
         Of all random numbers.
     device : torch.device or str, optional
         Where to work; None: where the model is.
+    max_memory : int, optional
+        Bytes that the searches may take; None: what is free. A small step is measured to see how many fit.
+    at_once : int, optional
+        Searches at once, whatever memory says. Halved if memory runs out all the same.
+    checkpoint : str or Path, optional
+        A .safetensors file to which the state is written every half minute, and from which the same call goes
+        on, with the same bits, after it was stopped. Removed at the end.
+    on_finished : callable, optional
+        Called with (victim, its `Recovery`, R = 1) as soon as a victim's restarts have ended. After a stop, a
+        victim may be handed out a second time, with the same bits.
     progress : bool or callable
-        A progress bar, or a callable given (evaluations, ``[R x restarts]`` lowest distances) now and then.
+        A progress bar, or a callable given (evaluations, averaged over all searches; ``[R x restarts]``
+        lowest distances) now and then.
 
     Raises
     ------
@@ -193,6 +261,11 @@ def recover(
     batch_size = check.check_count("batch_size", batch_size)
     restarts = check.check_count("restarts", restarts)
     bounds = check.check_bounds(bounds)
+    for name, count in (("max_memory", max_memory), ("at_once", at_once)):
+        if count is not None:
+            check.check_count(name, count)
+    if on_finished is not None:
+        check.check_callable("on_finished", on_finished)
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise TypeError(f"seed must be an int, found {type(seed).__name__}")
     paired = model_layers(model, layers)
@@ -242,9 +315,20 @@ def recover(
         _check_loss(loss, output, known[0], joint)
 
         basis_map = make_basis(settings.basis, shape, bounds=bounds, device=place, dtype=dtype)
+        rows_of = draft.rows()
         # The fused attention kernels cannot be differentiated twice.
         with sdpa_kernel(SDPBackend.MATH), _progress_callback(progress, settings.steps) as callback:
-            matching = choose_matching(draft, starts, known)
+            few = min(starts.shape[0], max(_MEASURED))
+            matching = choose_matching(draft, starts[:few], known[:few], rows_of[:few])
+            rows = at_once
+            if rows is None:
+                size = starts[0].numel() + (known[0].numel() if joint else 0)
+                rows = _rows(matching, starts, known, rows_of, settings, size, max_memory)
+            told = {"joint": joint, "mode": matching.mode, "recipe": settings}
+
+            def hand_out(victim: int, result: AttackResult) -> None:
+                on_finished(victim, _recovery(result, restarts, **told))
+
             result = run_attack(
                 matching,
                 starts,
@@ -255,22 +339,30 @@ def recover(
                 bounds=bounds,
                 joint=joint,
                 restarts=restarts,
+                rows=rows,
                 progress=callback,
+                on_victim=None if on_finished is None else hand_out,
+                checkpoint=_checkpoint(checkpoint, draft, starts, known, settings, restarts, bounds),
             )
+    return _recovery(result, restarts, **told)
 
-    best = result.distance.view(victims, restarts).argmin(1)
-    winner = best + torch.arange(victims, device=best.device) * restarts
-    found = result.labels[winner]
-    return Recovery(
-        inputs=result.inputs[winner],
-        labels=found.argmax(-1) if joint else found,
-        distance=result.distance[winner],
-        evaluations=result.evaluations.view(victims, restarts).sum(1),
-        status=_status(result, winner),
-        history=result.history[:, winner],
-        mode=matching.mode,
-        recipe=settings,
-    )
+
+def _checkpoint(
+    path: str | Path | None,
+    problem: Problem,
+    starts: Tensor,
+    labels: Tensor,
+    recipe: Recipe,
+    restarts: int,
+    bounds: tuple[float, float] | None,
+) -> Checkpoint | None:
+    if path is None:
+        return None
+    distance = problem.distance.options | {"layer_weights": None, "variance": None}
+    words = (torch.__version__, recipe, restarts, bounds, str(starts.device), sorted(distance.items()))
+    options = (problem.distance.layer_weights, problem.distance.variance)
+    network = (*problem.parameters.values(), *problem.constants.values(), *problem.buffers.values())
+    return Checkpoint(path, fingerprint(words, (*network, *problem.targets, starts, labels, *options)))
 
 
 def _starts(

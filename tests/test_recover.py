@@ -328,3 +328,44 @@ def test_relu_is_seen_in_functions_too():
 
     model = initialise(Functional(image_size=16), "default")
     assert recover(model, _gradient(model, *_digits(1)), SHAPE, labels=[0], steps=1).recipe.name == "relu"
+
+
+def test_victims_are_handed_out_and_the_run_goes_on_from_its_checkpoint(tmp_path):
+    model = _lenet("normal.5")
+    images, labels = _digits(3)
+    target = _victims(model, images, labels)
+    options = {"batched": True, "restarts": 2, "steps": 60, "at_once": 4}
+    handed = {}
+    whole = recover(model, target, SHAPE, **options, on_finished=handed.__setitem__)
+    assert whole.at_once == 4
+    for victim, found in handed.items():
+        assert torch.equal(found.inputs[0], whole.inputs[victim])
+        assert found.distance[0] == whole.distance[victim]
+        assert found.status == ("finished",)
+    assert sorted(handed) == [0, 1, 2]
+
+    path = tmp_path / "state.safetensors"
+
+    def stop(done, _):
+        if done >= 30:
+            raise KeyboardInterrupt
+
+    part = recover(model, target, SHAPE, **options, checkpoint=path, progress=stop)
+    assert "interrupted" in part.status
+    with pytest.raises(ValueError, match="belongs to a run with other arguments"):
+        recover(model, target, SHAPE, **(options | {"restarts": 1}), checkpoint=path)
+    found = recover(model, target, SHAPE, **options, checkpoint=path)
+    assert torch.equal(found.inputs, whole.inputs)
+    assert torch.equal(found.evaluations, whole.evaluations)
+    assert not path.exists()
+
+
+def test_memory_bounds_how_many_run_at_once():
+    model = _lenet()
+    target = _victims(model, *_digits(8))
+    options = {"batched": True, "restarts": 2, "steps": 5}
+    assert recover(model, target, SHAPE, **options).at_once == 16
+    tight = recover(model, target, SHAPE, **options, max_memory=3_000_000)
+    assert tight.at_once in (1, 2, 4, 8)
+    assert tight.inputs.shape == (8, 1, *SHAPE)
+    assert recover(model, target, SHAPE, **options, max_memory=1).at_once == 1

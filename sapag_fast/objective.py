@@ -1,0 +1,112 @@
+"""What every recovery minimises: the distance of gradients plus penalties on the inputs, in the coordinates
+of the search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sapag_fast.basis import Basis
+from sapag_fast.matching import Matching
+from sapag_fast.priors import box_prior, total_variation
+from sapag_fast.recipes import Recipe
+
+__all__ = ["Evaluation", "Objective"]
+
+
+class Evaluation(NamedTuple):
+    """Distance ``[R]``, distance plus penalties ``[R]``, gradient of the latter ``[R, N]``."""
+
+    distance: Tensor
+    objective: Tensor
+    gradient: Tensor
+
+
+class Objective:
+    """Distance plus penalties of R recoveries, and the gradient toward their variables.
+
+    Variables ``[R, N]`` are the coordinates of B inputs, with joint labels followed by the labels' logits.
+
+    Parameters
+    ----------
+    matching : Matching
+        Distances and their gradients.
+    recipe : Recipe
+        Weights of the penalties.
+    steps : int
+        Evaluations of each recovery: total variation changes its weight on the way.
+    basis : Basis
+        Coordinates of the search.
+    bounds : pair of float or None
+        The box of the penalty.
+    shape : sequence of int
+        ``[B, *input_shape]``.
+    joint : bool
+        Labels are searched too.
+    """
+
+    def __init__(
+        self,
+        matching: Matching,
+        *,
+        recipe: Recipe,
+        steps: int,
+        basis: Basis,
+        bounds: tuple[float, float] | None,
+        shape: Sequence[int],
+        joint: bool = False,
+    ) -> None:
+        self.matching = matching
+        self.recipe = recipe
+        self.steps = steps
+        self.basis = basis
+        self.bounds = bounds
+        self.shape = tuple(shape)
+        self.pixels = 1
+        for size in shape:
+            self.pixels *= size
+        self.joint = joint
+
+    def variables(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        """``[R, N]`` from inputs ``[R, B, *input_shape]`` and, with joint labels, their logits."""
+        flat = self.basis.inverse(inputs).reshape(inputs.shape[0], -1)
+        return torch.cat((flat, labels.flatten(1)), 1) if self.joint else flat
+
+    def inputs(self, variables: Tensor) -> Tensor:
+        """``[R, B, *input_shape]`` from variables."""
+        return self.basis.forward(variables[:, : self.pixels].view(-1, *self.shape))
+
+    def labels(self, variables: Tensor, known: Tensor) -> Tensor:
+        """The labels that go with the variables: with joint labels the logits, else the `known` ones."""
+        return variables[:, self.pixels :].view_as(known) if self.joint else known
+
+    def evaluate(self, variables: Tensor, known: Tensor, age: Tensor) -> Evaluation:
+        """Evaluate once; `age` ``[R]`` counts each recovery's evaluations so far."""
+        inputs = self.inputs(variables)
+        distance, gradient, label_gradient = self.matching.value_and_gradient(
+            inputs, self.labels(variables, known)
+        )
+        objective = distance = distance.to(variables.dtype)
+        if self.recipe.box and self.bounds is not None:
+            value, slope = box_prior(inputs, *self.bounds)
+            objective = objective + self.recipe.box * value
+            gradient = gradient.add(slope, alpha=self.recipe.box)
+        if self.recipe.tv:
+            value, slope = total_variation(inputs)
+            first, last = (value.new_full((), self.recipe.tv_at(at, self.steps)) for at in (0, self.steps))
+            weight = torch.where(age < self.recipe.tv_until * self.steps, first, last)
+            objective = objective + weight * value
+            gradient = torch.addcmul(gradient, slope, weight.view(-1, *[1] * (slope.dim() - 1)))
+        flat = self.basis.transpose(gradient).reshape(variables.shape[0], -1)
+        if label_gradient is not None:
+            flat = torch.cat((flat, label_gradient.flatten(1)), 1)
+        return Evaluation(distance, objective, flat)
+
+    def clip(self, variables: Tensor) -> None:
+        """Clamp the inputs to the bounds, in place, where the recipe says so."""
+        if self.recipe.clip and self.bounds is not None:
+            variables[:, : self.pixels].clamp_(*self.bounds)

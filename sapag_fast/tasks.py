@@ -1,0 +1,108 @@
+"""Which searches wait, and what the ended ones came to. A *task* is one restart of one victim; task
+``victim * restarts + restart``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from sapag_fast.batch import Batch
+
+__all__ = ["Outcomes", "Queue"]
+
+
+class Queue:
+    """Tasks in the order in which they begin: every victim's first restart, then every victim's second, so
+    that a victim which is solved early costs no further restart.
+    """
+
+    def __init__(self, victims: int, restarts: int) -> None:
+        self.restarts = restarts
+        self.waiting = [v * restarts + k for k in range(restarts) for v in range(victims)]
+
+    def take(self, count: int) -> list[int]:
+        """The next tasks, at most `count`, by number."""
+        taken, self.waiting = self.waiting[:count], self.waiting[count:]
+        return sorted(taken)
+
+    def give_back(self, tasks: list[int]) -> None:
+        """These tasks begin anew, before all that wait."""
+        self.waiting = sorted(tasks, key=lambda t: (t % self.restarts, t)) + self.waiting
+
+    def drop(self, victims: set[int]) -> list[int]:
+        """Remove the waiting tasks of these victims, and name them."""
+        dropped = [task for task in self.waiting if task // self.restarts in victims]
+        self.waiting = [task for task in self.waiting if task // self.restarts not in victims]
+        return dropped
+
+
+class Outcomes:
+    """What every task ended with, one row a task.
+
+    Attributes
+    ----------
+    variables : Tensor
+        ``[T, N]``, the best iterate, the start where there was none.
+    labels : Tensor
+        ``[T, B, ...]``.
+    objective, distance : Tensor
+        ``[T]`` there, inf where no iterate was finite.
+    evaluations : Tensor
+        ``[T]``, int64; 0 for a task that never began.
+    finite : Tensor
+        ``[T]``, bool, False where the task ended on a non-finite value.
+    history : Tensor
+        ``[steps, T]``.
+    ended : list of bool
+        T, on the host.
+    """
+
+    _tensors = ("variables", "labels", "objective", "distance", "evaluations", "finite", "history")
+
+    def __init__(self, variables: Tensor, labels: Tensor, steps: int) -> None:
+        tasks = variables.shape[0]
+        self.variables = variables.clone()
+        self.labels = labels.clone()
+        self.objective = variables.new_full((tasks,), torch.inf)
+        self.distance = self.objective.clone()
+        self.evaluations = torch.zeros(tasks, dtype=torch.long, device=variables.device)
+        self.finite = torch.ones(tasks, dtype=torch.bool, device=variables.device)
+        self.history = variables.new_full((steps, tasks), torch.nan)
+        self.ended = [False] * tasks
+
+    def collect(self, batch: Batch, rows: list[int]) -> None:
+        """Copy these rows of the batch to their tasks, and call the tasks ended."""
+        tasks = [batch.tasks[row] for row in rows]
+        self.copy(batch, rows)
+        for task in tasks:
+            self.ended[task] = True
+
+    def copy(self, batch: Batch, rows: list[int]) -> None:
+        """Copy these rows of the batch to their tasks."""
+        device = self.variables.device
+        tasks = torch.tensor([batch.tasks[row] for row in rows], dtype=torch.long, device=device)
+        at = torch.tensor(rows, dtype=torch.long, device=device)
+        self.variables[tasks] = batch.best_variables[at]
+        self.objective[tasks] = batch.best[at]
+        self.distance[tasks] = batch.best_distance[at]
+        self.evaluations[tasks] = batch.evaluations[at]
+        self.finite[tasks] = batch.alive[at]
+        self.history[:, tasks] = batch.history[at].mT
+
+    def skip(self, tasks: list[int]) -> None:
+        """These tasks never begin: their victims are solved."""
+        for task in tasks:
+            self.ended[task] = True
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything needed to go on."""
+        return {"ended": torch.tensor(self.ended), **{name: getattr(self, name) for name in self._tensors}}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from a `state`."""
+        self.ended = state["ended"].tolist()
+        for name in self._tensors:
+            setattr(self, name, state[name].to(self.variables.device))
