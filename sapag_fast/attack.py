@@ -93,6 +93,7 @@ def run_attack(
     on_victim: Callable[[int, AttackResult], object] | None = None,
     checkpoint: Checkpoint | None = None,
     check_every: int = 20,
+    graphs: bool = True,
 ) -> AttackResult:
     """Minimise distance plus penalties from `starts`, every task on its own.
 
@@ -126,10 +127,19 @@ def run_attack(
         ends the attack.
     checkpoint : Checkpoint, optional
         Where to go on from, and to keep the state. Victims that have ended before are not handed out again.
+    graphs : bool
+        On a GPU, capture the step and replay it for as long as no row leaves or joins.
     """
-    attack = _Attack(
-        matching, starts, labels, recipe, steps, basis, bounds, joint, restarts, rows or starts.shape[0]
+    objective = Objective(
+        matching,
+        recipe=recipe,
+        steps=steps,
+        basis=basis,
+        bounds=bounds,
+        shape=starts.shape[1:],
+        joint=joint,
     )
+    attack = _Attack(objective, starts, labels, restarts, rows or starts.shape[0], graphs=graphs)
     state = checkpoint.read() if checkpoint is not None else None
     if state is not None:
         attack.load(state)
@@ -158,31 +168,20 @@ class _Attack:
 
     def __init__(
         self,
-        matching: Matching,
+        objective: Objective,
         starts: Tensor,
         labels: Tensor,
-        recipe: Recipe,
-        steps: int,
-        basis: Basis,
-        bounds: tuple[float, float] | None,
-        joint: bool,
         restarts: int,
         rows: int,
+        *,
+        graphs: bool,
     ) -> None:
-        self.objective = Objective(
-            matching,
-            recipe=recipe,
-            steps=steps,
-            basis=basis,
-            bounds=bounds,
-            shape=starts.shape[1:],
-            joint=joint,
-        )
-        self.recipe, self.steps, self.restarts = recipe, steps, restarts
+        self.objective, self.restarts, self.graphs = objective, restarts, graphs
+        self.recipe, self.steps = objective.recipe, objective.steps
         self.starts = self.objective.variables(starts.detach(), labels)
         self.labels = labels
         self.queue = Queue(starts.shape[0] // restarts, restarts)
-        self.outcomes = Outcomes(self.starts, labels, steps)
+        self.outcomes = Outcomes(self.starts, labels, self.steps)
         self.handed_out: set[int] = set()
         self.rows = min(rows, starts.shape[0])
         self.steady = True  # all rows are between two steps
@@ -213,7 +212,7 @@ class _Attack:
         count = min(evaluations, self.steps - age)
         if self.step is None:
             # Capturing takes a few steps of its own.
-            worth = self.steps - age > 2 * evaluations
+            worth = self.graphs and self.steps - age > 2 * evaluations
             self.step = captured(self.batch.step, self.starts.device) if worth else self.batch.step
         self.steady = False
         try:
