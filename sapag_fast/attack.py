@@ -15,7 +15,7 @@ from torch import Tensor
 from sapag_fast.basis import Basis
 from sapag_fast.batch import IDLE, Batch
 from sapag_fast.checkpoint import Checkpoint
-from sapag_fast.graphs import captured
+from sapag_fast.graphs import WORTH_CAPTURING, captured
 from sapag_fast.matching import Matching
 from sapag_fast.memory import is_out_of_memory
 from sapag_fast.objective import Objective
@@ -211,8 +211,7 @@ class _Attack:
         age = self.batch.age[busy].max().item()
         count = min(evaluations, self.steps - age)
         if self.step is None:
-            # Capturing takes a few steps of its own.
-            worth = self.graphs and self.steps - age > 2 * evaluations
+            worth = self.graphs and self.steps - age >= WORTH_CAPTURING
             self.step = captured(self.batch.step, self.starts.device) if worth else self.batch.step
         self.steady = False
         try:

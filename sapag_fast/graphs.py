@@ -6,8 +6,10 @@ from collections.abc import Callable
 
 import torch
 
-__all__ = ["captured"]
+__all__ = ["WORTH_CAPTURING", "captured"]
 
+WORTH_CAPTURING = 16
+"""Steps from which a capture, which takes a few of them for itself, pays."""
 _WARM_UP = 3
 
 

@@ -1,14 +1,22 @@
 """Both GPU families on a real device, against the float64 formulas. Runs only where there is a GPU."""
 
+import dataclasses
 import math
 
 import pytest
 import torch
 from gradient_pairs import Gradients
+from torch.nn import functional as F
 
 import sapag_fast as sf
 from sapag_fast import ops
+from sapag_fast.attack import run_attack
+from sapag_fast.basis import make_basis
 from sapag_fast.distances import find_kind, kinds
+from sapag_fast.matching import choose_matching
+from sapag_fast.models import LeNet, initialise
+from sapag_fast.problem import Problem
+from sapag_fast.recipes import RECIPES
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 
@@ -128,6 +136,33 @@ def test_a_call_does_not_wait_for_the_device(backend):
         distance.distance_and_gradient(dummy, target)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
+def test_a_captured_attack_has_the_eager_ones_bits(optimizer):
+    model = initialise(LeNet(image_size=16), "normal.5", seed=0).cuda()
+    images = torch.rand(5, 1, 1, 16, 16, generator=torch.Generator().manual_seed(0)).cuda()
+    labels = torch.arange(5, device="cuda")
+    rows = [
+        torch.autograd.grad(F.cross_entropy(model(x), y[None]), tuple(model.parameters()))
+        for x, y in zip(images, labels, strict=True)
+    ]
+    target = [torch.stack(parts) for parts in zip(*rows, strict=True)]
+    problem = Problem(model, F.cross_entropy, sf.GradientDistance(), target, restarts=2)
+    starts = torch.rand(10, 1, 1, 16, 16, generator=torch.Generator().manual_seed(1)).cuda()
+    known = labels.repeat_interleave(2)[:, None]
+    recipe = dataclasses.replace(
+        RECIPES["smooth"], optimizer=optimizer, lr=1.0 if optimizer == "lbfgs" else 0.1
+    )
+    results = []
+    for graphs in (True, False):
+        matching = choose_matching(problem, starts[:6], known[:6], problem.rows()[:6])
+        options = {"recipe": recipe, "steps": 60, "bounds": (0.0, 1.0), "restarts": 2, "rows": 6}
+        basis = make_basis("pixel", (1, 16, 16), device="cuda")
+        results.append(run_attack(matching, starts, known, basis=basis, graphs=graphs, **options))
+    assert torch.equal(results[0].inputs, results[1].inputs)
+    assert torch.equal(results[0].evaluations, results[1].evaluations)
+    assert (results[0].history[-1] < results[0].history[0]).all()
 
 
 def test_the_default_backend_is_a_kernel():
