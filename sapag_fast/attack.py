@@ -71,7 +71,7 @@ def make_optimizer(recipe: Recipe, steps: int, rows: int, size: int, like: Tenso
     place = {"device": like.device, "dtype": like.dtype}
     if recipe.optimizer == "lbfgs":
         history = max(1, min(recipe.history, steps))
-        return LBFGS(rows, size, lr=recipe.lr, history=history, **place)
+        return LBFGS(rows, size, lr=recipe.lr, history=history, line_search=recipe.line_search, **place)
     milestones = tuple(int(fraction * steps) for fraction in recipe.milestones)
     signed = recipe.optimizer == "signed-adam"
     return Adam(rows, size, lr=recipe.lr, signed=signed, milestones=milestones, **place)

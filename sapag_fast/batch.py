@@ -76,8 +76,10 @@ class Batch:
         found = self.objective.evaluate(self.variables, self.labels, self.age)
         self.evaluations += self.alive
         # A sum is finite only if all its terms are (or they overflow, which is no better).
-        self.alive &= torch.isfinite(found.objective) & torch.isfinite(found.gradient.sum(1))
-        better = self.alive & (found.objective < self.best)
+        finite = torch.isfinite(found.objective) & torch.isfinite(found.gradient.sum(1))
+        # A line search goes back from a trial that is not finite; only from the start it cannot.
+        self.alive &= finite | (self.age > 0) if self.objective.recipe.line_search else finite
+        better = self.alive & finite & (found.objective < self.best)
         self.best.copy_(torch.where(better, found.objective, self.best))
         self.best_distance.copy_(torch.where(better, found.distance, self.best_distance))
         torch.where(better[:, None], self.variables, self.best_variables, out=self.best_variables)
@@ -85,7 +87,7 @@ class Batch:
         place = self.age.clamp(max=self.history.shape[1] - 1)[:, None]
         seen = torch.where(self.alive, found.distance, torch.nan)
         self.history.scatter_(1, place, seen[:, None])
-        self.variables += self.optimizer.step(found.gradient)
+        self.variables += self.optimizer.step(found.gradient, found.objective)
         torch.where(self.alive[:, None], self.variables, self.best_variables, out=self.variables)
         self.objective.clip(self.variables)
         self.age += 1

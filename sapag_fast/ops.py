@@ -1,4 +1,4 @@
-"""The only file that touches compiled code: which backend runs, and what its operators return.
+"""The only file that touches the compiled distance: which backend runs, and what its operators return.
 
 The operators are declared in csrc/bindings.cpp (``torch.ops.sapag_fast``, for the CPU and CUDA kernels) and,
 with the same schemas, in kernels/operators.py (``torch.ops.sapag_fast_triton``). They know nothing of

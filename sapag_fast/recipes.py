@@ -35,6 +35,9 @@ class Recipe:
         Step length.
     history : int
         Pairs of L-BFGS.
+    line_search : str or None
+        ``armijo``: L-BFGS tries shorter steps where the objective would rise or is not finite; every trial is
+        an evaluation.
     milestones : tuple of float
         Fractions of the steps after which Adam's rate is multiplied by 0.1.
     steps : int
@@ -62,6 +65,7 @@ class Recipe:
     optimizer: str = "lbfgs"
     lr: float = 1.0
     history: int = 100
+    line_search: str | None = None
     milestones: tuple[float, ...] = ()
     steps: int = 300
     basis: str = "pixel"

@@ -115,6 +115,25 @@ def test_frozen_rows_make_room():
     assert torch.equal(found.inputs[1], starts[1])
 
 
+def test_a_line_search_goes_back_from_trials_that_are_not_finite():
+    far = torch.full((2, 1, 1, SIZE, SIZE), 3.9, dtype=torch.float64)
+    far[1] = 5.0
+    plain, searched = (
+        _attack(
+            _bowls(2, bad_above=4.0),
+            2,
+            1,
+            starts=far,
+            recipe=dataclasses.replace(RECIPE, lr=8.0, line_search=line_search),
+        )
+        for line_search in (None, "armijo")
+    )
+    assert plain.finite.tolist() == [False, False] or plain.distance[0] > 1.0
+    assert searched.finite.tolist() == [True, False]
+    assert searched.evaluations.tolist() == [STEPS, 1]
+    assert searched.distance[0] < 1e-3
+
+
 def test_a_solved_victim_takes_no_further_restart():
     recipe = dataclasses.replace(RECIPE, stop_distance=1e-2)
     matching = _bowls(3)
