@@ -24,9 +24,10 @@ SAPAG_HD inline bool needs_extra(Kind kind) {
   return kind == Kind::l1 || kind == Kind::tag;
 }
 
-// A target that is next to nothing beside the whole gradient: a criterion of is_degenerate.
+// A target of zeros, or next to nothing beside the whole gradient: a criterion of is_degenerate. Zeros also
+// where the whole is unknown or NaN.
 SAPAG_HD inline bool is_negligible(const TargetSums& target, double whole_square) {
-  return target.square <= kRelativeNormFloor2 * whole_square;
+  return target.square <= 0 || target.square <= kRelativeNormFloor2 * whole_square;
 }
 
 // Layers on which a normalised distance is not defined carry no weight. Written so that a NaN is not

@@ -23,24 +23,6 @@ struct SupersTag {};
 struct TotalsTag {};
 struct SlopeTag {};
 
-// All CTAs of one group; orders global memory among them. As grid_sync, but for a part of the grid.
-__device__ __forceinline__ void group_sync(GridBarrier* barrier, unsigned members) {
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    const unsigned generation = load_acquire(&barrier->generation);
-    __threadfence();
-    if (atomicAdd(&barrier->arrived, 1u) == members - 1) {
-      atomicExch(&barrier->arrived, 0u);
-      __threadfence();
-      atomicAdd(&barrier->generation, 1u);
-    } else {
-      while (load_acquire(&barrier->generation) == generation) spin_pause();
-    }
-    __threadfence();
-  }
-  __syncthreads();
-}
-
 // One segment of one recovery, as far as a CTA's run of chunks [begin, end) of the wave reaches into it.
 struct Part {
   const Segment* segment;
@@ -125,7 +107,7 @@ __global__ void __launch_bounds__(kGridThreads, 2)
             merge_units(unit_sums + column * capacity + slot + chunk * kChunkUnits, left);
       }
     });
-    group_sync(barrier, members);
+    grid_sync(barrier, members);
 
     for_parts(parameters, first, last, begin, end, [&](const Part& part) {
       const int count = chunks_of(*part.segment);

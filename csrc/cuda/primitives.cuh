@@ -202,25 +202,27 @@ struct GridBarrier {
   unsigned generation;
 };
 
-// All threads of a cooperative grid; orders global memory among them.
+// All threads of `members` CTAs that are resident together, a cooperative grid or a part of one; orders
+// global memory among them.
 //  1. The CTA's threads meet, so that thread 0 speaks for their writes.
 //  2. Its fence publishes them, and it reads the generation before it arrives: later it could be the next
 //  one.
-//  3. The last CTA resets the count, then opens the next generation; the others wait for that.
+//  3. The last CTA resets the count, then opens the next generation; the others wait for that. Its fence
+//     between the two also acquires what the others published before they arrived, and the others' loads of
+//     the generation acquire: no fence is needed after the wait.
 //  4. The CTA's threads meet again, and see what thread 0 has acquired.
-__device__ __forceinline__ void grid_sync(GridBarrier* barrier) {
+__device__ __forceinline__ void grid_sync(GridBarrier* barrier, unsigned members) {
   __syncthreads();
   if (threadIdx.x == 0) {
     const unsigned generation = load_acquire(&barrier->generation);
     __threadfence();
-    if (atomicAdd(&barrier->arrived, 1u) == gridDim.x - 1) {
+    if (atomicAdd(&barrier->arrived, 1u) == members - 1) {
       atomicExch(&barrier->arrived, 0u);
       __threadfence();
       atomicAdd(&barrier->generation, 1u);
     } else {
       while (load_acquire(&barrier->generation) == generation) spin_pause();
     }
-    __threadfence();
   }
   __syncthreads();
 }

@@ -7,7 +7,8 @@
 
 namespace sapag::gpu {
 
-// Σ g² over all layers, in every lane of a warp: what a layer's share is measured against.
+// Σ g² over all layers, in every lane of a warp: what a layer's share is measured against. 0 where it is not
+// yet known (or not asked for): then only a target of zeros is negligible.
 __device__ __forceinline__ double whole_square(const Problem& problem, int64_t recovery) {
   double sum = 0;
   if (needs_norm(problem.options.kind) && !problem.sum_target) {
@@ -53,7 +54,6 @@ __device__ __noinline__ inline void solve(const Problem& problem, int64_t recove
   TargetSums target;
   if (problem.sum_target) {
     target = unshifted(totals + kColumns, size, shift);
-    whole = target.square;
     if (writes) *row = target;
   } else {
     target = *row;

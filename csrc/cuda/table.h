@@ -71,9 +71,9 @@ struct Problem {
   int64_t target_stride;  // in layers between recoveries
   int64_t layers;
   double* shares;  // [R, L]: the layers' parts of D
-  // The tiers sum the target in the sweep that sums the difference, and write it. What a layer's share is
-  // measured against, Σ g² over all layers, is then not known before they end: they take each layer for the
-  // whole, and `finish` takes back those that turn out negligible.
+  // The tiers sum the target in the sweep that sums the difference, and write it. What a layer is measured
+  // against, Σ g² over all layers, is then not known before they end: they leave out none but zeros for it,
+  // and `finish` takes back those that turn out negligible.
   int32_t sum_target;
   // [R, L], or null where no layer can be negligible: 1 from the tiers where a layer's sums are finite;
   // finish leaves it only where the layer is taken back.

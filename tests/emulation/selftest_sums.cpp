@@ -85,11 +85,11 @@ __global__ void __launch_bounds__(kBlock) sum_grid(SAPAG_PARAMETER(Job) job) {
   for (int turn = 1; turn <= 2; ++turn) {
     const float total = static_cast<float>(turn) * block_sum(own_sum(job), job.left);
     if (threadIdx.x == 0) job.partial[blockIdx.x] = total;
-    if (job.left != grid_barrier) grid_sync(job.barrier);
+    if (job.left != grid_barrier) grid_sync(job.barrier, gridDim.x);
     float all = 0;
     for (unsigned b = 0; b < gridDim.x; ++b) all += job.partial[b];
     if (threadIdx.x == 0) job.out[blockIdx.x] = all;
-    grid_sync(job.barrier);
+    grid_sync(job.barrier, gridDim.x);
   }
 }
 

@@ -245,9 +245,16 @@ inline void make_table(Random* random, const Limits& limits, Scalar scalar,
       }
     }
   }
-  // Non-finite elements: of one recovery's dummy, or of a target and then of all that use it.
-  if (r.one_in(6) && count > 0) {
-    const auto e = static_cast<std::size_t>(r.below(static_cast<int64_t>(count)));
+  // Non-finite elements: of one recovery's dummy, or of a target and then of all that use it. Often in a
+  // layer that carries no weight: there, too, they have to show.
+  const auto tiny = [&](std::size_t e) {
+    return styles[static_cast<std::size_t>(table.entries[e].layer)].special == 5;
+  };
+  std::size_t first_tiny = 0;
+  while (first_tiny < count && !tiny(first_tiny)) ++first_tiny;
+  if (count > 0 && r.one_in(first_tiny < count ? 2 : 6)) {
+    const std::size_t drawn = static_cast<std::size_t>(r.below(static_cast<int64_t>(count)));
+    const std::size_t e = first_tiny < count && r.one_in(2) ? first_tiny : drawn;
     const double values[] = {std::nan(""), HUGE_VAL, -HUGE_VAL};
     if (table.entries[e].size > 0) {
       const bool in_target = r.one_in(3);
