@@ -199,6 +199,27 @@ def test_a_longer_list_takes_the_larger_table():
     assert SMALL < plan([5] * 100, list(range(100)), 100, 1)[0][0].parameters <= LARGE
 
 
+@pytest.mark.parametrize(
+    ("sizes", "recoveries", "scalar", "known", "shared"),
+    [
+        ([1000, 300_000], 1, "float32", 12.0, None),
+        ([1000, 300_000], 4, "float32", 12.0, 13.0),
+        ([1000, 300_000], 2, "bfloat16", 6.0, 7.0),
+        ([400_000_000], 2, "float32", 20.0, 22.0),
+        ([200_000_000, *[1_000_000] * 200], 1, "float32", 16.0, None),
+        ([0], 4, "float32", None, None),
+    ],
+)
+def test_bytes_of_device_memory(sizes, recoveries, scalar, known, shared):
+    _, text = plan(sizes, list(range(len(sizes))), len(sizes), recoveries, scalar)
+    found = re.search(
+        r"^device memory: ([\d.]+) bytes an element, [^;\n]*(?:; ([\d.]+) where .*)?$", text, re.MULTILINE
+    )
+    assert (found is None) == (known is None), text
+    if found:
+        assert [float(x) if x else None for x in found.groups()] == [known, shared]
+
+
 def test_errors():
     with pytest.raises(ValueError, match="layer 3 of 2"):
         plan([5], [3], 2, 1)

@@ -30,6 +30,30 @@ void line(std::string* text, const char* format, Arguments... arguments) {
   *text += buffer;
 }
 
+// What a call reads from and writes to device memory; the tiers read what they cannot keep again from L2.
+void describe_traffic(const Plan& plan, std::string* text) {
+  double elements = 0, operands = 0;  // of g', g and V, as often as they are read or written
+  const bool gradient = plan.purpose == Purpose::gradient;
+  for (const PlannedSegment& segment : plan.segments) elements += segment.part_size;
+  for (const PlannedLaunch& launch : plan.launches) {
+    const double each = !gradient ? 2 : launch.tier == Tier::pass ? 5 : 3;
+    for (int s = 0; s < launch.segments; ++s) {
+      operands += each * plan.segments[launch.first_segment + s].part_size;
+    }
+  }
+  if (elements == 0) return;
+  const auto bytes = static_cast<double>(plan.element_bytes);
+  line(text,
+       "device memory: %.1f bytes an element, the target's sums known or each recovery's target its own",
+       bytes * operands / elements);
+  if (plan.recoveries > 1) {
+    line(text, "; %.1f where %lld recoveries share a target of unknown sums",
+         bytes * (operands / elements + 1 / static_cast<double>(plan.recoveries)),
+         static_cast<long long>(plan.recoveries));
+  }
+  *text += "\n";
+}
+
 }  // namespace
 
 std::string describe(const Plan& plan) {
@@ -63,6 +87,7 @@ std::string describe(const Plan& plan) {
   if (!plan.merges.empty()) {
     line(&text, "merge: %zu segments of %lld chunks\n", plan.merges.size(), static_cast<Long>(plan.chunks));
   }
+  describe_traffic(plan, &text);
   line(&text, "workspace %lld bytes\n", static_cast<Long>(plan.workspace_bytes));
   return text;
 }

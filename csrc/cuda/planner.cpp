@@ -147,7 +147,7 @@ class Planner {
   void add_segment(int layer) {
     const Layer& from = layers_[layer];
     PlannedSegment segment{};
-    segment.size = static_cast<double>(from.size);
+    segment.size = segment.part_size = static_cast<double>(from.size);
     segment.layer = layer;
     segment.first_piece = static_cast<int>(plan_.pieces.size());
     segment.pieces = static_cast<int>(from.entries.size());
@@ -354,6 +354,7 @@ class Planner {
         for (; i < layer.entries.size() && rows < capacity_; ++i, ++rows, ++segment.pieces) {
           plan_.pieces.push_back({layer.entries[i], narrow(unit)});
           unit += units_of(layer.entries[i]);
+          segment.part_size += static_cast<double>(sizes_[layer.entries[i]]);
         }
         segment.units = narrow(unit - segment.first_unit);
         launch.launch_chunks += chunks_of(segment.units);

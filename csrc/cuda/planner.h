@@ -40,6 +40,7 @@ struct PlannedPiece {
 // As table.h's Segment; first_piece counts the plan's pieces.
 struct PlannedSegment {
   double size;
+  double part_size;  // elements of this launch's part
   int layer;
   int first_piece;
   int pieces;
