@@ -1,0 +1,216 @@
+"""Convolutions: a linear layer over patches. The patches are laid out once, with the channels innermost, and
+serve the gradient and both products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sapag_fast.explicit.rules import LayerCall, Rule, register_rule
+from sapag_fast.explicit.transposed import convolve
+
+_FEW_CHANNELS = 8  # below, folding patches beats a grouped transposed convolution on the CPU
+
+
+@dataclass(frozen=True)
+class _Geometry:
+    """Of a two-dimensional convolution; a one-dimensional one has height 1."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+
+    @classmethod
+    def of(cls, module: nn.Conv1d | nn.Conv2d) -> _Geometry:
+        padding = module.padding if _pads_itself(module) else (0,) * len(module.kernel_size)
+        found = (module.kernel_size, module.stride, padding, module.dilation)
+        if len(module.kernel_size) == 1:
+            found = tuple((rest, *size) for rest, size in zip((1, 1, 0, 1), found, strict=True))
+        return cls(*found, module.groups)
+
+
+def _pads_itself(module: nn.Conv1d | nn.Conv2d) -> bool:
+    """Whether the convolution proper does the padding; else the input is padded before it is captured."""
+    return module.padding_mode == "zeros" and not isinstance(module.padding, str)
+
+
+class ConvolutionCall(LayerCall):
+    """a ``[R, B, C, (H,) W]``, b ``[R, B, O, (H',) W']``; N = B·H'·W' rows, K = C/groups·kernel."""
+
+    def __init__(self, *given: Any, **wants: bool) -> None:
+        super().__init__(*given, **wants)
+        self.geometry = _Geometry.of(self.module)
+        self.recoveries, self.batch = self.a.shape[:2]
+        self.planes = self.a.unsqueeze(3) if self.a.dim() == 4 else self.a
+        self.output = tuple(self.b.unsqueeze(3).shape[3:] if self.b.dim() == 4 else self.b.shape[3:])
+        self.patches: Tensor | None = None
+
+    def _windows(self, planes: Tensor) -> Tensor:
+        """A view of zero-padded ``[R·B, H, W, C]``: ``[R, B, H', W', kh, kw, groups, C/groups]``."""
+        own = self.geometry
+        (kh, kw), (sh, sw), (dh, dw) = own.kernel, own.stride, own.dilation
+        channels = planes.shape[-1] // own.groups
+        s = planes.stride()
+        shape = (self.recoveries, self.batch, *self.output, kh, kw, own.groups, channels)
+        steps = (s[0] * self.batch, s[0], s[1] * sh, s[2] * sw, s[1] * dh, s[2] * dw, channels, 1)
+        return planes.as_strided(shape, steps)
+
+    def _padded(self, like: Tensor) -> Tensor:
+        """Zeros ``[R·B, H + 2 ph, W + 2 pw, C]``."""
+        _, _, channels, height, width = self.planes.shape
+        ph, pw = self.geometry.padding
+        return like.new_zeros(
+            self.recoveries * self.batch, height + 2 * ph, width + 2 * pw, channels
+        )
+
+    def _interior(self, padded: Tensor) -> Tensor:
+        ph, pw = self.geometry.padding
+        height, width = self.planes.shape[3:]
+        return padded[:, ph : ph + height, pw : pw + width]
+
+    def _patches(self) -> Tensor:
+        """``[R·groups, N, kh·kw·C/groups]``."""
+        if self.patches is None:
+            planes = self.planes.flatten(0, 1).permute(0, 2, 3, 1)
+            if any(self.geometry.padding):
+                padded = self._padded(planes)
+                self._interior(padded).copy_(planes)
+            else:
+                padded = planes.contiguous()
+            windows = self._windows(padded)
+            rows = self.batch * self.output[0] * self.output[1]
+            inner = self.geometry.kernel[0] * self.geometry.kernel[1] * windows.shape[-1]
+            windows = windows.permute(0, 6, 1, 2, 3, 4, 5, 7)
+            self.patches = windows.reshape(self.recoveries * self.geometry.groups, rows, inner)
+        return self.patches
+
+    def _outputs(self) -> Tensor:
+        """b as ``[R·groups, O/groups, N]``."""
+        groups = self.geometry.groups
+        split = self.b.reshape(self.recoveries, self.batch, groups, -1, self.output[0] * self.output[1])
+        return split.permute(0, 2, 3, 1, 4).reshape(self.recoveries * groups, split.shape[3], -1)
+
+    def _as_outputs(self, rows: Tensor) -> Tensor:
+        """Back from ``[R·groups, O/groups, N]`` to the shape of b."""
+        groups = self.geometry.groups
+        split = rows.view(self.recoveries, groups, -1, self.batch, self.output[0] * self.output[1])
+        return split.permute(0, 3, 1, 2, 4).reshape(self.b.shape)
+
+    def gradients(self, names: Iterable[str]) -> dict[str, Tensor]:
+        found = {}
+        for name in names:
+            if name == "bias":
+                found[name] = self.b.flatten(3).sum((1, 3))
+            else:
+                weight = torch.bmm(self._outputs(), self._patches())
+                found[name] = weight.view(self.recoveries, *_inner_channels(self.module.weight.shape))
+        return found
+
+    def products(self, weights: dict[str, Tensor]) -> tuple[Tensor | None, Tensor | None]:
+        toward_a = toward_b = None
+        if (weight := weights.get("weight")) is not None:
+            matrix = weight.reshape(self.recoveries * self.geometry.groups, -1, self._patches().shape[-1])
+            if self.wants_b:
+                toward_b = self._as_outputs(torch.bmm(matrix, self._patches().transpose(1, 2)))
+            if self.wants_a:
+                toward_a = self._toward_input(matrix)
+        if (bias := weights.get("bias")) is not None and self.wants_b:
+            bias = bias.view(self.recoveries, 1, -1, *[1] * (self.b.dim() - 3))
+            toward_b = bias.expand_as(self.b) if toward_b is None else toward_b.add_(bias)
+        return toward_a, toward_b
+
+    def _toward_input(self, matrix: Tensor) -> Tensor:
+        own = self.geometry
+        if self.a.device.type != "cpu" or self.planes.shape[2] // own.groups < _FEW_CHANNELS:
+            return self._fold(torch.bmm(self._outputs().transpose(1, 2), matrix))
+        kh, kw = own.kernel
+        weight = matrix.view(-1, kh, kw, self.planes.shape[2] // own.groups).permute(0, 3, 1, 2).contiguous()
+        height, width = self.planes.shape[3:]
+        # What the stride left unused at the lower right.
+        missed = [
+            size + 2 * p - d * (k - 1) - 1 - (o - 1) * s
+            for size, p, d, k, o, s in zip(
+                (height, width), own.padding, own.dilation, own.kernel, self.output, own.stride, strict=True
+            )
+        ]
+        outputs = self.b.view(self.recoveries, self.batch, -1, *self.output).transpose(0, 1).flatten(1, 2)
+        found = F.conv_transpose2d(
+            outputs, weight, None, own.stride, own.padding, missed, self.recoveries * own.groups, own.dilation
+        )
+        found = found.view(self.batch, self.recoveries, -1, height, width).transpose(0, 1)
+        return found.reshape(self.a.shape)
+
+    def _fold(self, patches: Tensor) -> Tensor:
+        """Add patches ``[R·groups, N, K]`` up where they came from, as a."""
+        own = self.geometry
+        (kh, kw), (sh, sw), (dh, dw), (oh, ow) = own.kernel, own.stride, own.dilation, self.output
+        padded = self._padded(patches)
+        split = patches.view(self.recoveries, own.groups, self.batch, oh, ow, kh, kw, -1)
+        if own.groups > 1:
+            split = split.movedim(1, -2)
+        split = split.reshape(self.recoveries * self.batch, oh, ow, kh, kw, -1)
+        for i in range(kh):
+            for j in range(kw):
+                top, left = i * dh, j * dw
+                padded[:, top : top + (oh - 1) * sh + 1 : sh, left : left + (ow - 1) * sw + 1 : sw] += split[
+                    :, :, :, i, j
+                ]
+        return self._interior(padded).permute(0, 3, 1, 2).reshape(self.a.shape)
+
+    def rows(self, name: str) -> tuple[Tensor, Tensor]:
+        return self._patches(), self._outputs().transpose(1, 2)
+
+    def from_rows(
+        self, toward_rows_a: Tensor | None, toward_rows_b: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        return (
+            None if toward_rows_a is None else self._fold(toward_rows_a),
+            None if toward_rows_b is None else self._as_outputs(toward_rows_b.transpose(1, 2).contiguous()),
+        )
+
+
+def _inner_channels(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """``[O, C, *kernel]`` as ``[O, *kernel, C]``."""
+    return (shape[0], *shape[2:], shape[1])
+
+
+class ConvolutionRule(Rule):
+    """``nn.Conv1d`` and ``nn.Conv2d``, with groups, stride, dilation and every padding."""
+
+    name = "convolution"
+
+    def refusal(self, module: nn.Conv1d | nn.Conv2d) -> str | None:
+        kind, base = type(module), nn.Conv2d if isinstance(module, nn.Conv2d) else nn.Conv1d
+        if kind._conv_forward is not base._conv_forward:
+            return f"{kind.__name__} has a forward of its own"
+        return None
+
+    def matrices_of(self, module: nn.Conv1d | nn.Conv2d) -> frozenset[str]:
+        return frozenset({"weight"}) if module.groups == 1 else frozenset()
+
+    def forward(
+        self, module: nn.Conv1d | nn.Conv2d, original: Callable, recoveries: int, x: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        padding = module.padding
+        if not _pads_itself(module):
+            mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+            x, padding = F.pad(x, module._reversed_padding_repeated_twice, mode=mode), 0
+        return convolve(x, module, padding), x
+
+    def call(self, module: nn.Module, a: Tensor, b: Tensor, *, wants_a: bool, wants_b: bool) -> LayerCall:
+        return ConvolutionCall(module, a, b, wants_a=wants_a, wants_b=wants_b)
+
+    def layout(self, name: str, gradient: Tensor) -> Tensor:
+        return gradient.movedim(2, -1).contiguous() if name == "weight" else gradient
+
+
+register_rule(nn.Conv1d, ConvolutionRule())
+register_rule(nn.Conv2d, ConvolutionRule())
