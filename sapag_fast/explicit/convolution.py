@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sapag_fast.explicit.rules import LayerCall, Rule, register_rule
-from sapag_fast.explicit.transposed import convolve
+from sapag_fast.explicit.shared_convolution import LARGE_WORK, convolve
 
 _FEW_CHANNELS = 8  # below, folding patches beats a grouped transposed convolution on the CPU
 
@@ -117,15 +117,19 @@ class ConvolutionCall(LayerCall):
     def products(self, weights: dict[str, Tensor]) -> tuple[Tensor | None, Tensor | None]:
         toward_a = toward_b = None
         if (weight := weights.get("weight")) is not None:
-            matrix = weight.reshape(self.recoveries * self.geometry.groups, -1, self._patches().shape[-1])
+            groups = self.recoveries * self.geometry.groups
+            matrix = weight.reshape(groups, weight.shape[1] // self.geometry.groups, -1)
             if self.wants_b:
-                toward_b = self._as_outputs(torch.bmm(matrix, self._patches().transpose(1, 2)))
+                toward_b = self._toward_output(matrix)
             if self.wants_a:
                 toward_a = self._toward_input(matrix)
         if (bias := weights.get("bias")) is not None and self.wants_b:
             bias = bias.view(self.recoveries, 1, -1, *[1] * (self.b.dim() - 3))
             toward_b = bias.expand_as(self.b) if toward_b is None else toward_b.add_(bias)
         return toward_a, toward_b
+
+    def _toward_output(self, matrix: Tensor) -> Tensor:
+        return self._as_outputs(torch.bmm(matrix, self._patches().transpose(1, 2)))
 
     def _toward_input(self, matrix: Tensor) -> Tensor:
         own = self.geometry
@@ -141,7 +145,7 @@ class ConvolutionCall(LayerCall):
                 (height, width), own.padding, own.dilation, own.kernel, self.output, own.stride, strict=True
             )
         ]
-        outputs = self.b.view(self.recoveries, self.batch, -1, *self.output).transpose(0, 1).flatten(1, 2)
+        outputs = self.b.reshape(self.recoveries, self.batch, -1, *self.output).transpose(0, 1).flatten(1, 2)
         found = F.conv_transpose2d(
             outputs, weight, None, own.stride, own.padding, missed, self.recoveries * own.groups, own.dilation
         )
@@ -182,6 +186,57 @@ def _inner_channels(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (shape[0], *shape[2:], shape[1])
 
 
+class LargeConvolutionCall(ConvolutionCall):
+    """Large enough for a call of oneDNN for each recovery, which is faster than patches and products of
+    matrices. Channels are innermost throughout.
+    """
+
+    def _backward(self, row: int, weight: Tensor, wanted: tuple[bool, bool]) -> tuple[Tensor, Tensor]:
+        own = self.geometry
+        a, b = (t.contiguous(memory_format=torch.channels_last) for t in (self.planes[row], self._slopes(row)))
+        toward_a, toward_weight, _ = torch.ops.aten.convolution_backward(
+            b, a, weight, None, own.stride, own.padding, own.dilation, False, (0, 0), own.groups, (*wanted, False)
+        )
+        return toward_a, toward_weight
+
+    def _slopes(self, row: int) -> Tensor:
+        return self.b[row].view(self.batch, -1, *self.output)
+
+    def gradients(self, names: Iterable[str]) -> dict[str, Tensor]:
+        names = list(names)
+        found = super().gradients(n for n in names if n == "bias")
+        if "weight" in names:
+            weight = self.module.weight
+            like = weight.unsqueeze(2) if weight.dim() == 3 else weight
+            like = like.contiguous(memory_format=torch.channels_last)
+            result = weight.new_empty(self.recoveries, *_inner_channels(like.shape))
+            for row in range(self.recoveries):
+                result[row] = self._backward(row, like, (False, True))[1].permute(0, 2, 3, 1)
+            found["weight"] = result.view(self.recoveries, *_inner_channels(weight.shape))
+        return found
+
+    def _toward_output(self, matrix: Tensor) -> Tensor:
+        own = self.geometry
+        result = torch.empty_like(self.b)
+        for row, weight in enumerate(self._kernels(matrix)):
+            planes = self.planes[row].contiguous(memory_format=torch.channels_last)
+            found = F.conv2d(planes, weight, None, own.stride, own.padding, own.dilation, own.groups)
+            result[row] = found.view(result[row].shape)
+        return result
+
+    def _toward_input(self, matrix: Tensor) -> Tensor:
+        result = torch.empty_like(self.a)
+        for row, weight in enumerate(self._kernels(matrix)):
+            result[row] = self._backward(row, weight, (True, False))[0].view(result[row].shape)
+        return result
+
+    def _kernels(self, matrix: Tensor) -> Tensor:
+        """``[R, O, C/groups, kh, kw]`` of ``[R·groups, O/groups, K]``, channels innermost in memory."""
+        channels = self.planes.shape[2] // self.geometry.groups
+        split = matrix.view(self.recoveries, -1, *self.geometry.kernel, channels)
+        return split.permute(0, 1, 4, 2, 3)
+
+
 class ConvolutionRule(Rule):
     """``nn.Conv1d`` and ``nn.Conv2d``, with groups, stride, dilation and every padding."""
 
@@ -202,11 +257,15 @@ class ConvolutionRule(Rule):
         padding = module.padding
         if not _pads_itself(module):
             mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-            x, padding = F.pad(x, module._reversed_padding_repeated_twice, mode=mode), 0
+            x = F.pad(x, module._reversed_padding_repeated_twice, mode=mode)
+            padding = (0,) * len(module.kernel_size)
         return convolve(x, module, padding), x
 
     def call(self, module: nn.Module, a: Tensor, b: Tensor, *, wants_a: bool, wants_b: bool) -> LayerCall:
-        return ConvolutionCall(module, a, b, wants_a=wants_a, wants_b=wants_b)
+        work = b[0].numel() * module.weight[0].numel()
+        one_by_one = a.device.type == "cpu" and work >= LARGE_WORK
+        kind = LargeConvolutionCall if one_by_one else ConvolutionCall
+        return kind(module, a, b, wants_a=wants_a, wants_b=wants_b)
 
     def layout(self, name: str, gradient: Tensor) -> Tensor:
         return gradient.movedim(2, -1).contiguous() if name == "weight" else gradient
