@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sapag_fast.explicit.rules import LayerCall, Rule, register_rule
-from sapag_fast.explicit.shared_convolution import LARGE_WORK, convolve
+from sapag_fast.explicit.shared_convolution import convolve, has_large_work
 
 _FEW_CHANNELS = 8  # below, folding patches beats a grouped transposed convolution on the CPU
 
@@ -63,13 +63,11 @@ class ConvolutionCall(LayerCall):
         steps = (s[0] * self.batch, s[0], s[1] * sh, s[2] * sw, s[1] * dh, s[2] * dw, channels, 1)
         return planes.as_strided(shape, steps)
 
-    def _padded(self, like: Tensor) -> Tensor:
-        """Zeros ``[R·B, H + 2 ph, W + 2 pw, C]``."""
+    def _padded(self, name: str) -> Tensor:
+        """A place ``[R·B, H + 2 ph, W + 2 pw, C]``."""
         _, _, channels, height, width = self.planes.shape
         ph, pw = self.geometry.padding
-        return like.new_zeros(
-            self.recoveries * self.batch, height + 2 * ph, width + 2 * pw, channels
-        )
+        return self.place(name, self.recoveries * self.batch, height + 2 * ph, width + 2 * pw, channels)
 
     def _interior(self, padded: Tensor) -> Tensor:
         ph, pw = self.geometry.padding
@@ -81,7 +79,7 @@ class ConvolutionCall(LayerCall):
         if self.patches is None:
             planes = self.planes.flatten(0, 1).permute(0, 2, 3, 1)
             if any(self.geometry.padding):
-                padded = self._padded(planes)
+                padded = self._padded("padded").zero_()
                 self._interior(padded).copy_(planes)
             else:
                 padded = planes.contiguous()
@@ -89,7 +87,9 @@ class ConvolutionCall(LayerCall):
             rows = self.batch * self.output[0] * self.output[1]
             inner = self.geometry.kernel[0] * self.geometry.kernel[1] * windows.shape[-1]
             windows = windows.permute(0, 6, 1, 2, 3, 4, 5, 7)
-            self.patches = windows.reshape(self.recoveries * self.geometry.groups, rows, inner)
+            place = self.place("patches", self.recoveries * self.geometry.groups, rows, inner)
+            place.view(windows.shape).copy_(windows)
+            self.patches = place
         return self.patches
 
     def _outputs(self) -> Tensor:
@@ -110,7 +110,9 @@ class ConvolutionCall(LayerCall):
             if name == "bias":
                 found[name] = self.b.flatten(3).sum((1, 3))
             else:
-                weight = torch.bmm(self._outputs(), self._patches())
+                outputs, patches = self._outputs(), self._patches()
+                place = self.place(name, *outputs.shape[:2], patches.shape[2])
+                weight = torch.bmm(outputs, patches, out=place)
                 found[name] = weight.view(self.recoveries, *_inner_channels(self.module.weight.shape))
         return found
 
@@ -134,20 +136,27 @@ class ConvolutionCall(LayerCall):
     def _toward_input(self, matrix: Tensor) -> Tensor:
         own = self.geometry
         if self.a.device.type != "cpu" or self.planes.shape[2] // own.groups < _FEW_CHANNELS:
-            return self._fold(torch.bmm(self._outputs().transpose(1, 2), matrix))
+            outputs = self._outputs().transpose(1, 2)
+            place = self.place("products", *outputs.shape[:2], matrix.shape[2])
+            return self._fold(torch.bmm(outputs, matrix, out=place))
         kh, kw = own.kernel
         weight = matrix.view(-1, kh, kw, self.planes.shape[2] // own.groups).permute(0, 3, 1, 2).contiguous()
         height, width = self.planes.shape[3:]
-        # What the stride left unused at the lower right.
-        missed = [
-            size + 2 * p - d * (k - 1) - 1 - (o - 1) * s
-            for size, p, d, k, o, s in zip(
-                (height, width), own.padding, own.dilation, own.kernel, self.output, own.stride, strict=True
-            )
-        ]
         outputs = self.b.reshape(self.recoveries, self.batch, -1, *self.output).transpose(0, 1).flatten(1, 2)
-        found = F.conv_transpose2d(
-            outputs, weight, None, own.stride, own.padding, missed, self.recoveries * own.groups, own.dilation
+        # Only the shape of the input counts for this.
+        shaped = self.place("shape", self.batch, self.recoveries * self.planes.shape[2], height, width)
+        found, _, _ = torch.ops.aten.convolution_backward(
+            outputs,
+            shaped,
+            weight,
+            None,
+            own.stride,
+            own.padding,
+            own.dilation,
+            False,
+            (0, 0),
+            self.recoveries * own.groups,
+            (True, False, False),
         )
         found = found.view(self.batch, self.recoveries, -1, height, width).transpose(0, 1)
         return found.reshape(self.a.shape)
@@ -156,7 +165,7 @@ class ConvolutionCall(LayerCall):
         """Add patches ``[R·groups, N, K]`` up where they came from, as a."""
         own = self.geometry
         (kh, kw), (sh, sw), (dh, dw), (oh, ow) = own.kernel, own.stride, own.dilation, self.output
-        padded = self._padded(patches)
+        padded = self._padded("folded").zero_()
         split = patches.view(self.recoveries, own.groups, self.batch, oh, ow, kh, kw, -1)
         if own.groups > 1:
             split = split.movedim(1, -2)
@@ -167,7 +176,8 @@ class ConvolutionCall(LayerCall):
                 padded[:, top : top + (oh - 1) * sh + 1 : sh, left : left + (ow - 1) * sw + 1 : sw] += split[
                     :, :, :, i, j
                 ]
-        return self._interior(padded).permute(0, 3, 1, 2).reshape(self.a.shape)
+        # A copy: the place is written to again.
+        return self._interior(padded).permute(0, 3, 1, 2).clone(memory_format=torch.contiguous_format).view(self.a.shape)
 
     def rows(self, name: str) -> tuple[Tensor, Tensor]:
         return self._patches(), self._outputs().transpose(1, 2)
@@ -209,7 +219,7 @@ class LargeConvolutionCall(ConvolutionCall):
             weight = self.module.weight
             like = weight.unsqueeze(2) if weight.dim() == 3 else weight
             like = like.contiguous(memory_format=torch.channels_last)
-            result = weight.new_empty(self.recoveries, *_inner_channels(like.shape))
+            result = self.place("weight", self.recoveries, *_inner_channels(like.shape))
             for row in range(self.recoveries):
                 result[row] = self._backward(row, like, (False, True))[1].permute(0, 2, 3, 1)
             found["weight"] = result.view(self.recoveries, *_inner_channels(weight.shape))
@@ -262,9 +272,7 @@ class ConvolutionRule(Rule):
         return convolve(x, module, padding), x
 
     def call(self, module: nn.Module, a: Tensor, b: Tensor, *, wants_a: bool, wants_b: bool) -> LayerCall:
-        work = b[0].numel() * module.weight[0].numel()
-        one_by_one = a.device.type == "cpu" and work >= LARGE_WORK
-        kind = LargeConvolutionCall if one_by_one else ConvolutionCall
+        kind = LargeConvolutionCall if has_large_work(module, a, b.shape[1:]) else ConvolutionCall
         return kind(module, a, b, wants_a=wants_a, wants_b=wants_b)
 
     def layout(self, name: str, gradient: Tensor) -> Tensor:

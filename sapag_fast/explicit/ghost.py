@@ -81,20 +81,23 @@ class RowProducts:
         self.onto_target = onto_target
 
     def products(
-        self, coefficients: Tensor, *, wants_a: bool, wants_b: bool
+        self, coefficients: Tensor, *, constant: bool, wants_a: bool, wants_b: bool
     ) -> tuple[Tensor | None, Tensor | None]:
-        """(B V, A Vᵀ) for V = α·d + β·G + ε·g' + γ with coefficients float64 ``[R, 5]`` (α, β, ε, γ, δ = 0)."""
+        """(B V, A Vᵀ) for V = α·d + β·G + ε·g' + γ with coefficients float64 ``[R, 5]`` (α, β, ε, γ, δ = 0);
+        without `constant` γ is 0.
+        """
         alpha, beta, epsilon, gamma, _ = coefficients.view(-1, 5, 1, 1).unbind(1)
         onto_dummy, onto_target = alpha + epsilon, beta - alpha
         toward_a = toward_b = None
         if wants_a:
-            toward_a = torch.bmm(onto_dummy * self.gram_b, self.a)
-            toward_a.addcmul_(onto_target, self.target.times(self.b, self.assignment))
-            toward_a += gamma * self.b.sum(2, keepdim=True)
+            toward_a = self.target.times(onto_target * self.b, self.assignment)
+            toward_a.baddbmm_(onto_dummy * self.gram_b, self.a)
         if wants_b:
-            toward_b = torch.bmm(onto_dummy * self.gram_a, self.b)
-            toward_b.addcmul_(onto_target, self.onto_target)
-            toward_b += gamma * self.a.sum(2, keepdim=True)
+            toward_b = onto_target * self.onto_target
+            toward_b.baddbmm_(onto_dummy * self.gram_a, self.b)
+        if constant:
+            toward_a = None if toward_a is None else toward_a.add_(gamma * self.b.sum(2, keepdim=True))
+            toward_b = None if toward_b is None else toward_b.add_(gamma * self.a.sum(2, keepdim=True))
         return toward_a, toward_b
 
 

@@ -23,7 +23,8 @@ class LinearCall(LayerCall):
             if name == "bias":
                 found[name] = rows_b.sum(1)
             else:
-                found[name] = torch.bmm(rows_b.transpose(1, 2), rows_a)
+                place = self.place(name, rows_a.shape[0], rows_b.shape[2], rows_a.shape[2])
+                found[name] = torch.bmm(rows_b.transpose(1, 2), rows_a, out=place)
         return found
 
     def products(self, weights: dict[str, Tensor]) -> tuple[Tensor | None, Tensor | None]:

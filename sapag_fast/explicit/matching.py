@@ -88,6 +88,7 @@ class ExplicitMatching:
         """Say which victim each row of the next evaluations belongs to: int64 ``[R]``, any R."""
         victims = victims.to(self._first().device) if isinstance(victims, Tensor) else victims
         self.assignment = Assignment(victims, self.problem.victims)
+        self.scratch: dict[int, dict[str, Tensor]] = {}
         self._lay_out()
 
     def _first(self) -> Tensor:
@@ -122,7 +123,7 @@ class ExplicitMatching:
         with torch.enable_grad():
             captures, arrived = self._differentiate(*leaves)
         with torch.no_grad():
-            calls = _calls(captures, arrived, inputs.shape[0])
+            calls = self._calls(captures, arrived)
             if self.choices is None:
                 self._plan(captures, calls)
             value, flows = self._match(captures, calls, inputs)
@@ -143,11 +144,26 @@ class ExplicitMatching:
         with torch.enable_grad():
             captures, arrived = self._differentiate(*self.problem.leaves(inputs, labels))
         with torch.no_grad():
-            found = self._form(captures, _calls(captures, arrived, inputs.shape[0]), self.matched, inputs)
+            found = self._form(captures, self._calls(captures, arrived), self.matched, inputs)
         full: list[Tensor | None] = [None] * len(self.targets)
         for index, gradient in zip(self.matched, found, strict=True):
-            full[index] = gradient
+            full[index] = gradient.clone()
         return full
+
+    def _calls(self, captures: list[Capture], arrived: list[Tensor]) -> list[LayerCall]:
+        """What the rules work on: a and b ``[R, rows, ...]`` without their graph."""
+        calls = []
+        for position, (capture, b) in enumerate(zip(captures, arrived, strict=True)):
+            call = capture.rule.call(
+                capture.module,
+                capture.a.detach().unflatten(0, (self.assignment.rows, -1)),
+                b.detach().unflatten(0, (self.assignment.rows, -1)),
+                wants_a=capture.a.requires_grad,
+                wants_b=b.requires_grad,
+            )
+            call.scratch = self.scratch.setdefault(position, {})
+            calls.append(call)
+        return calls
 
     def _form(
         self, captures: list[Capture], calls: list[LayerCall], wanted: list[int], inputs: Tensor
@@ -171,7 +187,7 @@ class ExplicitMatching:
         """D ``[R]``, and for each call the derivatives toward its a and b."""
         dummy = self._form(captures, calls, self.formed, inputs)
         if len(self.formed) == len(self.matched):
-            value, slopes = self.distance.distance_and_gradient(dummy, self.rows)
+            value, slopes = self.distance.distance_and_gradient(dummy, self.rows, self._places(dummy))
             by_rows: dict[int, RowProducts] = {}
             coefficients = None
         else:
@@ -186,6 +202,13 @@ class ExplicitMatching:
                 toward = tuple(_add(old, new) for old, new in zip(toward, rows, strict=True))
             flows.append(toward)
         return value, flows
+
+    def _places(self, dummy: list[Tensor]) -> list[Tensor]:
+        """Where V is written to, the same memory at every evaluation."""
+        places = self.scratch.setdefault(-1, {})
+        if not places:
+            places.update((str(i), torch.empty_like(g)) for i, g in enumerate(dummy))
+        return list(places.values())
 
     def _mixed(
         self, captures: list[Capture], calls: list[LayerCall], dummy: list[Tensor], inputs: Tensor
@@ -252,7 +275,11 @@ class ExplicitMatching:
             wants_a = any(call.wants_a for _, call, _ in uses)
             wants_b = any(call.wants_b for _, call, _ in uses)
             toward = by_rows[index].products(
-                coefficients[:, self.layer_of[index]], wants_a=wants_a, wants_b=wants_b
+                coefficients[:, self.layer_of[index]],
+                # None of the distances that are built in depends on Σ d.
+                constant=self.settings.kind.native is None,
+                wants_a=wants_a,
+                wants_b=wants_b,
             )
             sizes = [call.rows(local)[0].shape[1] for _, call, local in uses]
             parts = [
@@ -337,20 +364,6 @@ class ExplicitMatching:
                 way, why = ("materialised", "no matrix") if choice is None else (choice.way, choice.why)
                 rows.append({"layer": name, "parameter": local, "rule": rule.name, "way": way, "why": why})
         return rows
-
-
-def _calls(captures: list[Capture], arrived: list[Tensor], recoveries: int) -> list[LayerCall]:
-    """What the rules work on: a and b ``[R, rows, ...]`` without their graph."""
-    return [
-        capture.rule.call(
-            capture.module,
-            capture.a.detach().unflatten(0, (recoveries, -1)),
-            b.detach().unflatten(0, (recoveries, -1)),
-            wants_a=capture.a.requires_grad,
-            wants_b=b.requires_grad,
-        )
-        for capture, b in zip(captures, arrived, strict=True)
-    ]
 
 
 def _add(one: Tensor | None, other: Tensor | None) -> Tensor | None:

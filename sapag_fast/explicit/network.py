@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sapag_fast.explicit.rules import Rule, find_rule
+from sapag_fast.explicit.shared_convolution import has_large_work
 from sapag_fast.problem import Problem
 
 __all__ = ["Capture", "Network", "NotCovered"]
@@ -105,6 +106,7 @@ class Network:
         self.covered: list[tuple[str, nn.Module, Rule, dict[str, int]]] = []
         self.captures: list[Capture] = []
         self.recoveries = self.rows = 0
+        self.memory_format = torch.contiguous_format
         self._cover()
 
     @staticmethod
@@ -170,7 +172,8 @@ class Network:
         """Output ``[R·B, ...]`` of inputs ``[R, B, *input_shape]`` with its graph, and the layers' captures."""
         self.recoveries, self.rows = inputs.shape[0], inputs.shape[0] * inputs.shape[1]
         self.captures = []
-        output = self.model(inputs.flatten(0, 1))
+        batch = inputs.flatten(0, 1).contiguous(memory_format=self.memory_format)
+        output = self.model(batch)
         found, self.captures = self.captures, []
         for capture in found:
             if capture.a._version != capture.version:
@@ -183,13 +186,27 @@ class Network:
         """Run once, refusing whatever would couple recoveries or change state."""
         buffers = list(self.model.buffers())
         versions = [buffer._version for buffer in buffers]
+        inputs = inputs.detach().requires_grad_()
         with _LooksAtData(), torch.enable_grad():
-            output, _ = self.run(inputs.detach().requires_grad_())
+            output, captures = self.run(inputs)
         if not isinstance(output, Tensor) or output.shape[:1] != (self.rows,):
             raise NotCovered(f"the model's output does not have {self.rows} inputs in front")
         for (name, buffer), version in zip(self.model.named_buffers(), versions, strict=True):
             if buffer._version != version:
                 raise NotCovered(f"the model writes to its buffer {name!r}")
+        if inputs.dim() == 5 and any(has_large_work(c.module, c.a, c.shape) for c in captures):
+            self._try_channels_last(inputs)
+
+    def _try_channels_last(self, inputs: Tensor) -> None:
+        """Large convolutions are faster with the channels innermost, if the model bears it: ``view`` does
+        not always.
+        """
+        self.memory_format = torch.channels_last
+        try:
+            with torch.enable_grad():
+                self.run(inputs)
+        except RuntimeError:
+            self.memory_format = torch.contiguous_format
 
 
 def _shown(name: str, module: nn.Module) -> str:

@@ -149,7 +149,7 @@ def _measure(matrix: Matrix, way: MatrixTarget | None, assignment: Assignment) -
 
     def by_rows() -> None:
         _, rows = way.sums(a, b, assignment)
-        rows.products(coefficients, wants_a=True, wants_b=True)
+        rows.products(coefficients, constant=False, wants_a=True, wants_b=True)
 
     return min(_seconds(formed if way is None else by_rows, a.device) for _ in range(3))
 

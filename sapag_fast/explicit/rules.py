@@ -28,6 +28,16 @@ class LayerCall:
         self.b = b
         self.wants_a = wants_a
         self.wants_b = wants_b
+        self.scratch: dict[str, Tensor] = {}
+
+    def place(self, name: str, *shape: int) -> Tensor:
+        """Memory for a large result of this call, the same at every evaluation: what is allocated anew each
+        time costs more in page faults than in arithmetic. Holds whatever was written there last.
+        """
+        found = self.scratch.get(name)
+        if found is None or found.shape != shape:
+            found = self.scratch[name] = self.b.new_empty(shape)
+        return found
 
     def gradients(self, names: Iterable[str]) -> dict[str, Tensor]:
         """The dummy gradients g'(a, b) of the named parameters, ``[R, *shape]`` in the rule's layout."""

@@ -1,20 +1,22 @@
 """The convolution itself, weights shared by the whole batch, with a quick way back to its input.
 
-oneDNN is slow at the input's gradient of small convolutions, with a stride most of all. That gradient is a
-convolution too: of the output's gradient with the kernel turned around, for stride s with s·s kernels side
-by side, one for each phase of the input's pixels, which a pixel shuffle puts in place.
+oneDNN is slow at the input's gradient of small convolutions, with a stride most of all. But it is itself a
+convolution: of the output's gradient with the kernel turned around, for stride s with s·s kernels side by
+side, one for each phase of the input's pixels, which a pixel shuffle puts in place.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["LARGE_WORK", "convolve"]
+__all__ = ["LARGE_WORK", "convolve", "has_large_work"]
 
 LARGE_WORK = 3_000_000
 """Multiplications for one recovery from which on a call of oneDNN for each is worth its overhead."""
@@ -46,25 +48,47 @@ class _Axis:
 
 
 class _Way:
-    """Forward and back through one convolution with fixed weights ``[O, C, kh, kw]``."""
+    """Forward and back through one convolution with fixed weights ``[O, C, kh, kw]`` (or ``[O, C, k]``)."""
 
-    def __init__(self, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> None:
-        self.weight, self.stride, self.padding = weight, stride, padding
-        self.version = weight._version
-        self.axes = [_Axis.of(k, s, p) for k, s, p in zip(weight.shape[2:], stride, padding, strict=True)]
-        rows, columns = (
-            torch.tensor(axis.element, device=weight.device) for axis in self.axes
-        )
+    def __init__(self, module: nn.Conv1d | nn.Conv2d, padding: tuple[int, ...]) -> None:
+        self.weight, self.version = module.weight, module.weight._version
+        self.options = (module.stride, padding, module.dilation)
+        self.groups = module.groups
+
+    def is_for(self, weight: Tensor) -> bool:
+        """Whether the weights are still those of this way."""
+        return self.weight is weight and self.version == weight._version
+
+    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        function = F.conv1d if x.dim() == 3 else F.conv2d
+        return function(x, self.weight, bias, *self.options, self.groups)
+
+    def toward_input(self, slope: Tensor, x: Tensor) -> Tensor:
+        """The input's gradient; of x only the shape counts."""
+        none = (0,) * (x.dim() - 2)
+        return torch.ops.aten.convolution_backward(
+            slope, x, self.weight, None, *self.options, False, none, self.groups, (True, False, False)
+        )[0]
+
+
+class _ShortWay(_Way):
+    """Back as a convolution forth: for two dimensions, one group, no dilation."""
+
+    def __init__(self, module: nn.Conv2d, padding: tuple[int, ...]) -> None:
+        super().__init__(module, padding)
+        weight = self.weight
+        self.stride = module.stride
+        self.axes = [
+            _Axis.of(*sizes) for sizes in zip(weight.shape[2:], self.stride, padding, strict=True)
+        ]
+        rows, columns = (torch.tensor(axis.element, device=weight.device) for axis in self.axes)
         taps = weight[:, :, rows.clamp(min=0)][..., columns.clamp(min=0)]  # [O, C, sh, th, sw, tw]
-        present = (rows >= 0)[:, :, None, None] & (columns >= 0)
-        taps = taps * present
+        taps = taps * ((rows >= 0)[:, :, None, None] & (columns >= 0))
         # Channels outside, then both phases, as pixel_shuffle reads them.
         self.back = taps.permute(1, 2, 4, 0, 3, 5).flatten(0, 2).contiguous()
 
-    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        return F.conv2d(x, self.weight, bias, self.stride, self.padding)
-
-    def toward_input(self, slope: Tensor, size: torch.Size) -> Tensor:
+    def toward_input(self, slope: Tensor, x: Tensor) -> Tensor:
+        size = x.shape[2:]
         lead, trail = [], []
         for axis, wanted, have, stride in zip(self.axes, size, slope.shape[2:], self.stride, strict=True):
             lead.append(-axis.low)
@@ -90,49 +114,61 @@ def _shuffled(phases: Tensor, stride: tuple[int, int]) -> Tensor:
 
 
 class _Forth(torch.autograd.Function):
-    """x -> convolution; its derivative is `_Back`."""
+    """x -> convolution; its derivative is `_Back`.
+
+    PyTorch's own second derivative forms the weight's even where nobody asks for it, at the price of two
+    convolutions.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, way: _Way, bias: Tensor | None) -> Tensor:
-        ctx.way, ctx.size = way, x.shape[2:]
+        ctx.way, ctx.x = way, x.detach()
         return way.forward(x, bias)
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None]:
-        return _Back.apply(slope, ctx.way, ctx.size), None, None
+        return _Back.apply(slope, ctx.way, ctx.x), None, None
 
 
 class _Back(torch.autograd.Function):
     """The output's gradient -> the input's; linear, so its derivative is `_Forth` without bias."""
 
     @staticmethod
-    def forward(ctx: Any, slope: Tensor, way: _Way, size: torch.Size) -> Tensor:
+    def forward(ctx: Any, slope: Tensor, way: _Way, x: Tensor) -> Tensor:
         ctx.way = way
-        return way.toward_input(slope, size)
+        return way.toward_input(slope, x)
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None]:
         return _Forth.apply(slope, ctx.way, None), None, None
 
 
-def _is_small(x: Tensor, module: nn.Conv1d | nn.Conv2d) -> bool:
-    """Whether the way back of our own pays: on the CPU, in two dimensions, plain, with little work an image."""
+def has_large_work(module: nn.Module, a: Tensor, output: torch.Size) -> bool:
+    """Whether a convolution on the CPU is worth a call of oneDNN for each recovery."""
+    if a.device.type != "cpu" or not isinstance(module, (nn.Conv1d, nn.Conv2d)):
+        return False
+    return math.prod(output[1:]) * module.weight[0].numel() >= LARGE_WORK
+
+
+def _takes_short_way(x: Tensor, module: nn.Conv1d | nn.Conv2d) -> bool:
+    """On the CPU, plain, with little work an image."""
     return (
         x.device.type == "cpu"
         and x.dim() == 4
         and module.groups == 1
         and module.dilation == (1, 1)
         and x[0].numel() * module.weight[:, 0].numel() < LARGE_WORK * module.stride[0] * module.stride[1]
+        and not x.is_contiguous(memory_format=torch.channels_last)
     )
+
+
+_WAYS: WeakKeyDictionary[nn.Module, _Way] = WeakKeyDictionary()
 
 
 def convolve(x: Tensor, module: nn.Conv1d | nn.Conv2d, padding: tuple[int, ...]) -> Tensor:
     """The module's convolution of x ``[R·B, C, ...]`` with `padding` in place of its own."""
-    if _is_small(x, module):
-        way = module.__dict__.get("_sapag_way")
-        if way is None or way.weight is not module.weight or way.version != module.weight._version:
-            way = _Way(module.weight, module.stride, padding)
-            module.__dict__["_sapag_way"] = way
-        return _Forth.apply(x, way, module.bias)
-    function = F.conv1d if x.dim() == 3 else F.conv2d
-    return function(x, module.weight, module.bias, module.stride, padding, module.dilation, module.groups)
+    kind = _ShortWay if _takes_short_way(x, module) else _Way
+    way = _WAYS.get(module)
+    if type(way) is not kind or not way.is_for(module.weight):
+        way = _WAYS[module] = kind(module, padding)
+    return _Forth.apply(x, way, module.bias)
