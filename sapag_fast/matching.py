@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from sapag_fast.explicit import ExplicitMatching, explicit_or_reason
 from sapag_fast.problem import Problem, rebuilt
 
 __all__ = ["Matching", "SequentialMatching", "SingleMatching", "VmapMatching", "choose_matching"]
@@ -25,10 +27,12 @@ __all__ = ["Matching", "SequentialMatching", "SingleMatching", "VmapMatching", "
 class Matching(Protocol):
     """Distances of R recoveries and their gradients.
 
-    ``mode`` names the implementation in results.
+    ``mode`` names the implementation in results, ``reason`` why it is not a faster one (empty for the
+    fastest).
     """
 
     mode: str
+    reason: str
 
     def value_and_gradient(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Evaluate once.
@@ -83,6 +87,7 @@ class SingleMatching:
     """
 
     mode = "single"
+    reason = ""
     small_work = 1_000_000
 
     def __init__(self, problem: Problem) -> None:
@@ -112,6 +117,7 @@ class SequentialMatching:
     """One recovery after the other: works for every module, gains nothing from the batch."""
 
     mode = "sequential"
+    reason = ""
 
     def __init__(self, problem: Problem) -> None:
         # One distance for each victim: each caches its own target's sums.
@@ -175,6 +181,7 @@ class VmapMatching:
     """
 
     mode = "vmap"
+    reason = ""
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
@@ -228,21 +235,49 @@ class VmapMatching:
         return value, toward_inputs, toward_labels[0] if toward_labels else None
 
 
+_MANY_PARAMETERS = 1_000_000
+"""From here on a recovery alone may be worth explicit mode: what it saves are passes over the weights' gradients."""
+
+
 def choose_matching(problem: Problem, inputs: Tensor, labels: Tensor) -> Matching:
-    """`single` for one recovery, else `vmap` if the module bears it on these first `inputs`, else
-    `sequential`.
+    """The fastest way that is right on these first `inputs`.
+
+    Several recoveries: `explicit` if it covers the model and agrees with autograd, else `vmap` if the module
+    bears it, else `sequential`. One: `single`, unless the network is large and `explicit` faster.
     """
     sequential = SequentialMatching(problem)
     # One recovery alone: whatever is wrong with the module or its loss shows here, and not as a failure of
     # vmap.
     sequential.measure_convolutions(inputs, labels)
     if inputs.shape[0] == 1:
-        return sequential.victims[0]
+        return _for_one(sequential.victims[0], inputs, labels)
+    explicit = explicit_or_reason(problem, inputs, labels, SequentialMatching)
+    if isinstance(explicit, ExplicitMatching):
+        return explicit
     matching = VmapMatching(problem)
+    matching.reason = sequential.reason = explicit
     try:
         matching.value_and_gradient(inputs, labels)
     # What vmap cannot batch shows in many ways: data-dependent control flow, .item(), in-place writes,
     # missing rules.
-    except Exception:
+    except Exception as error:
+        sequential.reason += f"; vmap fails on it ({type(error).__name__})"
         return sequential
     return matching
+
+
+def _for_one(single: SingleMatching, inputs: Tensor, labels: Tensor) -> Matching:
+    if sum(target[0].numel() for target in single.problem.targets if target is not None) < _MANY_PARAMETERS:
+        return single
+    explicit = explicit_or_reason(single.problem, inputs, labels, SequentialMatching)
+    if isinstance(explicit, str):
+        single.reason = explicit
+        return single
+    seconds = {way: min(_seconds(way, inputs, labels) for _ in range(2)) for way in (single, explicit)}
+    return min(seconds, key=seconds.__getitem__)
+
+
+def _seconds(matching: Matching, inputs: Tensor, labels: Tensor) -> float:
+    start = time.perf_counter()
+    matching.value_and_gradient(inputs, labels)[0].tolist()
+    return time.perf_counter() - start

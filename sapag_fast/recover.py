@@ -49,7 +49,7 @@ class Recovery:
     history : Tensor
         ``[evaluations of a restart, R]``, the winner's distance at each evaluation, nan after it stopped.
     mode : str
-        How the recoveries were batched: ``single``, ``vmap`` or ``sequential``.
+        How the recoveries were batched: ``explicit``, ``single``, ``vmap`` or ``sequential``.
     recipe : Recipe
         The settings in force.
     """

@@ -4,5 +4,6 @@ from sapag_fast.explicit import convolution, embedding, linear, normalization  #
 from sapag_fast.explicit.matching import ExplicitMatching
 from sapag_fast.explicit.network import NotCovered
 from sapag_fast.explicit.rules import LayerCall, Rule, register_rule
+from sapag_fast.explicit.verify import explicit_or_reason
 
-__all__ = ["ExplicitMatching", "LayerCall", "NotCovered", "Rule", "register_rule"]
+__all__ = ["ExplicitMatching", "LayerCall", "NotCovered", "Rule", "explicit_or_reason", "register_rule"]

@@ -24,7 +24,7 @@ from sapag_fast.explicit.ghost import MatrixTarget, RowProducts
 from sapag_fast.explicit.loss import losses
 from sapag_fast.explicit.network import Capture, Network, NotCovered
 from sapag_fast.explicit.plan import Choice, Matrix, choose_ways, same_way
-from sapag_fast.explicit.rules import LayerCall
+from sapag_fast.explicit.rules import LayerCall, Rule
 from sapag_fast.problem import Problem, rebuilt
 from sapag_fast.segments import Layering
 from sapag_fast.sums import GradientSums
@@ -52,6 +52,7 @@ class ExplicitMatching:
     """
 
     mode = "explicit"
+    reason = ""
 
     def __init__(
         self, problem: Problem, *, ways: str | Mapping[str, str] | None = None, calibrate: bool = False
@@ -62,18 +63,22 @@ class ExplicitMatching:
         self.calibrate = calibrate
         self.distance = rebuilt(problem.distance, batched=True)
         self.matched = [index for index, target in enumerate(problem.targets) if target is not None]
-        rules = self._rules()
+        self.rules = self._rules()
         self.targets: list[Tensor | None] = [
-            target if index not in rules else rules[index][0].layout(rules[index][1], target)
+            target if index not in self.rules else self._laid_out(index, target)
             for index, target in enumerate(problem.targets)
         ]
         self.settings: Settings = self.distance.settings(self.targets)
         self.choices: dict[int, Choice] | None = None
         self.retarget(torch.arange(problem.victims).repeat_interleave(problem.restarts))
 
-    def _rules(self) -> dict[int, tuple]:
+    def _laid_out(self, index: int, target: Tensor) -> Tensor:
+        rule, local = self.rules[index]
+        return rule.layout(local, target)
+
+    def _rules(self) -> dict[int, tuple[Rule, str]]:
         """Rule and local name of each covered parameter."""
-        found: dict[int, tuple] = {}
+        found: dict[int, tuple[Rule, str]] = {}
         for name, module, rule, own in self.network.covered:
             for local, index in own.items():
                 known = found.setdefault(index, (rule, local))
