@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from sapag_fast.explicit.coupling import Coupled, require_separate
 from sapag_fast.explicit.rules import Rule, find_rule
 from sapag_fast.explicit.shared_convolution import has_large_work
 from sapag_fast.problem import Problem
@@ -44,25 +44,6 @@ class Capture:
     version: int
     edge: torch.autograd.graph.GradientEdge
     shape: torch.Size
-
-
-class _LooksAtData(TorchDispatchMode):
-    """Refuses what reads values back: whether one recovery goes left or right would hang on the others."""
-
-    refused = frozenset(
-        {
-            torch.ops.aten._local_scalar_dense.default,
-            torch.ops.aten.equal.default,
-            torch.ops.aten.nonzero.default,
-            torch.ops.aten.masked_select.default,
-            torch.ops.aten._unique2.default,
-        }
-    )
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if func in self.refused:
-            raise NotCovered(f"the model looks at its data ({func})")
-        return func(*args, **(kwargs or {}))
 
 
 _HOOKS = (
@@ -143,7 +124,7 @@ class Network:
         **kwargs: Any,
     ) -> Tensor:
         output, a = rule.forward(module, original, self.recoveries, *args, **kwargs)
-        if not own:
+        if not own or not torch.is_grad_enabled():
             return output
         if not isinstance(output, Tensor):
             raise NotCovered(f"{_shown(name, module)} gives no single tensor")
@@ -186,8 +167,12 @@ class Network:
         """Run once, refusing whatever would couple recoveries or change state."""
         buffers = list(self.model.buffers())
         versions = [buffer._version for buffer in buffers]
+        try:
+            require_separate(self.run, inputs)
+        except Coupled as reason:
+            raise NotCovered(str(reason)) from None
         inputs = inputs.detach().requires_grad_()
-        with _LooksAtData(), torch.enable_grad():
+        with torch.enable_grad():
             output, captures = self.run(inputs)
         if not isinstance(output, Tensor) or output.shape[:1] != (self.rows,):
             raise NotCovered(f"the model's output does not have {self.rows} inputs in front")

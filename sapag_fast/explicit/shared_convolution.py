@@ -157,7 +157,7 @@ def _takes_short_way(x: Tensor, module: nn.Conv1d | nn.Conv2d) -> bool:
         and x.dim() == 4
         and module.groups == 1
         and module.dilation == (1, 1)
-        and x[0].numel() * module.weight[:, 0].numel() < LARGE_WORK * module.stride[0] * module.stride[1]
+        and math.prod(x.shape[1:]) * module.weight[:, 0].numel() < LARGE_WORK * module.stride[0] * module.stride[1]
         and not x.is_contiguous(memory_format=torch.channels_last)
     )
 
