@@ -236,7 +236,7 @@ class VmapMatching:
 
 
 _MANY_PARAMETERS = 1_000_000
-"""From here on a recovery alone may be worth explicit mode: what it saves are passes over the weights' gradients."""
+"""From here on explicit mode may pay for one recovery alone: it saves passes over the weights' gradients."""
 
 
 def choose_matching(problem: Problem, inputs: Tensor, labels: Tensor) -> Matching:

@@ -58,7 +58,5 @@ class Assignment:
             return torch.bmm(rows.reshape(self.count, -1, inner), matrices).view(*rows.shape[:2], outer)
         result = rows.new_empty(*rows.shape[:2], outer)
         for victim, mine in self.groups.items():
-            result[mine] = torch.matmul(rows[mine].flatten(0, 1), matrices[victim]).view(
-                len(mine), -1, outer
-            )
+            result[mine] = torch.matmul(rows[mine].flatten(0, 1), matrices[victim]).view(len(mine), -1, outer)
         return result

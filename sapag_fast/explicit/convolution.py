@@ -177,7 +177,12 @@ class ConvolutionCall(LayerCall):
                     :, :, :, i, j
                 ]
         # A copy: the place is written to again.
-        return self._interior(padded).permute(0, 3, 1, 2).clone(memory_format=torch.contiguous_format).view(self.a.shape)
+        return (
+            self._interior(padded)
+            .permute(0, 3, 1, 2)
+            .clone(memory_format=torch.contiguous_format)
+            .view(self.a.shape)
+        )
 
     def rows(self, name: str) -> tuple[Tensor, Tensor]:
         return self._patches(), self._outputs().transpose(1, 2)
@@ -203,9 +208,21 @@ class LargeConvolutionCall(ConvolutionCall):
 
     def _backward(self, row: int, weight: Tensor, wanted: tuple[bool, bool]) -> tuple[Tensor, Tensor]:
         own = self.geometry
-        a, b = (t.contiguous(memory_format=torch.channels_last) for t in (self.planes[row], self._slopes(row)))
+        a, b = (
+            t.contiguous(memory_format=torch.channels_last) for t in (self.planes[row], self._slopes(row))
+        )
         toward_a, toward_weight, _ = torch.ops.aten.convolution_backward(
-            b, a, weight, None, own.stride, own.padding, own.dilation, False, (0, 0), own.groups, (*wanted, False)
+            b,
+            a,
+            weight,
+            None,
+            own.stride,
+            own.padding,
+            own.dilation,
+            False,
+            (0, 0),
+            own.groups,
+            (*wanted, False),
         )
         return toward_a, toward_weight
 

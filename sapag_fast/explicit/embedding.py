@@ -1,9 +1,10 @@
-"""Embeddings called with constant tokens (positions): each row of the weight gets the sum of its tokens' b."""
+"""Embeddings of constant tokens, such as positions: a row of the weight gets the sum of its tokens' b."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor, nn
 
 from sapag_fast.explicit.rules import LayerCall, Rule, register_rule
@@ -19,8 +20,10 @@ class EmbeddingCall(LayerCall):
         tokens, rows = self._tokens(), self.b.flatten(1, -2)
         if self.module.padding_idx is not None:
             rows = rows.masked_fill(tokens == self.module.padding_idx, 0)
+        recovery = torch.arange(rows.shape[0], device=rows.device).unsqueeze(1)
         found = rows.new_zeros(rows.shape[0], *self.module.weight.shape)
-        return {name: found.scatter_add_(1, tokens, rows) for name in names}
+        # On a GPU this adds in a fixed order, as scatter_add does not.
+        return {n: found.index_put((recovery, tokens[..., 0]), rows, accumulate=True) for n in names}
 
     def products(self, weights: dict[str, Tensor]) -> tuple[Tensor | None, Tensor | None]:
         if "weight" not in weights or not self.wants_b:

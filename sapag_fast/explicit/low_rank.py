@@ -19,8 +19,8 @@ _TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-13}
 
 
 def factor(target: Tensor, rank: int) -> tuple[Tensor, Tensor] | None:
-    """P ``[V, rank, O]`` and Q ``[V, rank, K]``, float64, with G = Pᵀ Q up to the rounding of G ``[V, O, K]``;
-    None if a target has a higher rank.
+    """P ``[V, rank, O]`` and Q ``[V, rank, K]``, float64, with G = Pᵀ Q up to the rounding of the target G
+    ``[V, O, K]``; None if a victim's has a higher rank.
 
     A randomised range finder (Halko, Martinsson, Tropp, "Finding structure with randomness", 2011, algorithm
     4.1) with one power iteration; the residual decides.

@@ -238,9 +238,7 @@ class ExplicitMatching:
         )
         slopes = []
         if dummy:
-            slopes = ops.apply(
-                settings.backend, dummy, self.rows, self.formed_layers, True, coefficients
-            )
+            slopes = ops.apply(settings.backend, dummy, self.rows, self.formed_layers, True, coefficients)
         return value.to(ops.result_dtype([inputs])), slopes, by_rows, coefficients
 
     def _unused(self, by_rows: dict[int, RowProducts]) -> list[int]:
@@ -287,9 +285,7 @@ class ExplicitMatching:
                 wants_b=wants_b,
             )
             sizes = [call.rows(local)[0].shape[1] for _, call, local in uses]
-            parts = [
-                [None] * len(sizes) if side is None else side.split(sizes, 1) for side in toward
-            ]
+            parts = [[None] * len(sizes) if side is None else side.split(sizes, 1) for side in toward]
             for (position, call, _), to_a, to_b in zip(uses, *parts, strict=True):
                 mine = (to_a if call.wants_a else None, to_b if call.wants_b else None)
                 mine = tuple(None if t is None else t.to(call.b.dtype) for t in mine)
@@ -313,7 +309,7 @@ class ExplicitMatching:
         wanted = leaves if self.problem.joint else leaves[:1]
         pulled: tuple[Tensor | None, ...] = (None,)
         if roots:
-            outputs, weights = zip(*roots, strict=True)
+            outputs = [root for root, _ in roots]
             shaped = [flow.reshape(root.shape) for root, flow in roots]
             pulled = torch.autograd.grad(outputs, wanted, shaped, allow_unused=True)
         if pulled[0] is None:
@@ -345,9 +341,7 @@ class ExplicitMatching:
         self.choices = {self.problem.names.index(name): choice for name, choice in chosen.items()}
         if any(choice.matrix is not None for choice in self.choices.values()):
             present = [self.targets[i] for i in self.matched]
-            self._victims_sums = ops.target_sums(
-                self.settings.backend, present, self.settings.found, True
-            )
+            self._victims_sums = ops.target_sums(self.settings.backend, present, self.settings.found, True)
         self._lay_out()
 
     def _needs_elements(self) -> bool:

@@ -150,7 +150,7 @@ class Network:
         return one.expand(self.rows, *one.shape)
 
     def run(self, inputs: Tensor) -> tuple[Tensor, list[Capture]]:
-        """Output ``[R·B, ...]`` of inputs ``[R, B, *input_shape]`` with its graph, and the layers' captures."""
+        """Output ``[R·B, ...]`` of ``[R, B, *input_shape]`` with its graph, and the layers' captures."""
         self.recoveries, self.rows = inputs.shape[0], inputs.shape[0] * inputs.shape[1]
         self.captures = []
         batch = inputs.flatten(0, 1).contiguous(memory_format=self.memory_format)

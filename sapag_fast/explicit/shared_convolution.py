@@ -42,9 +42,7 @@ class _Axis:
             offsets.append({ahead - m: i for m, i in enumerate(range(first, kernel, stride))})
         low = min(min(found, default=0) for found in offsets)
         high = max(max(found, default=0) for found in offsets)
-        return cls(
-            low, high, tuple(tuple(f.get(o, -1) for o in range(low, high + 1)) for f in offsets)
-        )
+        return cls(low, high, tuple(tuple(f.get(o, -1) for o in range(low, high + 1)) for f in offsets))
 
 
 class _Way:
@@ -78,9 +76,7 @@ class _ShortWay(_Way):
         super().__init__(module, padding)
         weight = self.weight
         self.stride = module.stride
-        self.axes = [
-            _Axis.of(*sizes) for sizes in zip(weight.shape[2:], self.stride, padding, strict=True)
-        ]
+        self.axes = [_Axis.of(*sizes) for sizes in zip(weight.shape[2:], self.stride, padding, strict=True)]
         rows, columns = (torch.tensor(axis.element, device=weight.device) for axis in self.axes)
         taps = weight[:, :, rows.clamp(min=0)][..., columns.clamp(min=0)]  # [O, C, sh, th, sw, tw]
         taps = taps * ((rows >= 0)[:, :, None, None] & (columns >= 0))
@@ -157,7 +153,8 @@ def _takes_short_way(x: Tensor, module: nn.Conv1d | nn.Conv2d) -> bool:
         and x.dim() == 4
         and module.groups == 1
         and module.dilation == (1, 1)
-        and math.prod(x.shape[1:]) * module.weight[:, 0].numel() < LARGE_WORK * module.stride[0] * module.stride[1]
+        and math.prod(x.shape[1:]) * module.weight[:, 0].numel()
+        < LARGE_WORK * module.stride[0] * module.stride[1]
         and not x.is_contiguous(memory_format=torch.channels_last)
     )
 

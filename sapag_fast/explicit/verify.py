@@ -1,4 +1,4 @@
-"""Explicit mode is used only after it has agreed with plain autograd on two of the attack's own recoveries."""
+"""Explicit mode is used only once it has agreed with plain autograd on two of the attack's recoveries."""
 
 from __future__ import annotations
 
@@ -144,8 +144,8 @@ def _rows_of(matching: ExplicitMatching) -> Problem:
 def _compare_in_double(
     matching: ExplicitMatching, inputs: Tensor, labels: Tensor, reference: Callable[[Problem], Evaluates]
 ) -> str | None:
-    """The same in float64, where rounding is no excuse: an ill-conditioned network may disagree with itself in
-    float32.
+    """The same in float64, where rounding is no excuse: an ill-conditioned network may disagree with itself
+    in float32.
     """
     rows = _rows_of(matching)
     double = Problem(

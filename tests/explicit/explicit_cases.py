@@ -77,7 +77,9 @@ MODELS = {
     "conv2d": (IMAGE, lambda: _image(nn.Conv2d(2, 5, 3, 2, 1), nn.Sigmoid(), features=45)),
     "conv2d-dilated": (
         IMAGE,
-        lambda: _image(nn.Conv2d(2, 4, 3, 1, 2, 2), nn.Sigmoid(), nn.Conv2d(4, 4, 2, 2), nn.Tanh(), features=36),
+        lambda: _image(
+            nn.Conv2d(2, 4, 3, 1, 2, 2), nn.Sigmoid(), nn.Conv2d(4, 4, 2, 2), nn.Tanh(), features=36
+        ),
     ),
     "conv2d-groups": (
         IMAGE,
@@ -119,7 +121,13 @@ def gradients(model: nn.Module, inputs: Tensor, labels: Tensor) -> list[Tensor]:
 
 
 def make_problem(
-    model: nn.Module, targets: list[Tensor], *, restarts: int, kind="sapag", loss_fn=F.cross_entropy, **options
+    model: nn.Module,
+    targets: list[Tensor],
+    *,
+    restarts: int,
+    kind="sapag",
+    loss_fn=F.cross_entropy,
+    **options,
 ) -> Problem:
     distance = GradientDistance(kind, layers=model_layers(model, "modules"), **options)
     return Problem(model, loss_fn, distance, targets, restarts=restarts)

@@ -1,4 +1,4 @@
-"""Explicit mode's gradient toward the input against float64 autograd, measured by the eager float32 loop's."""
+"""Explicit mode's gradient toward the input against float64 autograd, measured by the eager float32 loop."""
 
 import copy
 
@@ -12,7 +12,6 @@ from explicit_cases import (
     make_model,
     make_problem,
 )
-from torch import nn
 
 from sapag_fast.explicit import ExplicitMatching
 

@@ -232,7 +232,7 @@ def test_a_wrong_rule_is_found_out(fresh_rules, rule, reason):
 
 
 def test_what_cannot_be_a_rule():
-    with pytest.raises(TypeError, match="module_type: expected a subclass of torch.nn.Module, found 3"):
+    with pytest.raises(TypeError, match=r"module_type: expected a subclass of torch\.nn\.Module, found 3"):
         register_rule(3, lambda module, a, b: {})
     with pytest.raises(TypeError, match="rule: expected a function or a Rule, found str"):
         register_rule(nn.Linear, "fast")
@@ -269,7 +269,9 @@ def test_dropout_draws_its_own_mask_for_every_recovery():
 
 def test_a_large_network_alone():
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(8, 1500), nn.Tanh(), nn.Linear(1500, 1500), nn.Tanh(), nn.Linear(1500, CLASSES))
+    model = nn.Sequential(
+        nn.Linear(8, 1500), nn.Tanh(), nn.Linear(1500, 1500), nn.Tanh(), nn.Linear(1500, CLASSES)
+    )
     problem, inputs, labels = _setup(model, ROW, restarts=1, batch=1, dtype=torch.float32)
     matching = choose_matching(problem, inputs, labels)
     assert matching.mode == "explicit"

@@ -1,7 +1,5 @@
 """Explicit mode gives what one recovery after the other gives, and leaves the user's module alone."""
 
-
-
 import pytest
 import torch
 from explicit_cases import CLASSES, MODELS, ROW, gradients, make_model, make_problem
@@ -9,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sapag_fast import distances
-from sapag_fast.explicit import ExplicitMatching
+from sapag_fast.explicit import ExplicitMatching, shared_convolution
 from sapag_fast.gradient_distance import GradientDistance
 from sapag_fast.matching import SequentialMatching
 from sapag_fast.problem import Problem
@@ -58,6 +56,26 @@ def test_is_sequential(name, victims, way):
     assert {row["layer"] for row in matching.describe()} == {
         name.rpartition(".")[0] for name in problem.names
     }
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", [n for n in MODELS if "conv" in n or "norm" in n])
+def test_large_convolutions(monkeypatch, name, dtype):
+    """One call of oneDNN for each recovery, channels innermost: made to work on small ones."""
+    monkeypatch.setattr(shared_convolution, "LARGE_WORK", 1)
+    model, shape = make_model(name)
+    problem, inputs, labels = _setup(model, shape)
+    expected = SequentialMatching(problem).value_and_gradient(inputs, labels)[:2]
+    matching = ExplicitMatching(
+        make_problem(model.to(dtype), [t.to(dtype) for t in problem.targets], restarts=RESTARTS)
+    )
+    matching.network.check(inputs.to(dtype))
+    images = len(shape) == 3
+    assert matching.network.memory_format == (torch.channels_last if images else torch.contiguous_format)
+    found = matching.value_and_gradient(inputs.to(dtype), labels)
+    tolerance = 1e-9 if dtype == torch.float64 else 1e-4
+    for a, b in zip(found, expected, strict=False):
+        assert (a - b).norm() <= tolerance * b.norm()
 
 
 @pytest.mark.parametrize("kind", sorted(k for k in distances.kinds()))
@@ -174,7 +192,7 @@ def test_frozen_unused_tied_and_shared_parameters(way):
     assert any(t is None for t in targets)
     inputs = torch.rand(RESTARTS, B, 8, generator=g, dtype=torch.float64)
     before = dict(model.named_parameters())
-    unused = [i for i, t in enumerate(targets) if t is None][0]
+    unused = next(i for i, t in enumerate(targets) if t is None)
     for spelled_out in (False, True):
         if spelled_out:
             targets[unused] = torch.full((1, 3, 3), 0.1, dtype=torch.float64)
