@@ -155,6 +155,11 @@ class GradientDistance:
         present = iter(slopes)
         return value, [None if t is None else next(present) for t in known.given]
 
+    def settings(self, target: Gradients) -> Settings:
+        """Layers, sizes, weights and backend of this distance for a target like this one."""
+        given = list(target)
+        return self._settle(shapes_of(given, self.batched), [t for t in given if t is not None])
+
     @torch.no_grad()
     def degenerate(self, target: Gradients) -> Tensor:
         """Layers of ``target`` that carry no weight in this distance: bool [L] or [R, L]. They have no

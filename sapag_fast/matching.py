@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from sapag_fast.explicit import ExplicitMatching, explicit_or_reason
 from sapag_fast.memory import is_out_of_memory
 from sapag_fast.problem import Problem, rebuilt
 
@@ -25,10 +26,12 @@ __all__ = ["Matching", "SequentialMatching", "SingleMatching", "VmapMatching", "
 class Matching(Protocol):
     """Distances of R recoveries and their gradients.
 
-    ``mode`` names the implementation in results.
+    ``mode`` names the implementation in results, ``reason`` why it is not a faster one (empty for the
+    fastest).
     """
 
     mode: str
+    reason: str
 
     def value_and_gradient(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Evaluate once.
@@ -86,6 +89,7 @@ class SingleMatching:
     """
 
     mode = "single"
+    reason = ""
     small_work = 1_000_000
 
     def __init__(self, problem: Problem, victim: int = 0) -> None:
@@ -119,6 +123,7 @@ class SequentialMatching:
     """One recovery after the other: works for every module, gains nothing from the batch."""
 
     mode = "sequential"
+    reason = ""
 
     def __init__(self, problem: Problem) -> None:
         # One distance for each victim: each caches its own target's sums.
@@ -181,6 +186,7 @@ class VmapMatching:
     """
 
     mode = "vmap"
+    reason = ""
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
@@ -231,11 +237,30 @@ class VmapMatching:
         return value, toward_inputs, toward_labels[0] if toward_labels else None
 
 
+_MANY_PARAMETERS = 1_000_000
+"""From here on explicit mode may pay for one recovery alone: it saves passes over the weights' gradients."""
+
+
 def choose_matching(
-    problem: Problem, inputs: Tensor, labels: Tensor, victims: Tensor | None = None
+    problem: Problem,
+    inputs: Tensor,
+    labels: Tensor,
+    victims: Tensor | None = None,
+    *,
+    recoveries: int | None = None,
 ) -> Matching:
-    """`single` for one recovery, else `vmap` if the module bears it on these first `inputs`, else
-    `sequential`. Row r searches ``victims[r]``; None: the problem's own order.
+    """The fastest way that is right on these first `inputs`.
+
+    Several recoveries: `explicit` if it covers the model and agrees with autograd, else `vmap` if the module
+    bears it, else `sequential`. One: `single`, unless the network is large and `explicit` need not form most
+    of its weights' gradients.
+
+    Parameters
+    ----------
+    victims : Tensor, optional
+        ``[R]``, int64: row r searches ``victims[r]``; None: the problem's own order.
+    recoveries : int, optional
+        How many there will be at once; None: R.
     """
     victims = problem.rows() if victims is None else victims
     sequential = SequentialMatching(problem)
@@ -243,9 +268,20 @@ def choose_matching(
     # One recovery alone: whatever is wrong with the module or its loss shows here, and not as a failure of
     # vmap.
     sequential.measure_convolutions(inputs, labels)
-    if inputs.shape[0] == 1 and problem.victims == 1:
-        return sequential.victims[0]
+    single = sequential.victims[0] if inputs.shape[0] == problem.victims == 1 else None
+    if single is not None and problem.parameters_count < _MANY_PARAMETERS:
+        return single
+    explicit = explicit_or_reason(
+        problem, inputs, labels, SequentialMatching, victims=victims, recoveries=recoveries
+    )
+    if isinstance(explicit, ExplicitMatching) and (single is None or explicit.formed_share < 0.5):
+        return explicit
+    reason = explicit if isinstance(explicit, str) else "one recovery, whose gradients are best formed"
+    if single is not None:
+        single.reason = reason
+        return single
     matching = VmapMatching(problem)
+    matching.reason = sequential.reason = reason
     try:
         matching.retarget(victims)
         matching.value_and_gradient(inputs, labels)
@@ -254,5 +290,6 @@ def choose_matching(
     except Exception as error:
         if is_out_of_memory(error):
             raise
+        sequential.reason += f"; vmap fails on it ({type(error).__name__})"
         return sequential
     return matching

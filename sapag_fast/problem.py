@@ -103,6 +103,11 @@ class Problem:
         """V."""
         return next(entry.shape[0] for entry in self.targets if entry is not None)
 
+    @property
+    def parameters_count(self) -> int:
+        """Elements of one target gradient."""
+        return sum(entry[0].numel() for entry in self.targets if entry is not None)
+
     def rows(self) -> Tensor:
         """The victim of each recovery, ``[V x restarts]``, int64, victim by victim."""
         return torch.arange(self.victims).repeat_interleave(self.restarts)

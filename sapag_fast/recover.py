@@ -52,7 +52,9 @@ class Recovery:
     history : Tensor
         ``[evaluations of a restart, R]``, the winner's distance at each evaluation, nan after it stopped.
     mode : str
-        How the recoveries were batched: ``single``, ``vmap`` or ``sequential``.
+        How the recoveries were batched: ``explicit``, ``single``, ``vmap`` or ``sequential``.
+    mode_reason : str
+        Why not explicitly.
     at_once : int
         Searches that ran at once.
     recipe : Recipe
@@ -66,11 +68,14 @@ class Recovery:
     status: tuple[str, ...]
     history: Tensor
     mode: str
+    mode_reason: str
     at_once: int
     recipe: Recipe
 
 
-def _recovery(result: AttackResult, restarts: int, *, joint: bool, mode: str, recipe: Recipe) -> Recovery:
+def _recovery(
+    result: AttackResult, restarts: int, *, joint: bool, matching: Matching, recipe: Recipe
+) -> Recovery:
     """The winners among the restarts of each victim."""
     victims = result.distance.shape[0] // restarts
     best = result.distance.view(victims, restarts).argmin(1)
@@ -88,7 +93,8 @@ def _recovery(result: AttackResult, restarts: int, *, joint: bool, mode: str, re
         evaluations=result.evaluations.view(victims, restarts).sum(1),
         status=status,
         history=result.history[:, winner],
-        mode=mode,
+        mode=matching.mode,
+        mode_reason=matching.reason,
         at_once=result.rows,
         recipe=recipe,
     )
@@ -319,12 +325,14 @@ def recover(
         # The fused attention kernels cannot be differentiated twice.
         with sdpa_kernel(SDPBackend.MATH), _progress_callback(progress, settings.steps) as callback:
             few = min(starts.shape[0], max(_MEASURED))
-            matching = choose_matching(draft, starts[:few], known[:few], rows_of[:few])
+            wanted = starts.shape[0] if at_once is None else min(at_once, starts.shape[0])
+            few = min(wanted, few)
+            matching = choose_matching(draft, starts[:few], known[:few], rows_of[:few], recoveries=wanted)
             rows = at_once
             if rows is None:
                 size = starts[0].numel() + (known[0].numel() if joint else 0)
                 rows = _rows(matching, starts, known, rows_of, settings, size, max_memory)
-            told = {"joint": joint, "mode": matching.mode, "recipe": settings}
+            told = {"joint": joint, "matching": matching, "recipe": settings}
 
             def hand_out(victim: int, result: AttackResult) -> None:
                 on_finished(victim, _recovery(result, restarts, **told))

@@ -116,7 +116,7 @@ def test_shared_target_of_one_victim():
 
 def test_choice():
     problem, inputs, labels = _problem(_models()["lenet"])
-    assert choose_matching(problem, inputs, labels).mode == "vmap"
+    assert choose_matching(problem, inputs, labels).mode == "explicit"
     alone, one_input, one_label = _problem(_models()["lenet"], restarts=1, victims=1)
     assert choose_matching(alone, one_input, one_label).mode == "single"
     problem, inputs, labels = _problem(Branching(), shape=(9,))

@@ -1,0 +1,37 @@
+"""The victim's loss of every recovery on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["losses"]
+
+LossFunction = Callable[[Tensor, Tensor], Tensor]
+_IGNORED = -100  # cross-entropy's default ignore_index
+
+
+def losses(loss_fn: LossFunction, output: Tensor, labels: Tensor) -> Tensor:
+    """``loss_fn(output[r], labels[r])`` of every recovery, ``[R]``.
+
+    ``output [R·B, ...]``, ``labels [R, B, ...]``. Plain cross-entropy runs as one batch, others through vmap,
+    or one after the other where vmap cannot.
+    """
+    if loss_fn is F.cross_entropy and output.dim() == 2:
+        return _cross_entropy(output, labels)
+    rows = output.unflatten(0, labels.shape[:2])
+    try:
+        return torch.func.vmap(loss_fn, randomness="different")(rows, labels)
+    # In as many ways as there are functions that vmap cannot batch.
+    except Exception:
+        return torch.stack([loss_fn(row, known) for row, known in zip(rows, labels, strict=True)])
+
+
+def _cross_entropy(output: Tensor, labels: Tensor) -> Tensor:
+    each = F.cross_entropy(output, labels.flatten(0, 1), reduction="none").view(labels.shape[:2])
+    if labels.is_floating_point():
+        return each.mean(1)
+    return each.sum(1) / (labels != _IGNORED).sum(1)
