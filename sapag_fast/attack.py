@@ -143,14 +143,20 @@ def run_attack(
     state = checkpoint.read() if checkpoint is not None else None
     if state is not None:
         attack.load(state)
+
+    def hand_out() -> None:
+        for victim in attack.newly_ended() if on_victim is not None else ():
+            on_victim(victim, attack.result(victim))
+            attack.handed_out.add(victim)
+
     try:
+        hand_out()  # what had ended, but was not handed out, before a stop
         while attack.advance(check_every):
             attack.settle()
+            attack.steady = True
             if progress is not None:
                 progress(*attack.progress())
-            if on_victim is not None:
-                for victim in attack.newly_ended():
-                    on_victim(victim, attack.result(victim))
+            hand_out()
             if checkpoint is not None and checkpoint.due:
                 checkpoint.write(attack.state())
     except KeyboardInterrupt:
@@ -184,7 +190,7 @@ class _Attack:
         self.outcomes = Outcomes(self.starts, labels, self.steps)
         self.handed_out: set[int] = set()
         self.rows = min(rows, starts.shape[0])
-        self.steady = True  # all rows are between two steps
+        self.steady = True  # between two steps, with all rows and the queue in agreement
         self.batch = self._filled()
 
     def _filled(self) -> Batch:
@@ -221,7 +227,6 @@ class _Attack:
             if not is_out_of_memory(error) or len(self.batch.tasks) == 1:
                 raise
             self._halve()
-        self.steady = True
         return True
 
     def _halve(self) -> None:
@@ -264,12 +269,10 @@ class _Attack:
         return done // len(self.outcomes.ended), lowest
 
     def newly_ended(self) -> list[int]:
-        """Victims of which all tasks have ended since the last call."""
+        """Victims of which all tasks have ended and that have not been handed out."""
         ended, k = self.outcomes.ended, self.restarts
         victims = [v for v in range(len(ended) // k) if all(ended[v * k : v * k + k])]
-        new = [victim for victim in victims if victim not in self.handed_out]
-        self.handed_out.update(new)
-        return new
+        return [victim for victim in victims if victim not in self.handed_out]
 
     def interrupt(self) -> None:
         """Rows under way keep their best iterates."""

@@ -13,50 +13,17 @@ from typing import Any
 
 import click
 
-USER_ERROR, INTERRUPTED = 2, 130
-NO_DEFAULT = "from the recipe"
+from sapag_fast.cli_options import (
+    SHAPE,
+    NumbersType,
+    SizeType,
+    model_options,
+    output_option,
+    run_options,
+    search_options,
+)
 
-
-class ShapeType(click.ParamType):
-    name = "CxHxW"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        if isinstance(value, tuple):
-            return value
-        try:
-            shape = tuple(int(part) for part in value.lower().split("x"))
-        except ValueError:
-            shape = ()
-        if not shape or min(shape) < 1:
-            self.fail(f"{value!r} is not a shape like 3x32x32", param, ctx)
-        return shape
-
-
-SHAPE = ShapeType()
-
-
-class NumbersType(click.ParamType):
-    """Whole numbers separated by commas, or one of the given words."""
-
-    name = "list"
-
-    def __init__(self, *words: str) -> None:
-        self.words = words
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> str | tuple[int, ...]:
-        if not isinstance(value, str) or value in self.words:
-            return value
-        try:
-            numbers = tuple(int(part) for part in value.split(","))
-        except ValueError:
-            numbers = (-1,)
-        if min(numbers) < 0:
-            self.fail(f"{value!r} is not {', '.join((*self.words, 'labels like 3,7'))}", param, ctx)
-        return numbers
+USER_ERROR, SOME_SKIPPED, INTERRUPTED = 2, 3, 130
 
 
 def user_errors(command: Callable[..., None]) -> Callable[..., None]:
@@ -88,44 +55,6 @@ def main() -> None:
     """
 
 
-def output_option(**options: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """--output, required or with the given default, and --overwrite."""
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        overwrite = click.option(
-            "--overwrite", is_flag=True, help="Write there even if it holds files already."
-        )
-        path = click.Path(path_type=Path)
-        output = click.option("--output", type=path, help="Folder to write to.", **options)
-        return output(overwrite(command))
-
-    return decorate
-
-
-def run_options(command: Callable[..., None]) -> Callable[..., None]:
-    command = click.option(
-        "--seed", type=int, default=0, show_default=True, help="Seed of everything random."
-    )(command)
-    return click.option("--device", help="Such as cpu or cuda:0.  [default: cuda if there is one, else cpu]")(
-        command
-    )
-
-
-def model_options(command: Callable[..., None]) -> Callable[..., None]:
-    command = click.option(
-        "--weights",
-        type=click.Path(path_type=Path),
-        help="The model's weights, .safetensors or .pt (tensors only).",
-    )(command)
-    return click.option(
-        "--model",
-        "model_reference",
-        required=True,
-        metavar="FILE.py:FUNCTION",
-        help="Your Python file (executed; no other input is) and its function that returns the model.",
-    )(command)
-
-
 @main.command()
 @output_option(default="sapag-demo", show_default=True)
 @run_options
@@ -148,10 +77,7 @@ def demo(**options: Any) -> None:
     required=True,
     help="Gradient file, .safetensors or .pt (tensors only). Repeat it for several victims of one model.",
 )
-@click.option("--input-shape", type=SHAPE, help="Shape of one input.  [default: from the gradient file]")
-@click.option(
-    "--batch-size", type=click.IntRange(1), help="Inputs behind the gradient.  [default: from the file, or 1]"
-)
+@search_options
 @click.option(
     "--labels",
     type=NumbersType("infer", "joint"),
@@ -159,22 +85,6 @@ def demo(**options: Any) -> None:
     show_default=True,
     help="infer | joint | 3,7",
 )
-@click.option(
-    "--restarts", type=click.IntRange(1), default=4, show_default=True, help="Starts; the closest one wins."
-)
-@click.option("--recipe", default="auto", show_default=True, help="Set of defaults for what follows.")
-@click.option("--distance", help=f"Kind of gradient distance.  [default: {NO_DEFAULT}]")
-@click.option(
-    "--layers",
-    default="modules",
-    show_default=True,
-    help="Which gradients form a layer: modules | shapes | separate.",
-)
-@click.option("--optimizer", help=f"Such as lbfgs or adam.  [default: {NO_DEFAULT}]")
-@click.option("--steps", type=click.IntRange(1), help=f"Evaluations a restart.  [default: {NO_DEFAULT}]")
-@click.option("--basis", help=f"Coordinates of the search, pixel or dct.  [default: {NO_DEFAULT}]")
-@click.option("--tv", type=click.FloatRange(0), help=f"Weight of total variation.  [default: {NO_DEFAULT}]")
-@click.option("--box", type=click.FloatRange(0), help=f"Weight of leaving [0, 1].  [default: {NO_DEFAULT}]")
 @click.option(
     "--truth",
     type=click.Path(path_type=Path),
@@ -197,17 +107,68 @@ def recover(**options: Any) -> None:
 @main.command()
 @model_options
 @click.option(
+    "--gradients",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder of gradient files (.safetensors, .pt), or one .safetensors file of many (see capture).",
+)
+@search_options
+@click.option(
+    "--labels",
+    type=click.Choice(["infer", "joint", "known"]),
+    default="infer",
+    show_default=True,
+    help="Where labels come from; known: the gradient files say them.",
+)
+@click.option(
+    "--stop-distance", type=click.FloatRange(0), help="A victim is done once a restart comes this close."
+)
+@click.option("--at-once", type=click.IntRange(1), help="Searches at once.  [default: what memory bears]")
+@click.option("--max-memory", type=SizeType(), help="Such as 4GB.  [default: what is free]")
+@click.option(
+    "--truth",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="True image(s) or a folder of them, to score the results: by name where names fit, else in order.",
+)
+@run_options
+@output_option(required=True)
+@user_errors
+def audit(**options: Any) -> None:
+    """Recover the inputs behind many gradients, and sum up what they give away.
+
+    Every result is kept as soon as it is there. After Ctrl-C, a crash or a kill, the same command goes on
+    where it was, and ends with the same bits. Writes results/NAME.safetensors, summary.html, .json and .csv.
+
+    Exits with status 0 if all victims were searched, 3 if some could not be read and were skipped (the
+    summary says which and why), 130 after Ctrl-C, 2 for arguments that do not fit.
+    """
+    from sapag_fast import commands
+
+    if not commands.audit(**options):
+        sys.exit(SOME_SKIPPED)
+
+
+@main.command()
+@model_options
+@click.option(
     "--images",
     type=click.Path(path_type=Path),
     multiple=True,
     required=True,
-    help="Image file(s), or a folder of them: one batch.",
+    help="Image file(s), or a folder of them: one batch, unless --batch-size is given.",
+)
+@click.option(
+    "--batch-size", type=click.IntRange(1), help="Make many victims, each of so many images, in order."
 )
 @click.option("--input-shape", type=SHAPE, required=True, help="Shape of one input; images are fitted to it.")
 @click.option("--labels", type=NumbersType(), help="One class an image, such as 3,7.  [default: 0,1,2,...]")
 @click.option("--with-labels", is_flag=True, help="Write the labels into the gradient file too.")
 @click.option(
-    "--gradient", type=click.Path(path_type=Path), required=True, help="The .safetensors file to write."
+    "--gradient",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The .safetensors file to write; with --batch-size also a folder, for a file a victim.",
 )
 @click.option(
     "--save-weights", type=click.Path(path_type=Path), help="Write the model's weights, .safetensors, too."
@@ -216,7 +177,10 @@ def recover(**options: Any) -> None:
 @run_options
 @user_errors
 def capture(**options: Any) -> None:
-    """Make a gradient file: what a client that trains MODEL on these images would share (cross entropy)."""
+    """Make a gradient file: what a client that trains MODEL on these images would share (cross entropy).
+
+    With --batch-size, one of many clients, for audit.
+    """
     from sapag_fast import commands
 
     commands.capture(**options)

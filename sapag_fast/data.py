@@ -91,10 +91,15 @@ def read_images(paths: str | Path | Iterable[str | Path], input_shape: tuple[int
             f"input shape {_times(input_shape)}: image files give 1xHxW (grey) or 3xHxW (colour) inputs only"
         )
     channels, height, width = input_shape
+    return torch.stack([_read_image(file, channels, height, width) for file in image_files(paths)])
+
+
+def image_files(paths: str | Path | Iterable[str | Path]) -> list[Path]:
+    """Image files, and those in folders, by name. Raises ValueError for a missing or empty path."""
     files = [file for path in _listed(paths) for file in _image_files(path)]
     if not files:
         raise ValueError("no image given")
-    return torch.stack([_read_image(file, channels, height, width) for file in files])
+    return files
 
 
 def _read_image(file: Path, channels: int, height: int, width: int) -> Tensor:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -100,6 +101,19 @@ def read_tensors(path: str | Path, kind: str = "tensor") -> tuple[dict[str, Tens
     return _named(content, kind, path), {}
 
 
+@contextmanager
+def opened_safetensors(path: str | Path, kind: str) -> Iterator[Any]:
+    """The open .safetensors file, from which tensors, or rows of them, are read one by one.
+
+    ``kind`` names the file in messages. Raises ValueError naming the file and what is wrong with it.
+    """
+    try:
+        with safe_open(path, framework="pt") as opened:
+            yield opened
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{kind} file {path}: damaged: {_first_line(error)}") from None
+
+
 def load_weights(model: nn.Module, path: str | Path) -> None:
     """Load a weight file into the model. Raises ValueError naming what is missing, superfluous or of another
     shape.
@@ -117,6 +131,16 @@ def read_gradient(model: nn.Module, path: str | Path) -> tuple[list[Tensor], dic
     finite.
     """
     tensors, metadata = read_tensors(path, "gradient")
+    return gradient_in_order(model, tensors, path), metadata
+
+
+def gradient_in_order(
+    model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path, *, finite: bool = True
+) -> list[Tensor]:
+    """The tensors of a gradient file in the order of the model's parameters that are trained.
+
+    Raises ValueError as `read_gradient` does; ``finite=False`` leaves out the look at the values.
+    """
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     expected = {name: parameter.shape for name, parameter in trained}
     positions = {str(position) for position in range(len(tensors))}
@@ -129,9 +153,9 @@ def read_gradient(model: nn.Module, path: str | Path) -> tuple[list[Tensor], dic
     for name in expected:
         if not tensors[name].is_floating_point():
             raise ValueError(f"gradient file {path}: {name} is {tensors[name].dtype}, not floating point")
-        if not torch.isfinite(tensors[name]).all():
+        if finite and not torch.isfinite(tensors[name]).all():
             raise ValueError(f"gradient file {path}: {name} is not finite")
-    return [tensors[name] for name in expected], metadata
+    return [tensors[name] for name in expected]
 
 
 def _compare(

@@ -331,7 +331,9 @@ def recover(
             rows = at_once
             if rows is None:
                 size = starts[0].numel() + (known[0].numel() if joint else 0)
-                rows = _rows(matching, starts, known, rows_of, settings, size, max_memory)
+                with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
+                    # At once as many as measured, or as many given: the same random numbers afterwards.
+                    rows = _rows(matching, starts, known, rows_of, settings, size, max_memory)
             told = {"joint": joint, "matching": matching, "recipe": settings}
 
             def hand_out(victim: int, result: AttackResult) -> None:

@@ -172,7 +172,7 @@ class Report:
             **(extra or {}),
             "recoveries": [entry.as_json() for entry in self.finished],
         }
-        return _finite(content)
+        return finite_json(content)
 
 
 def check_output(folder: Path, overwrite: bool) -> None:
@@ -268,12 +268,12 @@ def _pictures_of(folder: Path) -> set[str]:
     }
 
 
-def _finite(value: Any) -> Any:
-    """JSON has no nan and no infinity."""
+def finite_json(value: Any) -> Any:
+    """The value as JSON takes it: no nan, no infinity, no objects."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
+        return {str(key): finite_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite_json(item) for item in value]
     return value if isinstance(value, str | int | bool) or value is None else str(value)

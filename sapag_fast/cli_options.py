@@ -1,0 +1,153 @@
+"""Options that several commands of ``sapag-fast`` share, and the types of their values."""
+
+import functools
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import click
+
+NO_DEFAULT = "from the recipe"
+
+
+class ShapeType(click.ParamType):
+    name = "CxHxW"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            shape = tuple(int(part) for part in value.lower().split("x"))
+        except ValueError:
+            shape = ()
+        if not shape or min(shape) < 1:
+            self.fail(f"{value!r} is not a shape like 3x32x32", param, ctx)
+        return shape
+
+
+SHAPE = ShapeType()
+
+
+class NumbersType(click.ParamType):
+    """Whole numbers separated by commas, or one of the given words."""
+
+    name = "list"
+
+    def __init__(self, *words: str) -> None:
+        self.words = words
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | tuple[int, ...]:
+        if not isinstance(value, str) or value in self.words:
+            return value
+        try:
+            numbers = tuple(int(part) for part in value.split(","))
+        except ValueError:
+            numbers = (-1,)
+        if min(numbers) < 0:
+            self.fail(f"{value!r} is not {', '.join((*self.words, 'labels like 3,7'))}", param, ctx)
+        return numbers
+
+
+class SizeType(click.ParamType):
+    """Bytes, such as 4GB, 512MiB or 1000000."""
+
+    name = "size"
+    units: ClassVar[dict[str, int]] = {
+        "": 1,
+        "b": 1,
+        **{f"{letter}b": 1000**power for power, letter in enumerate("kmgt", 1)},
+        **{f"{letter}ib": 1024**power for power, letter in enumerate("kmgt", 1)},
+    }
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", value.strip().lower())
+        size = int(float(found[1]) * self.units.get(found[2], 0)) if found else 0
+        if size < 1:
+            self.fail(f"{value!r} is not a size like 4GB or 512MiB", param, ctx)
+        return size
+
+
+def output_option(**options: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """--output, required or with the given default, and --overwrite."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        overwrite = click.option(
+            "--overwrite", is_flag=True, help="Write there even if it holds files already."
+        )
+        path = click.Path(path_type=Path)
+        output = click.option("--output", type=path, help="Folder to write to.", **options)
+        return output(overwrite(command))
+
+    return decorate
+
+
+def run_options(command: Callable[..., None]) -> Callable[..., None]:
+    command = click.option(
+        "--seed", type=int, default=0, show_default=True, help="Seed of everything random."
+    )(command)
+    return click.option("--device", help="Such as cpu or cuda:0.  [default: cuda if there is one, else cpu]")(
+        command
+    )
+
+
+def model_options(command: Callable[..., None]) -> Callable[..., None]:
+    command = click.option(
+        "--weights",
+        type=click.Path(path_type=Path),
+        help="The model's weights, .safetensors or .pt (tensors only).",
+    )(command)
+    return click.option(
+        "--model",
+        "model_reference",
+        required=True,
+        metavar="FILE.py:FUNCTION",
+        help="Your Python file (executed; no other input is) and its function that returns the model.",
+    )(command)
+
+
+def search_options(command: Callable[..., None]) -> Callable[..., None]:
+    """What recover and audit share of what is searched, and how."""
+    options = (
+        click.option(
+            "--input-shape", type=SHAPE, help="Shape of one input.  [default: from the gradient file]"
+        ),
+        click.option(
+            "--batch-size",
+            type=click.IntRange(1),
+            help="Inputs behind the gradient.  [default: from the file, or 1]",
+        ),
+        click.option(
+            "--restarts",
+            type=click.IntRange(1),
+            default=4,
+            show_default=True,
+            help="Starts; the closest one wins.",
+        ),
+        click.option("--recipe", default="auto", show_default=True, help="Set of defaults for what follows."),
+        click.option("--distance", help=f"Kind of gradient distance.  [default: {NO_DEFAULT}]"),
+        click.option(
+            "--layers",
+            default="modules",
+            show_default=True,
+            help="Which gradients form a layer: modules | shapes | separate.",
+        ),
+        click.option("--optimizer", help=f"Such as lbfgs or adam.  [default: {NO_DEFAULT}]"),
+        click.option(
+            "--steps", type=click.IntRange(1), help=f"Evaluations a restart.  [default: {NO_DEFAULT}]"
+        ),
+        click.option("--basis", help=f"Coordinates of the search, pixel or dct.  [default: {NO_DEFAULT}]"),
+        click.option(
+            "--tv", type=click.FloatRange(0), help=f"Weight of total variation.  [default: {NO_DEFAULT}]"
+        ),
+        click.option(
+            "--box", type=click.FloatRange(0), help=f"Weight of leaving [0, 1].  [default: {NO_DEFAULT}]"
+        ),
+    )
+    return functools.reduce(lambda inner, option: option(inner), reversed(options), command)
