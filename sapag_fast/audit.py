@@ -77,12 +77,13 @@ class Audit:
         self.finished: set[str] = set()
         self.groups, self.faults = grouped(model, self.victims, options, device)
 
-    def run(self) -> bool:
-        """Search all victims and write the summary, also of a part, where Ctrl-C ends it. True if every
-        victim could be read."""
+    def run(self) -> int:
+        """Search all victims and write the summary, also of a part, where Ctrl-C ends it. Returns how many
+        victims were skipped.
+        """
         chosen = {"threads": torch.get_num_threads(), "wave": self._wave_size()}
-        self.folder.open(self._pinned(), chosen)
         try:
+            self.folder.open(self._pinned(), chosen)
             torch.set_num_threads(self.folder.manifest["threads"])
             self._warn_of_other_weights()
             self.finished = {victim.name for victim in self.victims if self.folder.has(victim.name)}
@@ -99,7 +100,7 @@ class Audit:
                     self.folder.remove()  # the next try will have other arguments
                 raise
             self._summarise("finished")
-            return not self.folder.skipped
+            return len(self.folder.skipped)
         finally:
             self.folder.close()
 

@@ -109,9 +109,11 @@ def audit(
         **options,
     }
     console = Console()
-    whole = Audit(model, victims, known, folder, AuditOptions(**options), given, place, console).run()
+    skipped = Audit(model, victims, known, folder, AuditOptions(**options), given, place, console).run()
     console.print(f"Results, summary.html, summary.json and summary.csv are in {output}.", markup=False)
-    return whole
+    if skipped:
+        click.echo(f"sapag-fast: {skipped} victims were skipped; the summary says why", err=True)
+    return not skipped
 
 
 def capture(

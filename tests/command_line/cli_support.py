@@ -1,11 +1,13 @@
 """Calls of the command line, in this process and in one of its own, and a look at what they left behind."""
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import torch
 from click.testing import CliRunner
 
 import sapag_fast
@@ -54,3 +56,24 @@ def python(*arguments):
     command = [sys.executable, "-m", "sapag_fast", *map(str, arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, **pipes, text=True, env=environment)
+
+
+def in_child(arguments, environment):
+    """Run the command in a process of its own, where nothing is imported anew, and return its exit status."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["sapag_fast.commands", "sapag_fast.audit", "sapag_fast.summary_plots"])
+    process = context.Process(target=_command, args=([str(a) for a in arguments], environment))
+    process.start()
+    process.join(120)
+    return process.exitcode
+
+
+def _command(arguments, environment):
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    main(arguments)
+
+
+def files_of(folder):
+    """Every file's bytes by name."""
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}

@@ -34,3 +34,24 @@ def small_demo(monkeypatch):
     monkeypatch.setattr(demo, "CELLS", (Cell("digits", "uniform"), Cell("digits", "xavier")))
     monkeypatch.setattr(demo, "VICTIMS", 2)
     monkeypatch.setattr(demo, "RESTARTS", 2)
+
+
+@pytest.fixture(scope="session")
+def many(tmp_path_factory):
+    """Six images, weights, their gradients in a folder and in one file; only read afterwards."""
+    folder = tmp_path_factory.mktemp("many")
+    (folder / "truth").mkdir()
+    images, _ = data.digits(6, 8)
+    for position, image in enumerate(images):
+        to_picture(image).save(folder / "truth" / f"digit{position}.png")
+    weights, model = folder / "w.safetensors", ("--model", f"{NETS}:make", "--seed", 5)
+    first = ("--save-weights", weights)
+    for name, rest in (
+        ("stacked.safetensors", ("--batch-size", 1, *first)),
+        ("folder", ("--batch-size", 1, "--weights", weights)),
+        ("pairs.safetensors", ("--batch-size", 2, "--weights", weights)),
+    ):
+        images = ("--images", folder / "truth", "--input-shape", "1x8x8", "--with-labels")
+        done = run("capture", *model, *images, "--gradient", folder / name, *rest)
+        assert done.exit_code == 0, done.output
+    return folder

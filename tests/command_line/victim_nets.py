@@ -38,3 +38,7 @@ def empty():
 
 def features():
     return nn.Conv2d(1, 2, 3)
+
+
+def evaluated():
+    return make().eval()
