@@ -369,3 +369,34 @@ def test_memory_bounds_how_many_run_at_once():
     assert tight.at_once in (1, 2, 4, 8)
     assert tight.inputs.shape == (8, 1, *SHAPE)
     assert recover(model, target, SHAPE, **options, max_memory=1).at_once == 1
+
+
+def test_what_an_interrupt_kept_from_being_handed_out_is_handed_out_next_time(tmp_path):
+    """Also where nothing is left to be searched."""
+    model = _lenet()
+    target = _victims(model, *_digits(3))
+    options = {"batched": True, "steps": 20, "seed": 3, "checkpoint": tmp_path / "c.safetensors"}
+    handed = []
+
+    def interrupted_at_the_second(victim, found):
+        if victim == 1 and victim not in handed:
+            handed.append("interrupt")
+            raise KeyboardInterrupt
+        handed.append(victim)
+
+    recover(model, target, SHAPE, **options, on_finished=interrupted_at_the_second)
+    assert handed == [0, "interrupt"]
+    assert (tmp_path / "c.safetensors").exists()
+    recover(model, target, SHAPE, **options, on_finished=lambda victim, _: handed.append(victim))
+    assert handed == [0, "interrupt", 1, 2]
+    assert not (tmp_path / "c.safetensors").exists()
+
+
+def test_measuring_how_many_fit_draws_no_random_numbers():
+    """A dropout network finds the same with as many searches at once as were measured."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(256, 20), nn.Sigmoid(), nn.Dropout(0.2), nn.Linear(20, 10))
+    target = _victims(model, *_digits(4))
+    options = {"batched": True, "steps": 5, "restarts": 2, "labels": [[0], [1], [2], [3]]}
+    measured = recover(model, target, SHAPE, **options)
+    given = recover(model, target, SHAPE, **options, at_once=measured.at_once)
+    assert torch.equal(measured.history, given.history)
