@@ -79,7 +79,10 @@ def read_tensors(path: str | Path, kind: str = "tensor") -> tuple[dict[str, Tens
         if suffix == ".safetensors":
             with safe_open(path, framework="pt") as opened:
                 names = list(opened.keys())
-                return {name: opened.get_tensor(name) for name in names}, dict(opened.metadata() or {})
+                # Cloned into memory of torch's own alignment: matrix products on tensors that lie as the file
+                # has them can differ in their last bits, and a run would not go on as it would have.
+                tensors = {name: opened.get_tensor(name).clone() for name in names}
+                return tensors, dict(opened.metadata() or {})
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch wonders aloud about pickles that it then refuses
             content = torch.load(path, map_location="cpu", weights_only=True)
