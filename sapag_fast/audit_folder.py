@@ -140,6 +140,7 @@ class AuditFolder:
         for leftover in (*self.folder.glob(".*.part"), *(self.folder / RESULTS).glob(".*.part")):
             leftover.unlink()  # of a write that was killed
         self._sessions.append({"seconds": 0.0, "peak_memory": 0})
+        self._write_json(SESSIONS, self._sessions)
 
     def close(self) -> None:
         """Let another process work here."""

@@ -187,7 +187,7 @@ def test_write_into_a_missing_folder(tmp_path):
 def test_tensors_that_are_read_lie_as_torch_lays_them(tmp_path):
     """Bits of matrix products depend on it."""
     tensors = {name: torch.rand(size) for name, size in (("a", 3), ("b", 17), ("c", 5), ("d", 64))}
-    write_tensors(tmp_path / "t.safetensors", tensors, {"odd": "x"})
-    found, _ = read_tensors(tmp_path / "t.safetensors")
+    files.write_tensors(tmp_path / "t.safetensors", tensors, {"odd": "x"})
+    found, _ = files.read_tensors(tmp_path / "t.safetensors")
     assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
     assert {tensor.data_ptr() % 64 for tensor in found.values()} == {0}
