@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -23,6 +22,7 @@ from sapag_fast.memory import free_bytes, peak_bytes, rows_that_fit
 from sapag_fast.priors import require_image_shape
 from sapag_fast.problem import Problem
 from sapag_fast.recipes import OperatorRecorder, Recipe, apply_overrides, choose_recipe
+from sapag_fast.recovery import Recovery, winners
 from sapag_fast.segments import model_layers
 from sapag_fast.starts import make_start, recovery_generator
 
@@ -30,74 +30,6 @@ __all__ = ["Recovery", "recover"]
 
 _NOISE_IMAGES = 64  # for the mean output that the label counts of a batch need
 _MEASURED = (2, 6)  # searches in the two steps by which memory is planned
-
-
-@dataclass(frozen=True)
-class Recovery:
-    """What `recover` found for R victims: of each the restart with the lowest distance.
-
-    Attributes
-    ----------
-    inputs : Tensor
-        ``[R, B, *input_shape]``, not clamped to the bounds.
-    labels : Tensor
-        ``[R, B]`` (labels given with more dimensions keep them).
-    distance : Tensor
-        ``[R]``, without penalties; inf where no iterate was finite.
-    evaluations : Tensor
-        ``[R]``, int64, over all restarts of the victim.
-    status : tuple of str
-        R of ``finished``, ``non-finite`` (the winning restart ended on a non-finite value and kept its best
-        finite iterate) or ``interrupted``.
-    history : Tensor
-        ``[evaluations of a restart, R]``, the winner's distance at each evaluation, nan after it stopped.
-    mode : str
-        How the recoveries were batched: ``explicit``, ``single``, ``vmap`` or ``sequential``.
-    mode_reason : str
-        Why not explicitly.
-    at_once : int
-        Searches that ran at once.
-    recipe : Recipe
-        The settings in force.
-    """
-
-    inputs: Tensor
-    labels: Tensor
-    distance: Tensor
-    evaluations: Tensor
-    status: tuple[str, ...]
-    history: Tensor
-    mode: str
-    mode_reason: str
-    at_once: int
-    recipe: Recipe
-
-
-def _recovery(
-    result: AttackResult, restarts: int, *, joint: bool, matching: Matching, recipe: Recipe
-) -> Recovery:
-    """The winners among the restarts of each victim."""
-    victims = result.distance.shape[0] // restarts
-    best = result.distance.view(victims, restarts).argmin(1)
-    winner = best + torch.arange(victims, device=best.device) * restarts
-    ended = torch.tensor(result.ended).view(victims, restarts).all(1).tolist()
-    status = tuple(
-        "non-finite" if not finite else "finished" if whole else "interrupted"
-        for finite, whole in zip(result.finite[winner].tolist(), ended, strict=True)
-    )
-    found = result.labels[winner]
-    return Recovery(
-        inputs=result.inputs[winner],
-        labels=found.argmax(-1) if joint else found,
-        distance=result.distance[winner],
-        evaluations=result.evaluations.view(victims, restarts).sum(1),
-        status=status,
-        history=result.history[:, winner],
-        mode=matching.mode,
-        mode_reason=matching.reason,
-        at_once=result.rows,
-        recipe=recipe,
-    )
 
 
 @contextlib.contextmanager
@@ -325,9 +257,10 @@ def recover(
         # The fused attention kernels cannot be differentiated twice.
         with sdpa_kernel(SDPBackend.MATH), _progress_callback(progress, settings.steps) as callback:
             few = min(starts.shape[0], max(_MEASURED))
-            wanted = starts.shape[0] if at_once is None else min(at_once, starts.shape[0])
-            few = min(wanted, few)
-            matching = choose_matching(draft, starts[:few], known[:few], rows_of[:few], recoveries=wanted)
+            # Chosen for all tasks, however many run at once: a stopped run goes on with the same bits.
+            matching = choose_matching(
+                draft, starts[:few], known[:few], rows_of[:few], recoveries=starts.shape[0]
+            )
             rows = at_once
             if rows is None:
                 size = starts[0].numel() + (known[0].numel() if joint else 0)
@@ -337,7 +270,7 @@ def recover(
             told = {"joint": joint, "matching": matching, "recipe": settings}
 
             def hand_out(victim: int, result: AttackResult) -> None:
-                on_finished(victim, _recovery(result, restarts, **told))
+                on_finished(victim, winners(result, restarts, **told))
 
             result = run_attack(
                 matching,
@@ -354,7 +287,7 @@ def recover(
                 on_victim=None if on_finished is None else hand_out,
                 checkpoint=_checkpoint(checkpoint, draft, starts, known, settings, restarts, bounds),
             )
-    return _recovery(result, restarts, **told)
+    return winners(result, restarts, **told)
 
 
 def _checkpoint(
