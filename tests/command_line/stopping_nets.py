@@ -1,6 +1,6 @@
 """A model file that sends its own process a signal: SIGNAL_AT is ``EVENT NUMBER SIGNAL``, such as
-``forward 40 9``: while the model runs for the fortieth time. Other events are ``result`` and ``checkpoint``,
-each ``-before`` and ``-after`` it is written.
+``step-before 40 9``: before the batch's fortieth step. The events are ``step``, ``result`` and ``checkpoint``,
+each ``-before`` and ``-after`` it is taken or written.
 """
 
 import os
@@ -8,6 +8,7 @@ import os
 import victim_nets
 
 from sapag_fast.audit_folder import AuditFolder
+from sapag_fast.batch import Batch
 from sapag_fast.checkpoint import Checkpoint
 
 
@@ -23,21 +24,22 @@ def make():
         if len(seen) == int(number):
             os.kill(os.getpid(), int(signal))
 
-    if event == "forward":
-        net.register_forward_hook(happened)
-        return net
     what, when = event.split("-")
-    owner = {"result": AuditFolder, "checkpoint": Checkpoint}[what]
-    write = owner.write
+    owner, name = {
+        "step": (Batch, "step"),
+        "result": (AuditFolder, "write"),
+        "checkpoint": (Checkpoint, "write"),
+    }[what]
+    act = getattr(owner, name)
 
     def reported(*arguments):
         if when == "before":
             happened()
-        write(*arguments)
+        act(*arguments)
         if when == "after":
             happened()
 
-    owner.write = reported
+    setattr(owner, name, reported)
     return net
 
 

@@ -8,16 +8,18 @@ from pathlib import Path
 import pytest
 from cli_support import files_of, in_child, names_in, run
 
+from sapag_fast.batch import Batch
+
 NETS = Path(__file__).with_name("stopping_nets.py")
 # Waves of three victims, two searches at once.
 SETTINGS = ("--steps", 60, "--restarts", 2, "--at-once", 2, "--max-memory", "105KB", "--device", "cpu")
 DRAWN = random.Random(11)
 KILLS = [
-    [f"forward {DRAWN.randint(2, 40)} 9", f"forward {DRAWN.randint(41, 250)} 9", "result-before 1 9"],
+    [f"step-after {DRAWN.randint(2, 40)} 9", f"step-after {DRAWN.randint(41, 250)} 9", "result-before 1 9"],
     ["result-after 2 9", "checkpoint-before 3 9", f"checkpoint-after {DRAWN.randint(1, 6)} 9"],
     [
         f"checkpoint-before {DRAWN.randint(7, 12)} 9",
-        f"forward {DRAWN.randint(41, 120)} 9",
+        f"step-after {DRAWN.randint(41, 120)} 9",
         "result-after 1 9",
     ],
 ]
@@ -74,7 +76,8 @@ def test_kill_before_anything_is_written(many, tmp_path, uninterrupted):
 @pytest.mark.parametrize("moment", [DRAWN.randint(10, 60), DRAWN.randint(200, 300)])
 def test_interrupted_and_resumed(many, tmp_path, uninterrupted, moment, monkeypatch):
     out = tmp_path / "o"
-    monkeypatch.setenv("SIGNAL_AT", f"forward {moment} {int(signal.SIGINT)}")
+    monkeypatch.setattr(Batch, "step", Batch.step)  # the model file wraps it
+    monkeypatch.setenv("SIGNAL_AT", f"step-after {moment} {int(signal.SIGINT)}")
     stopped = run(*audit(many, out))
     assert stopped.exit_code == 130, stopped.output
     assert "Traceback" not in stopped.output
