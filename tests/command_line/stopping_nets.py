@@ -1,6 +1,6 @@
 """A model file that sends its own process a signal: SIGNAL_AT is ``EVENT NUMBER SIGNAL``, such as
-``step-before 40 9``: before the batch's fortieth step. The events are ``step``, ``result`` and ``checkpoint``,
-each ``-before`` and ``-after`` it is taken or written.
+``step-before 40 9``: before the batch's fortieth step. The events are ``step``, ``result`` and
+``checkpoint``, each ``-before`` and ``-after`` it is taken or written.
 """
 
 import os
