@@ -17,6 +17,8 @@ test: $(VENV)/built
 
 bench: $(VENV)/built
 	$(BIN)/python -m pytest benchmarks --benchmark-disable-gc
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.step_speed
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.optimizer_speed
 	$(BIN)/python -m benchmarks.attack_speed --threads 1
 	$(BIN)/python -m benchmarks.tables
 

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Everything that needs a GPU, in under 9 minutes: build, tests, sanitizers, benchmarks. No network is used.
 #   benchmarks/gpu.sh OUTDIR
-# OUTDIR receives a log of each stage, gpu_distance.json and a Markdown table. A stage that fails is reported at
+# OUTDIR receives a log of each stage, gpu_attack.json, gpu_distance.json and Markdown tables. A stage that fails is reported at
 # the end and does not stop the next ones, except for the build. Needs a C++ compiler, nvcc and $PYTHON (python3)
 # with torch, setuptools and numpy; without triton, pytest or compute-sanitizer their stages are left out, and
 # it says so.
@@ -103,6 +103,7 @@ if command -v compute-sanitizer >/dev/null; then
 else
   missing "compute-sanitizer: its three stages are left out"
 fi
-# Whatever time is left: it writes its results row by row.
+# Both write their results row by row; the last one takes whatever time is left.
+stage attack 110 "$PYTHON" -m benchmarks.gpu_attack --rounds 2 --evaluations 40 --output "$OUT/gpu_attack.json"
 stage distance "$SECONDS_IN_ALL" "$PYTHON" -m benchmarks.gpu_distance --output "$OUT/gpu_distance.json"
 exit "$status"

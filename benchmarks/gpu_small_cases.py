@@ -23,6 +23,8 @@ def main() -> None:
                 distance = sf.GradientDistance(kind, batched=True, backend=family)
                 for _ in range(2):
                     value, _ = distance.distance_and_gradient(dummy, target)
+                leaves = [t.clone().requires_grad_() for t in dummy]
+                (-2.0 * distance(leaves, target)).sum().backward()
                 print(family, kind, recoveries, value.tolist())
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
+SCALING_MEMORY = "peak MiB for each recovery"
 SETS = ("lenet", "64xlenet", "resnet-18", "bert-base")
 
 
@@ -136,6 +137,125 @@ def attack_section() -> str:
     )
 
 
+def step_section() -> str:
+    found = read("step_speed")
+    if not found:
+        return ""
+    rows = []
+    for network, result in found.items():
+        if not isinstance(result, dict) or "milliseconds" not in result:
+            continue
+        memory = result[SCALING_MEMORY]
+        for way, value in result["milliseconds"].items():
+            faster = [result["times faster"].get(fair, {}).get(way) for fair in ("fair", "fair, no oneDNN")]
+            mode = way.removeprefix("explicit, ")
+            rows.append(
+                [
+                    f"{network}, R={result['recoveries']}",
+                    way,
+                    f"{value['q50']:.3g} ms",
+                    *(f"{ratio['q50']:.1f}×" if ratio else "" for ratio in faster),
+                    f"{memory[mode]:.1f}" if mode in memory else "",
+                ]
+            )
+    scaling = {unit: found[f"LeNet scaling, {unit}"] for unit in ("milliseconds", SCALING_MEMORY)}
+    counts = list(scaling["milliseconds"])
+    return "\n".join(
+        [
+            "## A step without its optimiser, one evaluation of one recovery",
+            "",
+            prose(
+                """
+                `python -m benchmarks.step_speed`. Distance and its gradient toward the
+                input. *fair* is the sequential loop: `torch.autograd.grad` with
+                create_graph, the eager distance with the target's statistics known, and
+                `torch.autograd.grad` toward the input alone; *no oneDNN* the same with
+                PyTorch's own convolutions, which are faster for small images. Memory is
+                the process's high-water mark over what it held before, set-up included.
+                """
+            ),
+            "",
+            table(("network", "way", "time", "over fair", "over fair, no oneDNN", "MiB / recovery"), rows),
+            "",
+            "LeNet, explicit, at different numbers of recoveries:",
+            "",
+            table(
+                ("R", *counts),
+                (
+                    ("ms", *(f"{scaling['milliseconds'][r]['q50']:.2f}" for r in counts)),
+                    ("MiB", *(f"{scaling[SCALING_MEMORY][r]:.2f}" for r in counts)),
+                ),
+            ),
+            "",
+            machine_line(found),
+        ]
+    )
+
+
+def optimizer_section() -> str:
+    found = read("optimizer_speed")
+    if not found:
+        return ""
+    rows = []
+    for case in (key for key, value in found.items() if isinstance(value, dict)):
+        for own, ratios in found[case]["times faster"].items():
+            peers = ", ".join(f"{ratio['q50']:.1f}× {peer}" for peer, ratio in ratios.items())
+            rows.append([case, own, f"{found[case]['microseconds'][own]['q50']:.3g} µs", peers])
+    return "\n".join(
+        [
+            "## The optimisers, one step of one recovery",
+            "",
+            prose(
+                f"""
+                `python -m benchmarks.optimizer_speed`. N variables, R recoveries,
+                history {found["history"]}; against R objects of `torch.optim`, and
+                against the batched torch operations that serve other devices.
+                """
+            ),
+            "",
+            table(("case", "optimiser", "time", "times faster than"), rows),
+            "",
+            machine_line(found),
+        ]
+    )
+
+
+def audit_section() -> str:
+    found = read("audit_mnist")
+    if not found:
+        return ""
+    low, high = found["success_95"]
+    rows = [
+        (
+            "victims × restarts, evaluations each",
+            f"{found['victims']} × {found['restarts']}, {found['steps']}",
+        ),
+        ("searches at once", str(found["at_once"])),
+        ("recoveries a minute", f"{found['recoveries_per_minute']:.0f}"),
+        ("victims recovered (PSNR ≥ 25 dB), 95 % interval", f"{found['success']:.3f} ({low:.3f}-{high:.3f})"),
+        ("peak memory", f"{found['peak_memory_bytes'] / 2**20:.0f} MiB"),
+        ("results after three kills, none twice", str(found["results"])),
+        ("files identical to those of the run left alone", "yes" if found["identical"] else "NO"),
+    ]
+    return "\n".join(
+        [
+            "## An audit, killed and resumed",
+            "",
+            prose(
+                """
+                `python -m benchmarks.audit_mnist --data FOLDER --at-once 256`. One
+                `sapag-fast audit` of MNIST victims left alone, and the same killed with
+                SIGKILL three times and resumed.
+                """
+            ),
+            "",
+            table(("", ""), rows),
+            "",
+            machine_line(found),
+        ]
+    )
+
+
 def recovery_section() -> str:
     found = read("recover_mnist")
     if not found:
@@ -168,7 +288,15 @@ def recovery_section() -> str:
 
 
 def main() -> None:
-    sections = filter(None, (distance_section(), attack_section(), recovery_section()))
+    made = (
+        distance_section(),
+        step_section(),
+        optimizer_section(),
+        attack_section(),
+        recovery_section(),
+        audit_section(),
+    )
+    sections = filter(None, made)
     note = "Written by `python -m benchmarks.tables` from `results/`. No GPU has been measured yet."
     head = f"# Benchmarks\n\n{note}"
     (HERE / "README.md").write_text("\n\n".join([head, *sections]) + "\n")

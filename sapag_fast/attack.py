@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from sapag_fast.basis import Basis
 from sapag_fast.batch import IDLE, Batch
-from sapag_fast.checkpoint import Checkpoint
 from sapag_fast.graphs import WORTH_CAPTURING, captured
 from sapag_fast.matching import Matching
 from sapag_fast.memory import is_out_of_memory
@@ -22,6 +22,9 @@ from sapag_fast.objective import Objective
 from sapag_fast.optimizers import LBFGS, Adam, Optimizer
 from sapag_fast.recipes import Recipe
 from sapag_fast.tasks import Outcomes, Queue
+
+if TYPE_CHECKING:
+    from sapag_fast.checkpoint import Checkpoint
 
 __all__ = ["AttackResult", "make_optimizer", "run_attack"]
 

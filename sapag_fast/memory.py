@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import torch
 
 __all__ = ["free_bytes", "highest_resident", "is_out_of_memory", "peak_bytes", "rows_that_fit"]
@@ -22,6 +21,8 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached
+    import psutil  # here: the distance alone does not need it
+
     return min(psutil.virtual_memory().available, _control_group_bytes())
 
 
@@ -52,6 +53,8 @@ def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
     _give_back_free_memory()
+    import psutil
+
     before = psutil.Process().memory_info().rss
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from sapag_fast import validation as check
 from sapag_fast.attack import AttackResult, make_optimizer, run_attack
 from sapag_fast.basis import make_basis
-from sapag_fast.checkpoint import Checkpoint, fingerprint
 from sapag_fast.gradient_distance import GradientDistance
 from sapag_fast.labels import infer_labels
 from sapag_fast.matching import Matching, choose_matching
@@ -25,6 +25,9 @@ from sapag_fast.recipes import OperatorRecorder, Recipe, apply_overrides, choose
 from sapag_fast.recovery import Recovery, winners
 from sapag_fast.segments import model_layers
 from sapag_fast.starts import make_start, recovery_generator
+
+if TYPE_CHECKING:
+    from sapag_fast.checkpoint import Checkpoint
 
 __all__ = ["Recovery", "recover"]
 
@@ -301,6 +304,8 @@ def _checkpoint(
 ) -> Checkpoint | None:
     if path is None:
         return None
+    from sapag_fast.checkpoint import Checkpoint, fingerprint  # here: it alone needs safetensors
+
     distance = problem.distance.options | {"layer_weights": None, "variance": None}
     words = (torch.__version__, recipe, restarts, bounds, str(starts.device), sorted(distance.items()))
     options = (problem.distance.layer_weights, problem.distance.variance)
