@@ -230,7 +230,7 @@ def audit_section() -> str:
             "victims × restarts, evaluations each",
             f"{found['victims']} × {found['restarts']}, {found['steps']}",
         ),
-        ("searches at once", str(found["at_once"])),
+        ("searches at once", ", ".join(map(str, found["at_once"].values()))),
         ("recoveries a minute", f"{found['recoveries_per_minute']:.0f}"),
         ("victims recovered (PSNR ≥ 25 dB), 95 % interval", f"{found['success']:.3f} ({low:.3f}-{high:.3f})"),
         ("peak memory", f"{found['peak_memory_bytes'] / 2**20:.0f} MiB"),
