@@ -205,5 +205,9 @@ def recovered(model: nn.Module, victim: Victim, labels: str | Tensor, options: M
         status=result.status[0],
         truth=victim.truth,
         true_labels=victim.true_labels if victim.truth is not None else None,
-        details={"mode": result.mode, "recipe": asdict(result.recipe)},
+        details={
+            "mode": result.mode,
+            "mode_reason": result.mode_reason,
+            "recipe": asdict(result.recipe),
+        },
     )
