@@ -219,11 +219,11 @@ class _Attack:
             return False
         age = self.batch.age[busy].max().item()
         count = min(evaluations, self.steps - age)
-        if self.step is None:
-            worth = self.graphs and self.steps - age >= WORTH_CAPTURING
-            self.step = captured(self.batch.step, self.starts.device) if worth else self.batch.step
         self.steady = False
         try:
+            if self.step is None:
+                worth = self.graphs and self.steps - age >= WORTH_CAPTURING
+                self.step = captured(self.batch.step, self.starts.device) if worth else self.batch.step
             for _ in range(count):
                 self.step()
         except Exception as error:
@@ -237,6 +237,7 @@ class _Attack:
         self.queue.give_back([self.batch.tasks[row] for row in self._busy])
         self.rows = max(len(self.batch.tasks) // 2, 1)
         del self.batch
+        self.step = None  # a captured one holds memory too
         if self.starts.device.type == "cuda":
             torch.cuda.empty_cache()
         self.batch = self._filled()
