@@ -131,7 +131,7 @@ def segment_value(
         value = value * weight
     if needs_norm(KIND):
         # Written so that a NaN is not degenerate: it has to reach the result.
-        dead = (size < 1.0) | (target_square <= RELATIVE_NORM_FLOOR2 * whole_square)
+        dead = (size < 1.0) | (target_square <= 0) | (target_square <= RELATIVE_NORM_FLOOR2 * whole_square)
         if needs_variance(KIND):
             dead = dead | (size <= 1.0) | (deviation <= RELATIVE_VARIANCE_FLOOR * target_square)
         # A non-finite gradient has to show, also where its layer carries no weight or a kernel maps it to 1.

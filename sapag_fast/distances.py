@@ -59,7 +59,7 @@ def degenerate(sums: GradientSums, needs: str) -> Tensor:
     if not needs:
         return torch.zeros_like(square, dtype=torch.bool)
     whole = square.sum(-1, keepdim=True)
-    bad = (square <= RELATIVE_NORM_FLOOR**2 * whole) | (sums.size < 1)
+    bad = (square <= 0) | (square <= RELATIVE_NORM_FLOOR**2 * whole) | (sums.size < 1)
     if needs == "variance":
         bad = bad | (sums.size <= 1) | (sums.target_deviation <= RELATIVE_VARIANCE_FLOOR * square)
     return bad

@@ -63,7 +63,7 @@ def reference_distance(
         n = g.shape[1]
         var = layer_variance(g) if variance is None else variance.double()[..., layer]
         norm = norms[:, layer]
-        dead = (norm <= RELATIVE_NORM_FLOOR * whole) | (n < 1)
+        dead = (norm <= 0) | (norm <= RELATIVE_NORM_FLOOR * whole) | (n < 1)
         if kind in ("sapag", "sapag-mean", "sapag-sum"):
             dead = dead | (n <= 1) | (var * n <= RELATIVE_VARIANCE_FLOOR * norm**2)
             sigma2 = torch.where(dead, 1.0, var)
