@@ -78,7 +78,13 @@ class Build(BuildExtension):
 
 
 setup(
-    packages=["sapag_fast", "sapag_fast.explicit", "sapag_fast.kernels", "sapag_fast.optimizers"],
+    packages=[
+        "sapag_fast",
+        "sapag_fast.data",
+        "sapag_fast.explicit",
+        "sapag_fast.kernels",
+        "sapag_fast.optimizers",
+    ],
     package_dir={"sapag_fast.kernels": "kernels"},
     package_data={"sapag_fast": ["py.typed", "templates/*.html"]},
     ext_modules=[

@@ -16,7 +16,6 @@ from the same
 from __future__ import annotations
 
 import argparse
-import gzip
 import itertools
 import json
 import statistics
@@ -24,13 +23,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.attack_peers import OFF, dlg_loop
 from benchmarks.interleaved import machine
+from sapag_fast.data import read_mnist
 from sapag_fast.gradient_distance import GradientDistance
 from sapag_fast.matching import SingleMatching
 from sapag_fast.models import LeNet, initialise
@@ -44,32 +43,11 @@ SUCCESS = 1e-2
 SHAPE = (1, 28, 28)
 
 
-def read_idx(path: Path) -> np.ndarray:
-    """An array in MNIST's IDX format (unsigned bytes), gzipped or not.
-
-    Raises ``ValueError`` when the header does not fit the contents.
-    """
-    data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    if len(data) < 4 or data[:3] != b"\x00\x00\x08":
-        raise ValueError(f"{path.name} is no IDX file of unsigned bytes")
-    dimensions = data[3]
-    header = 4 + 4 * dimensions
-    shape = tuple(int(size) for size in np.frombuffer(data[4:header], dtype=">u4"))
-    if len(data) - header != int(np.prod(shape, dtype=np.int64)):
-        raise ValueError(f"{path.name}: header says {shape}, but {len(data) - header} bytes follow")
-    return np.frombuffer(data, dtype=np.uint8, offset=header).reshape(shape)
-
-
 def load(folder: Path, count: int) -> tuple[Tensor, Tensor]:
-    """The first `count` images ``[count, 1, 28, 28]`` in [0, 1] and labels ``[count]`` of the folder's first
-    image file.
+    """The first `count` images ``[count, 1, 28, 28]`` in [0, 1] and labels ``[count]`` of the folder's IDX
+    files.
     """
-    images = sorted(folder.glob("*images*idx3*"))
-    labels = sorted(folder.glob("*labels*idx1*"))
-    if not images or not labels:
-        raise SystemExit(f"no MNIST files (*images*idx3*, *labels*idx1*) in {folder}")
-    pixels = torch.from_numpy(read_idx(images[0])[:count] / np.float32(255.0))[:, None]
-    return pixels, torch.from_numpy(read_idx(labels[0])[:count].astype(np.int64))
+    return read_mnist(folder, count=count, classes=10)
 
 
 def gradients(model: nn.Module, images: Tensor, labels: Tensor) -> list[Tensor]:

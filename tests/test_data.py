@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from sapag_fast import data
+from sapag_fast.data import bundled
 
 
 @pytest.mark.parametrize(
@@ -37,8 +38,8 @@ def test_source_is_deterministic_and_nested(source):
 
 def test_sources_need_no_download(monkeypatch):
     monkeypatch.setitem(sys.modules, "pooch", None)
-    data._photograph.cache_clear()
-    assert len(data.photographs()[0]) == sum(len(crops) for crops in data.CROPS.values())
+    bundled._photograph.cache_clear()
+    assert len(data.photographs()[0]) == sum(len(crops) for crops in bundled.CROPS.values())
     assert len(data.faces()[0]) == 100
 
 
@@ -48,8 +49,8 @@ def test_photographs_begin_with_ten_different_ones():
 
 
 def test_crops_lie_inside_their_photographs():
-    for name, crops in data.CROPS.items():
-        height, width = data._photograph(name).shape[:2]
+    for name, crops in bundled.CROPS.items():
+        height, width = bundled._photograph(name).shape[:2]
         assert all(top + side <= height and left + side <= width for top, left, side in crops), name
 
 

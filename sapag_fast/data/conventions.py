@@ -1,0 +1,115 @@
+"""What all readers of data sets share: slices, splits, labels in range, and whole reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Images = tuple[Tensor, Tensor]
+
+SPLITS: dict[str, tuple[str, ...]] = {
+    "train": ("train", "data_batch"),
+    "test": ("test", "t10k"),
+    "val": ("val", "valid", "dev"),
+    "extra": ("extra",),
+}
+"""Splits, and what files and folders of each have in their names."""
+
+_PIECE = 1 << 24
+
+
+def chosen_slice(first: int, count: int | None, available: int, path: Path) -> slice:
+    """The slice of `available` entries. Raises ValueError, naming the file, where it does not lie inside."""
+    for name, value in (("first", first), ("count", 0 if count is None else count)):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{name} must be an int, found {type(value).__name__}")
+    wanted = available - first if count is None else count
+    if first < 0 or wanted < 1 or first + wanted > available:
+        raise ValueError(
+            f"{path}: first={first}, count={count}: the file or folder holds {available} entries"
+        )
+    return slice(first, first + wanted)
+
+
+def of_split(files: Iterable[Path], split: str | None, path: Path) -> list[Path]:
+    """The files of one split, or all of them where they belong to none or all to the same.
+
+    Raises ValueError where the split is unknown or missing, and where `split` is None and there are several.
+    """
+    if split is not None and split not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}, found {split!r}")
+    files = list(files)
+    found = {file: _split_of(file) for file in files}
+    splits = {name for name in found.values() if name}
+    if split is None:
+        if len(splits) > 1:
+            raise ValueError(f"{path}: holds several splits ({', '.join(sorted(splits))}); pass split=")
+        return files
+    if split not in splits:
+        held = ", ".join(sorted(splits)) or "no split by name"
+        raise ValueError(f"{path}: split {split!r} is not there; found {held}")
+    return [file for file in files if found[file] == split]
+
+
+def _split_of(file: Path) -> str | None:
+    name = file.name.lower()
+    return next((split for split, words in SPLITS.items() if any(word in name for word in words)), None)
+
+
+def checked_labels(labels: np.ndarray, classes: int | None, path: Path, first: int = 0) -> Tensor:
+    """Labels as int64 ``[N]``.
+
+    Raises ValueError for one below 0 or, where `classes` is given, not below it; `first` is the position of
+    the first label in the file.
+    """
+    if classes is not None and (isinstance(classes, bool) or not isinstance(classes, int) or classes < 1):
+        raise ValueError(f"classes must be a positive int, found {classes!r}")
+    outside = labels < 0 if classes is None else (labels < 0) | (labels >= classes)
+    if outside.any():
+        at = int(outside.argmax())
+        expected = "0 or more" if classes is None else f"0..{classes - 1}"
+        raise ValueError(f"{path}: label {labels[at]} at position {first + at}; expected {expected}")
+    return torch.from_numpy(labels.astype(np.int64))
+
+
+def pixels(values: np.ndarray) -> Tensor:
+    """Unsigned bytes as contiguous float32 in [0, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).div_(255)
+
+
+def read_fully(file: BinaryIO, size: int, path: Path) -> bytearray:
+    """The next `size` bytes, read piecewise: what a damaged header asks for is not allocated at once.
+
+    Raises ValueError where the file ends before.
+    """
+    content = bytearray()
+    while len(content) < size:
+        piece = file.read(min(_PIECE, size - len(content)))
+        if not piece:
+            raise ValueError(f"{path}: truncated: {size} bytes expected, {len(content)} found")
+        content += piece
+    return content
+
+
+def skip(file: BinaryIO, size: int, path: Path) -> None:
+    """Go `size` bytes on, also in a compressed stream. Raises ValueError where the file ends before."""
+    while size > 0:
+        piece = len(file.read(min(_PIECE, size)))
+        if not piece:
+            raise ValueError(f"{path}: truncated: {size} bytes are missing")
+        size -= piece
+
+
+def existing(path: str | Path, what: str, holds: Callable[[Path], bool] = Path.exists) -> Path:
+    """The path. Raises ValueError where there is none, or it is not what `holds` asks for."""
+    path = Path(path)
+    if not path.exists():
+        raise ValueError(f"{what} {path}: does not exist")
+    if not holds(path):
+        raise ValueError(f"{what} {path}: is a {'folder' if path.is_dir() else 'file'}")
+    return path

@@ -1,0 +1,89 @@
+"""Street View House Numbers (Netzer et al. 2011), format 2: cropped digits in a MATLAB file.
+
+``X`` holds bytes [32, 32, 3, N], ``y`` the labels [N, 1], 1..10, where 10 stands for the digit 0.
+"""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from sapag_fast.data.conventions import Images, checked_labels, chosen_slice, existing, of_split, pixels
+
+
+def read_svhn(
+    path: str | Path,
+    *,
+    split: str | None = None,
+    first: int = 0,
+    count: int | None = None,
+    classes: int | None = None,
+) -> Images:
+    """Colour images ``[N, 3, 32, 32]`` and labels 0..9 from a .mat file, or from the one in a folder.
+
+    The file is compressed as a whole and read wholly. Numbers alone are read from it; nothing in it is run.
+
+    Parameters
+    ----------
+    path : str or Path
+    split : str, optional
+        ``train``, ``test`` or ``extra``, where the folder holds several files.
+    first, count
+        Which images.
+    classes : int, optional
+        Labels must lie below it; None: below 10.
+
+    Raises
+    ------
+    ValueError
+        Naming the file, if it is missing or damaged, or does not hold X and y as above.
+    """
+    path = existing(path, "data set")
+    if path.is_dir():
+        files = of_split(sorted(path.glob("*.mat")), split, path)
+        if len(files) != 1:
+            names = ", ".join(file.name for file in files) or "none"
+            raise ValueError(f"{path}: expected one .mat file, found {names}; pass the file itself")
+        path = files[0]
+    X, y = _matrices(path)
+    if X.dtype != np.uint8 or X.ndim != 4 or X.shape[2] != 3:
+        raise ValueError(f"{path}: X: expected uint8 [H, W, 3, N], found {X.dtype} {list(X.shape)}")
+    if y.dtype.kind not in "iu" or y.size != max(y.shape):
+        raise ValueError(f"{path}: y: expected integers [N, 1], found {y.dtype} {list(y.shape)}")
+    if y.size != X.shape[3]:
+        raise ValueError(f"{path}: {X.shape[3]} images in X, but {y.size} labels in y")
+    chosen = chosen_slice(first, count, y.size, path)
+    numbers = y.reshape(-1)[chosen].astype(np.int64)
+    outside = (numbers < 1) | (numbers > 10)
+    if outside.any():
+        at = int(outside.argmax())
+        raise ValueError(f"{path}: label {numbers[at]} at position {chosen.start + at}; expected 1..10")
+    labels = checked_labels(numbers % 10, classes, path, chosen.start)
+    return pixels(X[..., chosen].transpose(3, 2, 0, 1)), labels
+
+
+def _matrices(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    from scipy.io import loadmat  # here, so that machines that only run the attack need no scipy
+    from scipy.io.matlab import MatReadError
+
+    try:
+        content = loadmat(path, variable_names=["X", "y"])
+    except NotImplementedError:
+        raise ValueError(f"{path}: MATLAB 7.3 (HDF5) is not read; save it as version 7 or earlier") from None
+    except (
+        MatReadError,
+        ValueError,
+        TypeError,
+        OSError,
+        EOFError,
+        KeyError,
+        IndexError,
+        zlib.error,
+    ) as error:
+        raise ValueError(f"{path}: not a MATLAB file that can be read, or truncated: {error}") from None
+    missing = [name for name in ("X", "y") if not isinstance(content.get(name), np.ndarray)]
+    if missing:
+        raise ValueError(f"{path}: holds no matrix {' and '.join(missing)}; expected X and y")
+    return content["X"], content["y"]
