@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 import sapag_fast
 from sapag_fast import data
-from sapag_fast.files import write_tensors
+from sapag_fast.files import WITHHELD, write_tensors
+from sapag_fast.named_defences import named_defences
 from sapag_fast.report import check_output
 from sapag_fast.victims import STACKED, batch_name, model_fingerprint
 
@@ -34,9 +35,14 @@ def capture(
     gradient: Path,
     save_weights: Path | None,
     overwrite: bool,
+    defences: Sequence[str] = (),
+    seed: int = 0,
 ) -> None:
     """Write the gradient of all images together, or with `batch_size` of every so many: a file of many where
     the name ends in .safetensors, else a folder with a file a victim.
+
+    Each gradient passes the `defences` (see `named_defences`) in their order; the metadata names them, and
+    the entries that were withheld.
 
     Raises
     ------
@@ -45,6 +51,9 @@ def capture(
         victims before the one at fault.
     """
     folder = batch_size is not None and not gradient.suffix
+    defended = named_defences(defences, seed)
+    if batch_size is not None and any(text.startswith("withhold") for text in defences):
+        raise ValueError("--defence withhold: an audit takes whole gradients; leave out --batch-size")
     for path in filter(None, (None if folder else gradient, save_weights)):
         check_new_file(path, overwrite)
     if folder:
@@ -61,11 +70,13 @@ def capture(
     if len(set(names)) < len(names):
         raise ValueError("images: several have one name, and victims are named after their images")
 
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+
     def captured() -> Iterator[dict[str, Tensor]]:
-        trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         for batch, own in zip(batches, classes.split(size), strict=True):
             inputs = data.read_images(batch, input_shape).to(device)
-            yield dict(zip(trained, shared_gradient(model, inputs, own), strict=True))
+            shared = zip(trained, defended(shared_gradient(model, inputs, own)), strict=True)
+            yield {name: tensor for name, tensor in shared if tensor is not None}
 
     metadata = {
         "batch_size": str(size),
@@ -78,6 +89,10 @@ def capture(
     single = [{"labels": ",".join(map(str, own))} if with_labels else {} for own in known]
     gradients = captured()
     first = next(gradients)  # a model that rejects the images has nothing written
+    if defences:
+        metadata["defences"] = json.dumps(list(defences))
+        if withheld := [name for name in trained if name not in first]:
+            metadata[WITHHELD] = json.dumps(withheld)
     if not folder:
         gradients = iter(list(gradients))
     if save_weights:

@@ -163,6 +163,14 @@ def audit(**options: Any) -> None:
 )
 @click.option("--input-shape", type=SHAPE, required=True, help="Shape of one input; images are fitted to it.")
 @click.option("--labels", type=NumbersType(), help="One class an image, such as 3,7.  [default: 0,1,2,...]")
+@click.option(
+    "--defence",
+    "defences",
+    multiple=True,
+    metavar="NAME:VALUE",
+    help="What the client does to its gradient before it shares it: noise:SCALE, relative-noise:SCALE, "
+    "clip:NORM, prune:FRACTION, sign, quantise:BITS, withhold:INDEX,... Repeat it for several, in order.",
+)
 @click.option("--with-labels", is_flag=True, help="Write the labels into the gradient file too.")
 @click.option(
     "--gradient",

@@ -120,7 +120,7 @@ def capture(
     *, model_reference: str, weights: Path | None, seed: int, device: str | None, **options: Any
 ) -> None:
     place = chosen_device(device)
-    capturing.capture(built_model(model_reference, weights, seed, place), place, **options)
+    capturing.capture(built_model(model_reference, weights, seed, place), place, seed=seed, **options)
 
 
 def images(*, source: str, count: int, size: int, output: Path, overwrite: bool) -> None:

@@ -5,11 +5,12 @@ A gradient file holds one tensor per parameter name, in safetensors with a few w
 dictionary or list of tensors in torch's own format (read with ``weights_only=True``).
 """
 
+import json
 import os
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
@@ -21,6 +22,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 TORCH_SUFFIXES = frozenset({".pt", ".pth", ".bin"})
+WITHHELD = "withheld"
+"""The metadata entry, a JSON list, with the parameters whose gradients were not shared."""
 
 
 @contextmanager
@@ -127,25 +130,42 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     model.load_state_dict(tensors)
 
 
-def read_gradient(model: nn.Module, path: str | Path) -> tuple[list[Tensor], dict[str, str]]:
+def read_gradient(model: nn.Module, path: str | Path) -> tuple[list[Tensor | None], dict[str, str]]:
     """The gradient, in the order of the model's parameters that are trained, and the file's metadata.
 
-    Raises ValueError when a gradient is missing, superfluous, of another shape, not floating point or not
-    finite.
+    None stands for what the metadata lists as withheld. Raises ValueError when another gradient is missing,
+    or one is superfluous, of another shape, not floating point or not finite.
     """
     tensors, metadata = read_tensors(path, "gradient")
-    return gradient_in_order(model, tensors, path), metadata
+    return gradient_in_order(model, tensors, path, withheld=_withheld(metadata, path)), metadata
+
+
+def _withheld(metadata: Mapping[str, str], path: str | Path) -> list[str]:
+    try:
+        names = json.loads(metadata.get(WITHHELD, "[]"))
+    except ValueError:
+        names = None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"gradient file {path}: its {WITHHELD} is not a JSON list of names")
+    return names
 
 
 def gradient_in_order(
-    model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path, *, finite: bool = True
-) -> list[Tensor]:
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    path: str | Path,
+    *,
+    finite: bool = True,
+    withheld: Collection[str] = (),
+) -> list[Tensor | None]:
     """The tensors of a gradient file in the order of the model's parameters that are trained.
 
-    Raises ValueError as `read_gradient` does; ``finite=False`` leaves out the look at the values.
+    None stands for those that are `withheld`. Raises ValueError as `read_gradient` does; ``finite=False``
+    leaves out the look at the values.
     """
-    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    expected = {name: parameter.shape for name, parameter in trained}
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    expected = {name: shapes[name] for name in trained if name not in withheld}
     positions = {str(position) for position in range(len(tensors))}
     if set(tensors) == positions and not positions <= set(expected):  # a list, in the order of the parameters
         if len(tensors) != len(expected):
@@ -158,7 +178,7 @@ def gradient_in_order(
             raise ValueError(f"gradient file {path}: {name} is {tensors[name].dtype}, not floating point")
         if finite and not torch.isfinite(tensors[name]).all():
             raise ValueError(f"gradient file {path}: {name} is not finite")
-    return [tensors[name] for name in expected]
+    return [tensors[name] if name in expected else None for name in trained]
 
 
 def _compare(

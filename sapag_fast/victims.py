@@ -46,12 +46,12 @@ _LONGEST_NAME = 100
 
 @dataclass(frozen=True)
 class Victim:
-    """One gradient to invert: ``gradient`` in the order of the model's parameters, truth [B, *input_shape] if
-    known.
+    """One gradient to invert: ``gradient`` in the order of the model's parameters, None where withheld; truth
+    [B, *input_shape] if known.
     """
 
     name: str
-    gradient: list[Tensor]
+    gradient: list[Tensor | None]
     input_shape: tuple[int, ...]
     batch_size: int
     true_labels: Tensor | None
@@ -93,9 +93,14 @@ class Listed:
     fault: str | None = None
 
     def gradient(self, model: nn.Module) -> list[Tensor]:
-        """The gradient in the order of the model's parameters. Raises ValueError where it cannot be used."""
+        """The gradient in the order of the model's parameters. Raises ValueError where it cannot be used, or
+        is not whole.
+        """
         if self.row is None:
-            return read_gradient(model, self.path)[0]
+            gradient = [tensor for tensor in read_gradient(model, self.path)[0] if tensor is not None]
+            if len(gradient) < sum(parameter.requires_grad for parameter in model.parameters()):
+                raise ValueError("its client withheld a part of the gradient; recover takes it, an audit not")
+            return gradient
         with opened_safetensors(self.path, "gradient") as opened:
             slices = {name: opened.get_slice(name) for name in list(opened.keys())}
             rows = {name: part[self.row : self.row + 1].squeeze(0) for name, part in slices.items()}
@@ -128,7 +133,7 @@ def read_victims(
                 err=True,
             )
         known = None if listed.labels is None else torch.tensor(listed.labels)
-        on_device = [g.to(device) for g in gradient]
+        on_device = [None if g is None else g.to(device) for g in gradient]
         victims.append(Victim(name, on_device, listed.input_shape, listed.batch_size, known, None))
     return _with_truth(victims, truth) if truth else victims
 
