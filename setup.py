@@ -83,6 +83,7 @@ setup(
         "sapag_fast.data",
         "sapag_fast.explicit",
         "sapag_fast.kernels",
+        "sapag_fast.models",
         "sapag_fast.optimizers",
     ],
     package_dir={"sapag_fast.kernels": "kernels"},

@@ -1,0 +1,73 @@
+"""Activations as an option: by name, as a module, or as a function that the network calls."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import partial
+
+from torch import Tensor, nn
+
+__all__ = ["ACTIVATIONS", "Activation", "FunctionalActivation", "make_activation"]
+
+Activation = str | type[nn.Module] | nn.Module | Callable[[Tensor], Tensor]
+"""What the networks here take as ``activation``."""
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "softplus": nn.Softplus,
+    "gelu": nn.GELU,
+    "relu": nn.ReLU,
+}
+"""Activations that have a name."""
+
+
+class FunctionalActivation(nn.Module):
+    """Calls a function: what tools see that look for activation modules in vain, as in networks that call
+    ``F.relu`` in their forward.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+    def extra_repr(self) -> str:
+        return getattr(self.function, "__qualname__", None) or repr(self.function)
+
+
+def make_activation(activation: Activation) -> nn.Module:
+    """A module of its own for every place in a network.
+
+    Parameters
+    ----------
+    activation : str, module class, module or function
+        A name in `ACTIVATIONS`; a class such as ``nn.ReLU``, also with settings as a
+        ``functools.partial(nn.Softplus, beta=10)``; a module, which is copied; or a function of one tensor,
+        such as ``F.relu``, which is called as it is.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name.
+    TypeError
+        For anything else.
+    """
+    if isinstance(activation, str):
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"unknown activation {activation!r}; expected one of {', '.join(ACTIVATIONS)}")
+        return ACTIVATIONS[activation]()
+    if isinstance(activation, nn.Module):
+        return copy.deepcopy(activation)
+    made = activation.func if isinstance(activation, partial) else activation
+    if isinstance(made, type) and issubclass(made, nn.Module):
+        return activation()
+    if callable(activation) and not isinstance(activation, type):
+        return FunctionalActivation(activation)
+    raise TypeError(
+        "activation: expected a name, a torch.nn.Module, its class or a function of a tensor, "
+        f"found {activation!r}"
+    )

@@ -1,0 +1,41 @@
+"""A ReLU network without pooling or normalisation."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from sapag_fast.models.activations import Activation, make_activation
+
+__all__ = ["ConvNet"]
+
+
+class ConvNet(nn.Module):
+    """A small ReLU network: 3x3 convolutions 32-32-64-64 (the second and fourth with stride 2), one linear
+    layer.
+
+    Input ``[B, channels, image_size, image_size]``, output ``[B, classes]``.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int = 3,
+        image_size: int = 32,
+        classes: int = 10,
+        activation: Activation = nn.ReLU,
+        widths: tuple[int, int, int, int] = (32, 32, 64, 64),
+    ) -> None:
+        super().__init__()
+        body: list[nn.Module] = []
+        inner, side = channels, image_size
+        for width, stride in zip(widths, (1, 2, 1, 2), strict=True):
+            body += [
+                nn.Conv2d(inner, width, kernel_size=3, padding=1, stride=stride),
+                make_activation(activation),
+            ]
+            inner, side = width, (side - 1) // stride + 1
+        self.body = nn.Sequential(*body)
+        self.fc = nn.Linear(inner * side * side, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fc(self.body(images).flatten(1))

@@ -1,0 +1,72 @@
+"""Networks by name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from sapag_fast.models.activations import Activation
+from sapag_fast.models.convnet import ConvNet
+from sapag_fast.models.encoder import Encoder
+from sapag_fast.models.initialisation import initialise
+from sapag_fast.models.lenet import LeNet
+from sapag_fast.models.mlp import MLP
+from sapag_fast.models.resnet import ResNet
+
+__all__ = ["MODELS", "make_model"]
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "lenet": LeNet,
+    "lenet4": partial(LeNet, convolutions=4),
+    "mlp": MLP,
+    "convnet": ConvNet,
+    "resnet20": ResNet,
+    "encoder": Encoder,
+}
+"""Names that `make_model` accepts, and what they make."""
+
+
+def make_model(
+    name: str,
+    *,
+    activation: Activation | None = None,
+    initialisation: str = "default",
+    seed: int = 0,
+    **options: Any,
+) -> nn.Module:
+    """A network with weights drawn from `seed`; the global generator is left as it was.
+
+    Parameters
+    ----------
+    name : str
+        One of `MODELS`.
+    activation : str, module class, module or function
+        See `activations.make_activation`; None: the network's own.
+    initialisation : str
+        One of `INITIALISATIONS`.
+    **options
+        The network's own: ``channels``, ``image_size`` and ``classes`` of image networks, ``vocabulary``,
+        ``max_length`` and more of the encoder.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name, initialisation, activation or option.
+    """
+    if name not in MODELS:
+        raise ValueError(f"unknown model {name!r}; expected one of {', '.join(MODELS)}")
+    make = MODELS[name]
+    fixed = make.keywords if isinstance(make, partial) else {}
+    known = [option for option in inspect.signature(make).parameters if option not in fixed]
+    if unknown := [option for option in options if option not in known]:
+        raise ValueError(f"model {name!r} has no option {unknown[0]!r}; it has {', '.join(sorted(known))}")
+    if activation is not None:
+        options["activation"] = activation
+    with torch.random.fork_rng(devices=[]):
+        model = make(**options)
+    return initialise(model, initialisation, seed=seed)
