@@ -187,6 +187,8 @@ class _Attack:
     ) -> None:
         self.objective, self.restarts, self.graphs = objective, restarts, graphs
         self.recipe, self.steps = objective.recipe, objective.steps
+        surrogate = self.recipe.surrogate
+        self.borders = () if surrogate is None else surrogate.borders(self.steps)
         self.starts = self.objective.variables(starts.detach(), labels)
         self.labels = labels
         self.queue = Queue(starts.shape[0] // restarts, restarts)
@@ -214,18 +216,23 @@ class _Attack:
         return [row for row, task in enumerate(self.batch.tasks) if task != IDLE]
 
     def advance(self, evaluations: int) -> bool:
-        """At most so many steps, up to where the first row has done all of its own; False if none is left."""
+        """At most so many steps, up to where the first row has done all of its own or comes to the
+        surrogate's next stage; False if none is left.
+        """
         if not (busy := self._busy):
             return False
-        age = self.batch.age[busy].max().item()
-        count = min(evaluations, self.steps - age)
+        ages = self.batch.age.tolist()
+        if changed := [row for row in busy if ages[row] in self.borders]:
+            self.batch.renew(changed)
+        left = [border - ages[row] for row in busy for border in (*self.borders, self.steps)]
+        count = min(evaluations, *(steps for steps in left if steps > 0))
         self.steady = False
         try:
-            if self.step is None:
-                worth = self.graphs and self.steps - age >= WORTH_CAPTURING
-                self.step = captured(self.batch.step, self.starts.device) if worth else self.batch.step
+            if self.step is None and self.graphs and count >= WORTH_CAPTURING:
+                self.step = captured(self.batch.step, self.starts.device)
+            step = self.step or self.batch.step
             for _ in range(count):
-                self.step()
+                step()
         except Exception as error:
             if not is_out_of_memory(error) or len(self.batch.tasks) == 1:
                 raise
@@ -246,7 +253,12 @@ class _Attack:
         """Collect the rows that have ended, and give their places to waiting tasks."""
         batch, busy = self.batch, self._busy
         age, alive, best = (t.tolist() for t in (batch.age, batch.alive, batch.best_distance))
-        solved = {batch.tasks[row] // self.restarts for row in busy if best[row] <= self.recipe.stop_distance}
+        last = max(self.borders, default=0)  # a gentle surrogate's distance says little
+        solved = {
+            batch.tasks[row] // self.restarts
+            for row in busy
+            if best[row] <= self.recipe.stop_distance and age[row] > last
+        }
         leaving = [
             row
             for row in busy

@@ -77,8 +77,8 @@ class Batch:
         self.evaluations += self.alive
         # A sum is finite only if all its terms are (or they overflow, which is no better).
         finite = torch.isfinite(found.objective) & torch.isfinite(found.gradient.sum(1))
-        # A line search goes back from a trial that is not finite; only from the start it cannot.
-        self.alive &= finite | (self.age > 0) if self.objective.recipe.line_search else finite
+        # A line search goes back from a trial that is not finite; only from its start it cannot.
+        self.alive &= finite | torch.isfinite(self.best) if self.objective.recipe.line_search else finite
         better = self.alive & finite & (found.objective < self.best)
         self.best.copy_(torch.where(better, found.objective, self.best))
         self.best_distance.copy_(torch.where(better, found.distance, self.best_distance))
@@ -91,6 +91,15 @@ class Batch:
         torch.where(self.alive[:, None], self.variables, self.best_variables, out=self.variables)
         self.objective.clip(self.variables)
         self.age += 1
+
+    def renew(self, rows: Sequence[int]) -> None:
+        """These rows' objective has changed: each goes on from its best iterate, and iterates from now on are
+        compared among themselves. Rows that are frozen stay as they are.
+        """
+        at = torch.tensor(rows, dtype=torch.long, device=self.variables.device)
+        self.variables[at] = self.best_variables[at]
+        self.best[at] = torch.where(self.alive[at], torch.inf, self.best[at])
+        self.optimizer.resume(at)
 
     def begin(self, rows: Sequence[int], tasks: Sequence[int], variables: Tensor, labels: Tensor) -> None:
         """Give these rows new tasks, which begin at `variables` ``[len(rows), N]``."""

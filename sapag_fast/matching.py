@@ -33,7 +33,9 @@ class Matching(Protocol):
     mode: str
     reason: str
 
-    def value_and_gradient(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def value_and_gradient(
+        self, inputs: Tensor, labels: Tensor, sharpness: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Evaluate once.
 
         Parameters
@@ -42,6 +44,8 @@ class Matching(Protocol):
             ``[R, B, *input_shape]``.
         labels : Tensor
             ``[R, B, ...]`` as the loss takes them, or with joint labels their logits ``[R, B, classes]``.
+        sharpness : Tensor, optional
+            ``[R]``: dummy gradients come from the surrogate with this β; None: from the network itself.
 
         Returns
         -------
@@ -102,17 +106,19 @@ class SingleMatching:
         victim = int(victims[0])
         self.target = [None if entry is None else entry[victim] for entry in self.problem.targets]
 
-    def measure_convolutions(self, inputs: Tensor, labels: Tensor) -> None:
+    def measure_convolutions(self, inputs: Tensor, labels: Tensor, sharpness: Tensor | None = None) -> None:
         """Evaluate once, and see whether the convolutions are small."""
         with _ConvolutionWork() as work:
-            self.value_and_gradient(inputs, labels)
+            self.value_and_gradient(inputs, labels, sharpness)
         one_image = inputs.shape[:2] == (1, 1) and inputs.device.type == "cpu"
         self.small_convolutions = one_image and 0 < work.largest <= self.small_work
 
-    def value_and_gradient(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def value_and_gradient(
+        self, inputs: Tensor, labels: Tensor, sharpness: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         leaves = self.problem.leaves(inputs[0], labels[0])
         with _without_onednn() if self.small_convolutions else contextlib.nullcontext():
-            gradients = self.problem.gradients(*leaves)
+            gradients = self.problem.gradients(*leaves, None if sharpness is None else sharpness[0])
             value, toward_inputs, toward_labels = self.problem.pull_back(
                 self.distance, gradients, self.target, leaves
             )
@@ -133,16 +139,20 @@ class SequentialMatching:
     def retarget(self, victims: Tensor) -> None:
         self.row_victims = victims.tolist()
 
-    def measure_convolutions(self, inputs: Tensor, labels: Tensor) -> None:
+    def measure_convolutions(self, inputs: Tensor, labels: Tensor, sharpness: Tensor | None = None) -> None:
         """Evaluate the first recovery, and see whether the convolutions are small."""
         first = self.victims[self.row_victims[0]]
-        first.measure_convolutions(inputs[:1], labels[:1])
+        first.measure_convolutions(inputs[:1], labels[:1], None if sharpness is None else sharpness[:1])
         for victim in self.victims:
             victim.small_convolutions = first.small_convolutions
 
-    def value_and_gradient(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def value_and_gradient(
+        self, inputs: Tensor, labels: Tensor, sharpness: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         results = [
-            self.victims[victim].value_and_gradient(inputs[r : r + 1], labels[r : r + 1])
+            self.victims[victim].value_and_gradient(
+                inputs[r : r + 1], labels[r : r + 1], None if sharpness is None else sharpness[r : r + 1]
+            )
             for r, victim in enumerate(self.row_victims)
         ]
         values, toward_inputs, toward_labels = zip(*results, strict=True)
@@ -195,7 +205,12 @@ class VmapMatching:
         self.matched = [index for index, entry in enumerate(self.targets) if entry is not None]
         self.parameters = {name: p.detach() for name, p in problem.parameters.items()}
         buffer_dims = 0 if problem.writes_buffers else None
-        self.function = torch.func.vmap(self._one, in_dims=(buffer_dims, 0, 0), randomness="different")
+        self.functions = {
+            smooth: torch.func.vmap(
+                self._one, in_dims=(buffer_dims, 0, 0, 0 if smooth else None), randomness="different"
+            )
+            for smooth in (False, True)
+        }
 
     def retarget(self, victims: Tensor) -> None:
         self.targets = self.problem.targets_of(victims)
@@ -208,19 +223,27 @@ class VmapMatching:
         return value, [weights[index] for index in self.matched]
 
     def _loss(
-        self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Tensor, labels: Tensor
+        self,
+        parameters: dict[str, Tensor],
+        buffers: dict[str, Tensor],
+        inputs: Tensor,
+        labels: Tensor,
+        sharpness: Tensor | None,
     ) -> Tensor:
         if self.problem.writes_buffers:
             # Cloned at this level, where writing to them is allowed.
             buffers = {name: buffer.clone() for name, buffer in buffers.items()}
-        return self.problem.loss(parameters, buffers, inputs, labels)
+        return self.problem.loss(parameters, buffers, inputs, labels, sharpness)
 
-    def _one(self, buffers: dict[str, Tensor], inputs: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+    def _one(
+        self, buffers: dict[str, Tensor], inputs: Tensor, labels: Tensor, sharpness: Tensor | None
+    ) -> tuple[Tensor, ...]:
         """Distance and its gradients of one recovery."""
 
         def gradients(*leaves: Tensor) -> tuple[Tensor, ...]:
             inputs, known = leaves if self.problem.joint else (*leaves, labels)
-            found = tuple(torch.func.grad(self._loss)(self.parameters, buffers, inputs, known).values())
+            by_name = torch.func.grad(self._loss)(self.parameters, buffers, inputs, known, sharpness)
+            found = tuple(by_name.values())
             return tuple(found[index] for index in self.matched)
 
         leaves = (inputs, labels) if self.problem.joint else (inputs,)
@@ -228,12 +251,15 @@ class VmapMatching:
         value, *weights = _BatchedDistance.apply(self._evaluate, *dummy)
         return value, *pull(tuple(weights))
 
-    def value_and_gradient(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def value_and_gradient(
+        self, inputs: Tensor, labels: Tensor, sharpness: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         buffers = self.problem.buffers
         if self.problem.writes_buffers:
             # Each recovery writes to its own copy, so none sees another's running statistics.
             buffers = {name: b.expand(inputs.shape[0], *b.shape) for name, b in buffers.items()}
-        value, toward_inputs, *toward_labels = self.function(buffers, inputs.detach(), labels.detach())
+        function = self.functions[sharpness is not None]
+        value, toward_inputs, *toward_labels = function(buffers, inputs.detach(), labels.detach(), sharpness)
         return value, toward_inputs, toward_labels[0] if toward_labels else None
 
 
@@ -248,6 +274,7 @@ def choose_matching(
     victims: Tensor | None = None,
     *,
     recoveries: int | None = None,
+    sharpness: Tensor | None = None,
 ) -> Matching:
     """The fastest way that is right on these first `inputs`.
 
@@ -261,18 +288,26 @@ def choose_matching(
         ``[R]``, int64: row r searches ``victims[r]``; None: the problem's own order.
     recoveries : int, optional
         How many there will be at once; None: R.
+    sharpness : Tensor, optional
+        ``[R]``, where the searches go through the surrogate: what is tried is the surrogate then.
     """
     victims = problem.rows() if victims is None else victims
     sequential = SequentialMatching(problem)
     sequential.retarget(victims)
     # One recovery alone: whatever is wrong with the module or its loss shows here, and not as a failure of
     # vmap.
-    sequential.measure_convolutions(inputs, labels)
+    sequential.measure_convolutions(inputs, labels, sharpness)
     single = sequential.victims[0] if inputs.shape[0] == problem.victims == 1 else None
     if single is not None and problem.parameters_count < _MANY_PARAMETERS:
         return single
     explicit = explicit_or_reason(
-        problem, inputs, labels, SequentialMatching, victims=victims, recoveries=recoveries
+        problem,
+        inputs,
+        labels,
+        SequentialMatching,
+        victims=victims,
+        recoveries=recoveries,
+        sharpness=sharpness,
     )
     if isinstance(explicit, ExplicitMatching) and (single is None or explicit.formed_share < 0.5):
         return explicit
@@ -284,7 +319,7 @@ def choose_matching(
     matching.reason = sequential.reason = reason
     try:
         matching.retarget(victims)
-        matching.value_and_gradient(inputs, labels)
+        matching.value_and_gradient(inputs, labels, sharpness)
     # What vmap cannot batch shows in many ways: data-dependent control flow, .item(), in-place writes,
     # missing rules.
     except Exception as error:

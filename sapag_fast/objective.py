@@ -87,8 +87,10 @@ class Objective:
     def evaluate(self, variables: Tensor, known: Tensor, age: Tensor) -> Evaluation:
         """Evaluate once; `age` ``[R]`` counts each recovery's evaluations so far."""
         inputs = self.inputs(variables)
+        surrogate = self.recipe.surrogate
+        sharp = () if surrogate is None else (surrogate.sharpness(age, self.steps),)
         distance, gradient, label_gradient = self.matching.value_and_gradient(
-            inputs, self.labels(variables, known)
+            inputs, self.labels(variables, known), *sharp
         )
         objective = distance = distance.to(variables.dtype)
         if self.recipe.box and self.bounds is not None:

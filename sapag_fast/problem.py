@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from sapag_fast.gradient_distance import GradientDistance
+from sapag_fast.surrogate import acting
 
 __all__ = ["LossFunction", "Problem", "rebuilt"]
 
@@ -129,10 +130,16 @@ class Problem:
         return functional_call(self.model, state, (inputs,), tie_weights=False)
 
     def loss(
-        self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Tensor, labels: Tensor
+        self,
+        parameters: dict[str, Tensor],
+        buffers: dict[str, Tensor],
+        inputs: Tensor,
+        labels: Tensor,
+        sharpness: Tensor | None = None,
     ) -> Tensor:
-        """The victim's loss on ``inputs [B, *input_shape]``."""
-        output = self.output(parameters, buffers, inputs)
+        """The victim's loss on ``inputs [B, *input_shape]``; with `sharpness` (``[]``) of the surrogate."""
+        with acting(sharpness):
+            output = self.output(parameters, buffers, inputs)
         return self.loss_fn(output, labels.softmax(-1) if self.joint else labels)
 
     def leaves(self, inputs: Tensor, labels: Tensor) -> list[Tensor]:
@@ -172,15 +179,21 @@ class Problem:
         """Buffers for one forward of one recovery: clones wherever a module could write to them."""
         return {n: b.clone() for n, b in self.buffers.items()} if self.writes_buffers else self.buffers
 
-    def gradients(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor | None, ...]:
-        """Dummy gradient of one recovery with its graph; ``inputs [B, *input_shape]``."""
+    def gradients(
+        self, inputs: Tensor, labels: Tensor, sharpness: Tensor | None = None
+    ) -> tuple[Tensor | None, ...]:
+        """Dummy gradient of one recovery with its graph; ``inputs [B, *input_shape]``; with `sharpness`
+        (``[]``) through the surrogate.
+        """
         with torch.enable_grad():
             if self.moved or self.writes_buffers:
-                loss = self.loss(self.parameters, self.fresh_buffers(), inputs, labels)
+                loss = self.loss(self.parameters, self.fresh_buffers(), inputs, labels, sharpness)
             else:
                 # Nothing to put in the module's place: its plain call saves functional_call's time, 10 % on a
                 # LeNet.
-                loss = self.loss_fn(self.model(inputs), labels.softmax(-1) if self.joint else labels)
+                with acting(sharpness):
+                    output = self.model(inputs)
+                loss = self.loss_fn(output, labels.softmax(-1) if self.joint else labels)
             return torch.autograd.grad(
                 loss, tuple(self.parameters.values()), create_graph=True, allow_unused=True
             )

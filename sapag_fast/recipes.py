@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sapag_fast import validation as check
 from sapag_fast.gradient_distance import GradientDistance
 from sapag_fast.starts import START_KINDS
+from sapag_fast.surrogate import Surrogate
 
 __all__ = ["OPTIMIZERS", "RECIPES", "OperatorRecorder", "Recipe", "apply_overrides", "choose_recipe"]
 
@@ -52,6 +53,9 @@ class Recipe:
         search has not arrived by then).
     clip : bool
         Clamp to the bounds after every step (pixel basis only).
+    surrogate : Surrogate or None
+        Smooth activations in place of those with a kink, in the candidate's network alone, and how they
+        sharpen. At each of its stages the search goes on from the best iterate of the one before.
     starts : tuple of str
         Kinds of start: restart k begins at the k-th, and round again.
     stop_distance : float
@@ -74,6 +78,7 @@ class Recipe:
     tv_until: float = 1.0
     tv_rest: float = 1.0
     clip: bool = False
+    surrogate: Surrogate | None = None
     starts: tuple[str, ...] = ("grey", "uniform", "blurred", "noise")
     stop_distance: float = 0.0
 
@@ -88,6 +93,13 @@ RECIPES: dict[str, Recipe] = {
     "smooth-batch": Recipe("smooth-batch", basis="dct", steps=500, tv=3e-4),
     "relu": Recipe(
         "relu",
+        bandwidth=0.1,
+        line_search="armijo",
+        surrogate=Surrogate(),
+        starts=("grey",),
+    ),
+    "relu-adam": Recipe(
+        "relu-adam",
         distance="sapag-global",
         optimizer="signed-adam",
         lr=0.1,
@@ -127,8 +139,8 @@ def choose_recipe(
 ) -> Recipe:
     """The recipe to use: `recipe` itself, or by name; ``auto`` looks at the network, ``smooth`` at the input.
 
-    Smooth networks: colour photographs (three channels) are searched in the DCT basis, and so are batches of
-    more than one image; other inputs in their own coordinates. Inputs that are not images get no total
+    Colour photographs (three channels) are searched in the DCT basis, and so are batches of more than one
+    image for smooth networks; other inputs in their own coordinates. Inputs that are not images get no total
     variation.
 
     Raises
@@ -147,9 +159,21 @@ def choose_recipe(
     if name == "smooth" and image:
         name = "smooth-batch" if batch_size > 1 else "smooth-dct" if input_shape[0] == 3 else "smooth"
     chosen = RECIPES[name]
+    if name == "relu" and image and input_shape[0] == 3:
+        chosen = replace(chosen, basis="dct")
     if len(input_shape) < 3:
         chosen = replace(chosen, tv=0.0)
     return chosen
+
+
+def _surrogate(surrogate: object, recipe: Recipe) -> Surrogate | None:
+    if surrogate is False:
+        return None
+    if isinstance(surrogate, Surrogate):
+        return surrogate
+    if surrogate == "softplus":
+        return recipe.surrogate or Surrogate()
+    raise ValueError(f"surrogate must be 'softplus', False or a Surrogate, found {surrogate!r}")
 
 
 def apply_overrides(
@@ -162,6 +186,7 @@ def apply_overrides(
     basis: str | None,
     box: float | None,
     tv: float | None,
+    surrogate: str | bool | Surrogate | None = None,
 ) -> Recipe:
     """The recipe with recover's own arguments in place of its values."""
     if distance is not None:
@@ -200,6 +225,8 @@ def apply_overrides(
         recipe = replace(recipe, box=check.check_weight("box", box))
     if tv is not None:
         recipe = replace(recipe, tv=check.check_weight("tv", tv))
+    if surrogate is not None:
+        recipe = replace(recipe, surrogate=_surrogate(surrogate, recipe))
     if recipe.basis != "pixel":
         # Clamping coordinates of another basis would mean nothing.
         recipe = replace(recipe, clip=False)

@@ -25,6 +25,7 @@ from sapag_fast.recipes import OperatorRecorder, Recipe, apply_overrides, choose
 from sapag_fast.recovery import Recovery, winners
 from sapag_fast.segments import model_layers
 from sapag_fast.starts import make_start, recovery_generator
+from sapag_fast.surrogate import Surrogate, flushed_denormals
 
 if TYPE_CHECKING:
     from sapag_fast.checkpoint import Checkpoint
@@ -85,6 +86,7 @@ def _rows(
     starts: Tensor,
     labels: Tensor,
     victims: Tensor,
+    sharpness: Tensor | None,
     recipe: Recipe,
     variables: int,
     max_memory: int | None,
@@ -97,7 +99,8 @@ def _rows(
 
     def step(rows: int) -> int:
         matching.retarget(victims[:rows])
-        return peak_bytes(lambda: matching.value_and_gradient(starts[:rows], labels[:rows]), device)
+        sharp = None if sharpness is None else sharpness[:rows]
+        return peak_bytes(lambda: matching.value_and_gradient(starts[:rows], labels[:rows], sharp), device)
 
     step(_MEASURED[0])  # what is set up once is none of a step's
     measured = {rows: step(rows) for rows in _MEASURED}
@@ -124,6 +127,7 @@ def recover(
     steps: int | None = None,
     start: str | Sequence[str] | Tensor | None = None,
     basis: str | None = None,
+    surrogate: str | bool | Surrogate | None = None,
     box: float | None = None,
     tv: float | None = None,
     bounds: tuple[float, float] | None = (0.0, 1.0),
@@ -163,11 +167,12 @@ def recover(
         Searches for each victim, from different starts.
     recipe : str or Recipe
         ``"auto"`` looks at the network and the input; the next arguments override it.
-    distance, optimizer, steps, start, basis, box, tv
+    distance, optimizer, steps, start, basis, surrogate, box, tv
         None: from the recipe. A distance's kind or a `GradientDistance`; ``lbfgs``, ``adam``,
         ``signed-adam``; evaluations of each restart; kinds of start or a tensor ``[R, restarts, B,
-        *input_shape]`` (leading dimensions of 1 may be left out); ``pixel``, ``dct``; weights of the
-        penalties.
+        *input_shape]`` (leading dimensions of 1 may be left out); ``pixel``, ``dct``; ``softplus`` (smooth
+        activations for those with a kink in the candidate's network alone, never in `model`), False or a
+        `Surrogate`; weights of the penalties.
     layers : str or sequence of int
         Which gradients form a layer of the distance: ``modules`` (those of one submodule), ``shapes`` (a
         vector joins the tensor before it whose first dimension it shares), ``separate``, or a number for
@@ -230,6 +235,7 @@ def recover(
             steps=steps,
             start=start,
             basis=basis,
+            surrogate=surrogate,
             box=box,
             tv=tv,
         )
@@ -258,18 +264,30 @@ def recover(
         basis_map = make_basis(settings.basis, shape, bounds=bounds, device=place, dtype=dtype)
         rows_of = draft.rows()
         # The fused attention kernels cannot be differentiated twice.
-        with sdpa_kernel(SDPBackend.MATH), _progress_callback(progress, settings.steps) as callback:
+        with (
+            sdpa_kernel(SDPBackend.MATH),
+            flushed_denormals(settings.surrogate is not None and place.type == "cpu"),
+            _progress_callback(progress, settings.steps) as callback,
+        ):
             few = min(starts.shape[0], max(_MEASURED))
+            sharp = None
+            if settings.surrogate is not None:
+                sharp = settings.surrogate.sharpness(torch.zeros(few, device=place), settings.steps)
             # Chosen for all tasks, however many run at once: a stopped run goes on with the same bits.
             matching = choose_matching(
-                draft, starts[:few], known[:few], rows_of[:few], recoveries=starts.shape[0]
+                draft,
+                starts[:few],
+                known[:few],
+                rows_of[:few],
+                recoveries=starts.shape[0],
+                sharpness=sharp,
             )
             rows = at_once
             if rows is None:
                 size = starts[0].numel() + (known[0].numel() if joint else 0)
                 with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
                     # At once as many as measured, or as many given: the same random numbers afterwards.
-                    rows = _rows(matching, starts, known, rows_of, settings, size, max_memory)
+                    rows = _rows(matching, starts, known, rows_of, sharp, settings, size, max_memory)
             told = {"joint": joint, "matching": matching, "recipe": settings}
 
             def hand_out(victim: int, result: AttackResult) -> None:

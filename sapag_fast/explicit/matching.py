@@ -126,7 +126,9 @@ class ExplicitMatching:
         choice = self.choices.get(index)
         return None if choice is None else choice.matrix
 
-    def value_and_gradient(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def value_and_gradient(
+        self, inputs: Tensor, labels: Tensor, sharpness: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         if inputs.shape[0] != self.assignment.rows:
             raise ValueError(
                 f"inputs: expected {self.assignment.rows} recoveries as last retargeted, found "
@@ -134,7 +136,7 @@ class ExplicitMatching:
             )
         leaves = self.problem.leaves(inputs, labels)
         with torch.enable_grad():
-            captures, arrived = self._differentiate(*leaves)
+            captures, arrived = self._differentiate(*leaves, sharpness)
         with torch.no_grad():
             calls = self._calls(captures, arrived)
             if self.choices is None:
@@ -142,9 +144,11 @@ class ExplicitMatching:
             value, flows = self._match(captures, calls, inputs)
         return value, *self._pull_back(captures, arrived, flows, leaves)
 
-    def _differentiate(self, inputs: Tensor, labels: Tensor) -> tuple[list[Capture], list[Tensor]]:
+    def _differentiate(
+        self, inputs: Tensor, labels: Tensor, sharpness: Tensor | None
+    ) -> tuple[list[Capture], list[Tensor]]:
         """Captures of the layers that reach the loss, and the gradients of their outputs."""
-        output, captures = self.network.run(inputs)
+        output, captures = self.network.run(inputs, sharpness)
         known = labels.softmax(-1) if self.problem.joint else labels
         total = losses(self.problem.loss_fn, output, known).sum()
         edges = [capture.edge for capture in captures]
@@ -152,10 +156,12 @@ class ExplicitMatching:
         kept = [(c, b) for c, b in zip(captures, arrived, strict=True) if b is not None]
         return [c for c, _ in kept], [b for _, b in kept]
 
-    def dummy_gradients(self, inputs: Tensor, labels: Tensor) -> list[Tensor | None]:
+    def dummy_gradients(
+        self, inputs: Tensor, labels: Tensor, sharpness: Tensor | None = None
+    ) -> list[Tensor | None]:
         """Every parameter's dummy gradient ``[R, *shape]``, formed, in its rule's layout."""
         with torch.enable_grad():
-            captures, arrived = self._differentiate(*self.problem.leaves(inputs, labels))
+            captures, arrived = self._differentiate(*self.problem.leaves(inputs, labels), sharpness)
         with torch.no_grad():
             found = self._form(captures, self._calls(captures, arrived), self.matched, inputs)
         full: list[Tensor | None] = [None] * len(self.targets)

@@ -20,6 +20,7 @@ from sapag_fast.explicit.coupling import Coupled, require_separate
 from sapag_fast.explicit.rules import Rule, find_rule
 from sapag_fast.explicit.shared_convolution import has_large_work
 from sapag_fast.problem import Problem
+from sapag_fast.surrogate import acting
 
 __all__ = ["Capture", "Network", "NotCovered"]
 
@@ -149,12 +150,15 @@ class Network:
         one = constant[0] if constant.dim() > 1 and constant.shape[0] == 1 else constant
         return one.expand(self.rows, *one.shape)
 
-    def run(self, inputs: Tensor) -> tuple[Tensor, list[Capture]]:
-        """Output ``[R·B, ...]`` of ``[R, B, *input_shape]`` with its graph, and the layers' captures."""
+    def run(self, inputs: Tensor, sharpness: Tensor | None = None) -> tuple[Tensor, list[Capture]]:
+        """Output ``[R·B, ...]`` of ``[R, B, *input_shape]`` with its graph, and the layers' captures; with
+        `sharpness` (``[R]``) through the surrogate.
+        """
         self.recoveries, self.rows = inputs.shape[0], inputs.shape[0] * inputs.shape[1]
         self.captures = []
         batch = inputs.flatten(0, 1).contiguous(memory_format=self.memory_format)
-        output = self.model(batch)
+        with acting(sharpness):
+            output = self.model(batch)
         found, self.captures = self.captures, []
         for capture in found:
             if capture.a._version != capture.version:

@@ -27,7 +27,9 @@ _NOISE = 0.25  # of the starts' size: two recoveries must differ for a coupling 
 class Evaluates(Protocol):
     """What verification needs of the reference."""
 
-    def value_and_gradient(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def value_and_gradient(
+        self, inputs: Tensor, labels: Tensor, sharpness: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """As `Matching`."""
 
 
@@ -39,25 +41,27 @@ def explicit_or_reason(
     *,
     victims: Tensor | None = None,
     recoveries: int | None = None,
+    sharpness: Tensor | None = None,
 ) -> ExplicitMatching | str:
     """Explicit mode for these recoveries, ready to run, or why it does not apply.
 
-    ``reference(problem)`` evaluates by plain autograd, one recovery at a time; `victims` and `recoveries` are
-    `choose_matching`'s.
+    ``reference(problem)`` evaluates by plain autograd, one recovery at a time; `victims`, `recoveries` and
+    `sharpness` are `choose_matching`'s.
     """
     try:
         matching = ExplicitMatching(problem, recoveries=recoveries)
         if victims is not None:
             matching.retarget(victims)
         matching.network.check(inputs)
-        matching.value_and_gradient(inputs, labels)
+        matching.value_and_gradient(inputs, labels, sharpness)
         rows = sorted({0, inputs.shape[0] - 1})
         assignment = matching.assignment
         probe = _probe(inputs[rows])
         matching.retarget(assignment.victims[rows])
-        found = _compare(matching, probe, labels[rows], reference)
+        sharp = None if sharpness is None else _different(sharpness[rows])
+        found = _compare(matching, probe, labels[rows], sharp, reference)
         if found is not None and probe.dtype != torch.float64:
-            found = _compare_in_double(matching, probe, labels[rows], reference)
+            found = _compare_in_double(matching, probe, labels[rows], sharp, reference)
         matching.retarget(assignment.victims)
     except NotCovered as reason:
         return str(reason)
@@ -77,18 +81,28 @@ def _probe(starts: Tensor) -> Tensor:
     return starts + _NOISE * torch.where(size > 0, size, 1.0) * noise.to(starts)
 
 
+def _different(sharpness: Tensor) -> Tensor:
+    """Recoveries may be in different stages."""
+    return sharpness * torch.arange(1, len(sharpness) + 1, device=sharpness.device)
+
+
 def _compare(
-    matching: ExplicitMatching, inputs: Tensor, labels: Tensor, reference: Callable[[Problem], Evaluates]
+    matching: ExplicitMatching,
+    inputs: Tensor,
+    labels: Tensor,
+    sharpness: Tensor | None,
+    reference: Callable[[Problem], Evaluates],
 ) -> str | None:
     """None where both ways agree."""
     probe = _rows_of(matching)
     with _without_dropout(matching.network.model):
-        ours = matching.value_and_gradient(inputs, labels)
-        dummy = matching.dummy_gradients(inputs, labels)
-    theirs = reference(probe).value_and_gradient(inputs, labels)
+        ours = matching.value_and_gradient(inputs, labels, sharpness)
+        dummy = matching.dummy_gradients(inputs, labels, sharpness)
+    theirs = reference(probe).value_and_gradient(inputs, labels, sharpness)
     tolerance = _TOLERANCE.get(inputs.dtype, _LOOSE)
     for row in range(inputs.shape[0]):
-        expected = probe.gradients(*probe.leaves(inputs[row], labels[row]))
+        leaves = probe.leaves(inputs[row], labels[row])
+        expected = probe.gradients(*leaves, None if sharpness is None else sharpness[row])
         reason = _differing(matching, [None if d is None else d[row] for d in dummy], expected, tolerance)
         if reason is not None:
             return reason
@@ -154,7 +168,11 @@ def _rows_of(matching: ExplicitMatching) -> Problem:
 
 
 def _compare_in_double(
-    matching: ExplicitMatching, inputs: Tensor, labels: Tensor, reference: Callable[[Problem], Evaluates]
+    matching: ExplicitMatching,
+    inputs: Tensor,
+    labels: Tensor,
+    sharpness: Tensor | None,
+    reference: Callable[[Problem], Evaluates],
 ) -> str | None:
     """The same in float64, where rounding is no excuse: an ill-conditioned network may disagree with itself
     in float32.
@@ -170,7 +188,7 @@ def _compare_in_double(
     )
     if labels.is_floating_point():
         labels = labels.double()
-    return _compare(ExplicitMatching(double), inputs.double(), labels, reference)
+    return _compare(ExplicitMatching(double), inputs.double(), labels, sharpness, reference)
 
 
 def _is_active(module: nn.Module) -> bool:

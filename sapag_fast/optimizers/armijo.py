@@ -59,6 +59,11 @@ class Armijo:
         rows.add("length", (), torch.float64, fresh=1.0)
         rows.add("refused", (), torch.int64)
 
+    def resume(self, rows: Tensor) -> None:
+        """The next point of these recoveries (int64 ``[rows]``) is taken if it is finite."""
+        for name, value in (("objective", torch.inf), ("slope", 0.0), ("length", 1.0), ("refused", 0)):
+            self._rows.fill(name, rows, value)
+
     def judge(self, gradient: Tensor, objective: Tensor) -> Verdict:
         """Whether the present points are taken, from gradient ``[R, N]`` and objective ``[R]`` there."""
         rows = self._rows

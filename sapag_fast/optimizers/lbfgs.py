@@ -85,6 +85,12 @@ class LBFGS(Optimizer):
             return torch.ones(rows.recoveries, dtype=torch.bool, device=rows.device)
         return rows["refused"] == 0
 
+    def resume(self, rows: Tensor) -> None:
+        # A step of no length makes no pair of gradients of two objectives.
+        self._rows.fill("previous_step", rows, 0.0)
+        if self._search is not None:
+            self._search.resume(rows)
+
     def step(self, gradient: Tensor, objective: Tensor | None = None) -> Tensor:
         """The change for the gradient ``[R, N]`` at the present variables, and the objective ``[R]`` there
         (not looked at without a line search).

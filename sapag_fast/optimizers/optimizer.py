@@ -64,6 +64,11 @@ class Optimizer(ABC):
         """These recoveries (int64 ``[rows]``) begin anew, whatever their numbers had turned into."""
         self._rows.restart(rows)
 
+    def resume(self, rows: Tensor) -> None:  # noqa: B027 (an optimiser may have nothing to forget)
+        """These recoveries (int64 ``[rows]``) go on with another objective, at variables of the caller's
+        choice: what is known of the curvature stays, the last step and its objective are forgotten.
+        """
+
     def state(self) -> dict[str, Tensor]:
         """Copies of everything needed to go on with the same bits; options are not among it."""
         return self._rows.state()

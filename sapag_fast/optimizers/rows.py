@@ -35,7 +35,12 @@ class Rows:
         return self._tensors[name]
 
     def __setitem__(self, name: str, value: Tensor) -> None:
-        self._tensors[name] = value
+        # Written to, not replaced: a captured graph reads the tensors that were there at its capture.
+        self._tensors[name].copy_(value)
+
+    def fill(self, name: str, rows: Tensor, value: float) -> None:
+        """One tensor of these recoveries (int64 ``[rows]``) is `value`."""
+        self._tensors[name].index_fill_(0, self._rows_of(rows), value)
 
     def keep(self, rows: Tensor) -> None:
         """Only these recoveries stay, in this order; one that is named twice is there twice from now on."""
