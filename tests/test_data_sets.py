@@ -326,6 +326,36 @@ def test_what_is_no_data_set_is_refused(tmp_path):
     assert data.read_dataset(tmp_path / "d", "cifar10")[0].shape[1] == 3
 
 
+@pytest.mark.parametrize("kind", ALL)
+def test_damage_gives_images_or_an_error_that_names_the_file(kind, tmp_path):
+    path, _, _ = make(kind, tmp_path)
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    random = np.random.default_rng(1)
+    messages = []
+    for attempt in range(60):
+        file = files[random.integers(len(files))]
+        whole = file.read_bytes()
+        damaged = bytearray(whole)
+        if attempt % 3 == 0:
+            del damaged[random.integers(len(whole)) :]
+        else:  # mostly in the header
+            for _ in range(attempt % 7):
+                at = random.integers(min(len(whole), (64, 300, len(whole))[attempt % 3]))
+                damaged[at] = random.integers(256)
+        file.write_bytes(damaged)
+        try:
+            images, labels = data.read_dataset(path, kind.removesuffix(".gz"))
+        except ValueError as error:
+            messages.append(str(error))
+        else:
+            assert len(images) == len(labels)
+            assert images.min() >= 0
+            assert images.max() <= 1
+        file.write_bytes(whole)
+    assert len(messages) >= 10
+    assert [message for message in messages if str(tmp_path) not in message] == []
+
+
 def test_nothing_is_unpickled(monkeypatch, tmp_path):
     """A file that would run code when unpickled is refused by every reader, and runs none."""
 

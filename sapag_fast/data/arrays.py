@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -24,6 +25,9 @@ from sapag_fast.data.conventions import (
 
 PAIRS = (("images", "labels"), ("x", "y"), ("X", "Y"), ("X", "y"))
 LAYOUTS = ("NHW", "NHWC", "NCHW")
+# A name in the archive that is no text, a way of compression that is not known, a password.
+_ODD = (UnicodeDecodeError, NotImplementedError, RuntimeError)
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, *_ODD)
 
 
 def read_arrays(
@@ -74,7 +78,7 @@ def read_arrays(
                 )
             chosen = chosen_slice(first, count, shapes[0][0], path)
             values, numbers = (_rows(path, archive, name, chosen) for name in names)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+    except _DAMAGED as error:
         raise ValueError(f"{path}: damaged, truncated or no .npz file: {error}") from None
     if numbers.dtype.kind not in "iu":
         raise ValueError(f"{path}: {names[1]}: expected integers, found {numbers.dtype}")
@@ -112,7 +116,7 @@ def _described(path: Path, name: str, file: IO[bytes]) -> tuple[tuple[int, ...],
         if version not in read:
             raise ValueError(f"version {version} of the format is not read")
         shape, fortran, dtype = read[version](file)
-    except ValueError as error:
+    except (ValueError, tokenize.TokenError, SyntaxError) as error:
         raise ValueError(f"{path}: {name}: not an array of numbers: {error}") from None
     if dtype.kind not in "uif":
         raise ValueError(f"{path}: {name}: expected numbers, found {dtype} (Python objects are not read)")
@@ -136,7 +140,7 @@ def _rows(path: Path, archive: zipfile.ZipFile, name: str, chosen: slice) -> np.
 def _layout(path: Path, name: str, shape: tuple[int, ...], layout: str | None) -> str:
     if layout is not None and layout not in LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, found {layout!r}")
-    if len(shape) not in (3, 4) or 0 in shape:
+    if len(shape) not in (3, 4) or min(shape) < 1:
         raise ValueError(
             f"{path}: {name}: expected [N, H, W], [N, H, W, C] or [N, C, H, W], found {list(shape)}"
         )

@@ -128,7 +128,7 @@ def read_mnist(
     partner = _labels_of(images) if labels is None else existing(labels, "IDX file")
     shapes = [idx_shape(file) for file in (images, partner)]
     for file, shape, dimensions in zip((images, partner), shapes, (3, 1), strict=True):
-        if len(shape) != dimensions:
+        if len(shape) != dimensions or 0 in shape:
             what = "images [N, H, W]" if dimensions == 3 else "labels [N]"
             raise ValueError(f"{file}: expected {what}, found {_times(shape)}")
     if shapes[0][0] != shapes[1][0]:
