@@ -9,45 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sapag_fast.gradient_distance import GradientDistance
-from sapag_fast.models import LeNet, initialise
+from sapag_fast.models import LeNet, ResNet, initialise
 from sapag_fast.problem import Problem
 
 __all__ = ["NETWORKS", "Case", "make_case"]
-
-
-class _Block(nn.Module):
-    """ResNet's basic block (He et al., 2016)."""
-
-    def __init__(self, inner: int, width: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inner, width, 3, stride, 1, bias=False)
-        self.norm1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
-        self.norm2 = nn.BatchNorm2d(width)
-        self.short = nn.Identity()
-        if stride > 1 or inner != width:
-            self.short = nn.Sequential(nn.Conv2d(inner, width, 1, stride, bias=False), nn.BatchNorm2d(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.norm1(self.conv1(x)))
-        return F.relu(self.norm2(self.conv2(y)) + self.short(x))
-
-
-class ResNet18(nn.Module):
-    """The CIFAR form: a 3x3 stem, no pooling after it."""
-
-    def __init__(self, classes: int = 10) -> None:
-        super().__init__()
-        body: list[nn.Module] = [nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
-        inner = 64
-        for width, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
-            body += [_Block(inner, width, stride), _Block(width, width, 1)]
-            inner = width
-        self.body = nn.Sequential(*body)
-        self.fc = nn.Linear(512, classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.fc(self.body(images).mean((2, 3)))
 
 
 class _EncoderLayer(nn.Module):
@@ -82,6 +47,10 @@ class Encoder(nn.Module):
         return self.fc(self.layers(x).mean(1))
 
 
+def _resnet18() -> nn.Module:
+    return ResNet(widths=(64, 128, 256, 512), blocks=2, shortcut="projection").eval()
+
+
 def _mlp() -> nn.Module:
     return nn.Sequential(
         nn.Flatten(),
@@ -95,7 +64,7 @@ def _mlp() -> nn.Module:
 
 NETWORKS = {
     "LeNet": (lambda: initialise(LeNet(), "normal.1"), (1, 28, 28), 64),
-    "ResNet-18, BatchNorm eval": (lambda: ResNet18().eval(), (3, 32, 32), 16),
+    "ResNet-18, BatchNorm eval": (_resnet18, (3, 32, 32), 16),
     "MLP 784-4096-4096-10": (_mlp, (784,), 64),
     "transformer, 2 layers": (lambda: Encoder(), (16, 128), 32),
 }

@@ -14,6 +14,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sapag_fast.checkpoint import fingerprint
+from sapag_fast.models import FunctionalActivation
 
 __all__ = ["MOST_EPOCHS", "OPTIMIZERS", "Phase", "train_to"]
 
@@ -28,8 +30,8 @@ MOST_EPOCHS = 300
 """Where an accuracy is asked for without a number of epochs, training gives up here."""
 
 OPTIMIZERS: dict[str, tuple[float, Callable[..., torch.optim.Optimizer]]] = {
-    "sgd": (0.1, lambda parameters, lr: torch.optim.SGD(parameters, lr, momentum=0.9)),
-    "adam": (0.003, lambda parameters, lr: torch.optim.Adam(parameters, lr)),
+    "sgd": (0.01, lambda parameters, lr: torch.optim.SGD(parameters, lr, momentum=0.9)),
+    "adam": (0.001, lambda parameters, lr: torch.optim.Adam(parameters, lr)),
 }
 """Default learning rate and constructor by name; SGD has momentum 0.9."""
 
@@ -81,7 +83,7 @@ def train_to(
         gives up after `MOST_EPOCHS`; see `Phase.reached`.
     optimizer : {"adam", "sgd"}
     lr : float, optional
-        None: 0.003 for Adam, 0.1 for SGD.
+        None: 0.001 for Adam, 0.01 for SGD.
     seed : int
         Of the order of the images, drawn anew each epoch, and of dropout.
     cache : str or Path, optional
@@ -99,10 +101,12 @@ def train_to(
     Raises
     ------
     ValueError
-        For arguments that do not fit, and when the loss does not stay finite.
+        For arguments that do not fit, when the loss does not stay finite, and with `cache` for an activation
+        that is a lambda or a function inside another.
     """
     _check(images, labels, epochs, accuracy, optimizer, lr, batch_size)
     lr = OPTIMIZERS[optimizer][0] if lr is None else lr
+    epochs = MOST_EPOCHS if epochs is None else epochs
     settings = {
         "epochs": epochs,
         "accuracy": accuracy,
@@ -110,7 +114,6 @@ def train_to(
         "lr": lr,
         "batch_size": batch_size,
         "seed": seed,
-        "most_epochs": MOST_EPOCHS,
     }
     trained = copy.deepcopy(model)
     path = name = None
@@ -124,7 +127,7 @@ def train_to(
     modes = [(module, module.training) for module in trained.modules()]
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.enable_grad():
         torch.manual_seed(seed)
-        with _bar(progress, MOST_EPOCHS if epochs is None else epochs) as told:
+        with _bar(progress, epochs) as told:
             phase = _train(trained, images, labels, epochs, accuracy, optimizer, lr, batch_size, seed, told)
     for module, mode in modes:
         module.training = mode
@@ -165,7 +168,7 @@ def _train(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
-    epochs: int | None,
+    epochs: int,
     accuracy: float | None,
     optimizer: str,
     lr: float,
@@ -179,7 +182,7 @@ def _train(
     search = OPTIMIZERS[optimizer][1](trainable, lr)
     order = torch.Generator().manual_seed(seed)
     phase = _phase(model, images, labels, 0, 0, accuracy)
-    for epoch in range(1, (MOST_EPOCHS if epochs is None else epochs) + 1):
+    for epoch in range(1, epochs + 1):
         if phase.reached:
             break
         model.train()
@@ -215,13 +218,17 @@ def _phase(
 
 
 def _fingerprint(model: nn.Module, images: Tensor, labels: Tensor, settings: dict[str, object]) -> str:
-    """What decides the trained weights: structure and code of the model, its state, data and settings."""
+    """What decides the trained weights: structure and code of the model (not of what its code calls), its
+    state, data and settings.
+    """
     state = model.state_dict()
-    sources = {kind: _source(kind) for kind in {type(module) for module in model.modules()}}
+    modules = dict(model.named_modules())
+    used: list[Callable] = [type(module) for module in modules.values()]
+    used += [m.function for m in modules.values() if isinstance(m, FunctionalActivation)]
     words = [
         repr(model),
-        sorted((f"{kind.__module__}.{kind.__qualname__}", source) for kind, source in sources.items()),
-        [(name, module.training) for name, module in model.named_modules()],
+        sorted({_code(kind) for kind in used}),
+        [(name, module.training) for name, module in modules.items()],
         [(name, parameter.requires_grad) for name, parameter in model.named_parameters()],
         list(state),
         settings,
@@ -229,14 +236,22 @@ def _fingerprint(model: nn.Module, images: Tensor, labels: Tensor, settings: dic
     return fingerprint(words, [*state.values(), images, labels])
 
 
-def _source(kind: type[nn.Module]) -> str:
-    """A module's code, except torch's own and what has none to read (an interactive session's)."""
-    if kind.__module__.partition(".")[0] == "torch":
-        return ""
+def _code(used: Callable) -> tuple[str, str]:
+    """Full name and source of a class or function; of torch's own, and where there is none to read (an
+    interactive session's), the name alone. Raises ValueError for a function that its name does not tell.
+    """
+    used = used.func if isinstance(used, partial) else used
+    named = used if hasattr(used, "__qualname__") else type(used)
+    if "<" in named.__qualname__ and not isinstance(named, type):
+        # Neither which lambda of a line it is nor what it closes over shows in its source.
+        raise ValueError(f"cache: {named.__qualname__} could be any function; expected one of a module")
+    name = f"{named.__module__}.{named.__qualname__}"
+    if name.startswith("torch."):
+        return name, ""
     try:
-        return inspect.getsource(kind)
+        return name, inspect.getsource(named)
     except (OSError, TypeError):
-        return ""
+        return name, ""
 
 
 def _folder(cache: str | Path) -> Path:

@@ -36,7 +36,12 @@ class FunctionalActivation(nn.Module):
         return self.function(x)
 
     def extra_repr(self) -> str:
-        return getattr(self.function, "__qualname__", None) or repr(self.function)
+        """The function's name, and what a ``functools.partial`` binds; never an address."""
+        function, bound = self.function, ""
+        if isinstance(function, partial):
+            given = [*map(repr, function.args), *(f"{k}={v!r}" for k, v in function.keywords.items())]
+            function, bound = function.func, f"({', '.join(given)})"
+        return getattr(function, "__qualname__", type(function).__qualname__) + bound
 
 
 def make_activation(activation: Activation) -> nn.Module:

@@ -71,9 +71,10 @@ def initialise(model: nn.Module, name: str, *, seed: int = 0) -> nn.Module:
     modules' own ``reset_parameters`` draws. The numbers are drawn on the CPU from `seed`, so they do not
     depend on the device, and the global generator is left as it was.
 
-    Normalisation layers keep weight 1 and bias 0 under every name: their scale is no weight in the sense of
-    these schemes. An embedding is filled as a linear layer's weight of its shape ``[tokens, H]`` is (fan in
-    H, fan out tokens), and its padding row stays zero; ``default`` draws it from N(0, 1).
+    Normalisation layers get weight 1, bias 0 and fresh running statistics under every name: their scale is no
+    weight in the sense of these schemes. An embedding is filled as a linear layer's weight of its shape
+    ``[tokens, H]`` is (fan in H, fan out tokens), and its padding row stays zero; ``default`` draws it from
+    N(0, 1).
 
     Raises
     ------
@@ -92,12 +93,14 @@ def initialise(model: nn.Module, name: str, *, seed: int = 0) -> nn.Module:
                     reset()
     else:
         generator = torch.Generator().manual_seed(seed)
-        norms = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
+        norms = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
         with torch.no_grad():
             for module in draft.modules():
+                if isinstance(module, norms):
+                    module.reset_parameters()
+                    continue
                 for parameter in module.parameters(recurse=False):
-                    if not isinstance(module, norms):
-                        _FILLS[name](parameter, generator)
+                    _FILLS[name](parameter, generator)
                 if isinstance(module, nn.Embedding) and module.padding_idx is not None:
                     module.weight[module.padding_idx] = 0
     model.load_state_dict(draft.state_dict())
