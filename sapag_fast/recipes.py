@@ -96,7 +96,6 @@ RECIPES: dict[str, Recipe] = {
         bandwidth=0.1,
         line_search="armijo",
         surrogate=Surrogate(),
-        starts=("grey",),
     ),
     "relu-adam": Recipe(
         "relu-adam",
@@ -110,7 +109,9 @@ RECIPES: dict[str, Recipe] = {
         clip=True,
     ),
 }
-"""By name. ``smooth`` stands for the three smooth ones: the input's shape and the batch decide."""
+"""By name. ``smooth`` stands for the three smooth ones: the input's shape and the batch decide. ``relu`` goes
+through the surrogate, ``relu-adam`` is the best that was found on the bare network.
+"""
 
 _KINKED = ("relu", "threshold", "hardtanh", "hardsigmoid", "rrelu", "leaky_relu", "prelu")
 
@@ -205,7 +206,12 @@ def apply_overrides(
         lbfgs = optimizer == "lbfgs"
         milestones = () if lbfgs else (3 / 8, 5 / 8, 7 / 8)
         recipe = replace(
-            recipe, optimizer=optimizer, lr=1.0 if lbfgs else 0.1, milestones=milestones, clip=not lbfgs
+            recipe,
+            optimizer=optimizer,
+            lr=1.0 if lbfgs else 0.1,
+            line_search=None,
+            milestones=milestones,
+            clip=not lbfgs,
         )
     if steps is not None:
         recipe = replace(recipe, steps=check.check_count("steps", steps))

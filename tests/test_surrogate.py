@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from sapag_fast import recover
 from sapag_fast.attack import run_attack
 from sapag_fast.basis import make_basis
+from sapag_fast.checkpoint import Checkpoint
 from sapag_fast.explicit import ExplicitMatching
 from sapag_fast.gradient_distance import GradientDistance
 from sapag_fast.matching import SequentialMatching, VmapMatching, choose_matching
@@ -387,6 +388,8 @@ def test_recover_takes_a_surrogate():
     assert recover(model, target, (1, 16, 16), **options).recipe.surrogate is None
     found = recover(model, target, (1, 16, 16), surrogate="softplus", **options)
     assert found.recipe.surrogate == Surrogate()
+    adam = recover(model, target, (1, 16, 16), **options | {"recipe": "relu", "optimizer": "adam"}).recipe
+    assert (adam.optimizer, adam.line_search, adam.surrogate) == ("adam", None, Surrogate())
     own = Surrogate(stages=3)
     assert recover(model, target, (1, 16, 16), surrogate=own, **options).recipe.surrogate is own
     with pytest.raises(ValueError, match="surrogate must be 'softplus', False or a Surrogate, found 'gelu'"):
@@ -414,3 +417,17 @@ def test_denormals_are_given_back():
     with flushed_denormals(False):
         assert not _flushes()
     assert flushed == torch.set_flush_denormal(False)
+
+
+def test_a_stopped_search_goes_on_with_the_same_bits(tmp_path):
+    def stop(done, _):
+        if done >= 16:  # the second stage ends there
+            raise KeyboardInterrupt
+
+    whole = _attack(Bowls(3), rows=6, check_every=3)
+    path = tmp_path / "state.safetensors"
+    broken = _attack(Bowls(3), rows=6, check_every=3, progress=stop, checkpoint=Checkpoint(path, "x"))
+    assert not any(broken.ended)
+    again = _attack(Bowls(3), rows=6, check_every=3, checkpoint=Checkpoint(path, "x"))
+    assert torch.equal(again.inputs, whole.inputs)
+    assert torch.equal(again.history, whole.history)
