@@ -13,8 +13,9 @@ from sapag_fast.basis import make_basis
 from sapag_fast.gradient_distance import GradientDistance
 from sapag_fast.priors import require_image_shape
 from sapag_fast.problem import Problem
-from sapag_fast.recipes import OperatorRecorder, Recipe, apply_overrides, choose_recipe
+from sapag_fast.recipes import Recipe, apply_overrides, choose_recipe
 from sapag_fast.segments import model_layers
+from sapag_fast.trial import classes_of, trial
 from sapag_fast.victims import Listed
 
 __all__ = ["AuditOptions", "Group", "as_problem", "grouped"]
@@ -75,7 +76,7 @@ def grouped(
     for (shape, batch_size), members in alike.items():
         name = f"{'x'.join(map(str, shape))}, {batch_size} image(s)"
         try:
-            classes, piecewise_linear = _trial(model, shape, batch_size, device)
+            classes, piecewise_linear = _looked_at(model, shape, batch_size, device)
         except Exception as error:
             reason = f"input shape {list(shape)}: the model rejects it: {error}"
             faults |= dict.fromkeys((victim.name for victim in members), reason)
@@ -90,18 +91,16 @@ def as_problem(model: nn.Module, target: Sequence[Tensor | None]) -> Problem:
     return Problem(model, F.cross_entropy, GradientDistance(), target)
 
 
-def _trial(
+def _looked_at(
     model: nn.Module, shape: tuple[int, ...], batch_size: int, device: torch.device
 ) -> tuple[int | None, bool]:
     """The number of outputs, and whether activations with a kink ran."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     problem = as_problem(model, [None] * len(trained))
-    zeros = torch.zeros(batch_size, *shape, dtype=trained[0].dtype, device=device)
     devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), torch.no_grad(), OperatorRecorder() as recorder:
-        output = problem.output(problem.parameters, problem.fresh_buffers(), zeros)
-    logits = isinstance(output, Tensor) and output.dim() == 2
-    return output.shape[1] if logits else None, recorder.piecewise_linear
+    with torch.random.fork_rng(devices=devices):
+        output, recorder = trial(problem, shape, batch_size, trained[0].dtype, device)
+    return classes_of(output), recorder.piecewise_linear
 
 
 def _recipe(

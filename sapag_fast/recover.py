@@ -26,6 +26,7 @@ from sapag_fast.recovery import Recovery, winners
 from sapag_fast.segments import model_layers
 from sapag_fast.starts import make_start, recovery_generator
 from sapag_fast.surrogate import Surrogate, flushed_denormals
+from sapag_fast.trial import classes_of, trial
 
 if TYPE_CHECKING:
     from sapag_fast.checkpoint import Checkpoint
@@ -59,26 +60,17 @@ def _progress_callback(progress: object, steps: int) -> Iterator[Callable[[int, 
         yield lambda done, best: bar.update(task, completed=done, lowest=f"{best.min().item():.3g}")
 
 
-def _trial(
+def _tried(
     problem: Problem, input_shape: tuple[int, ...], batch_size: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, OperatorRecorder]:
-    """One forward on zeros: the output, and what operators ran."""
-    recorder = OperatorRecorder()
-    zeros = torch.zeros(batch_size, *input_shape, dtype=dtype, device=device)
+    """`trial`, with an error that names the arguments."""
     try:
-        with torch.no_grad(), recorder:
-            output = problem.output(problem.parameters, problem.fresh_buffers(), zeros)
+        return trial(problem, input_shape, batch_size, dtype, device)
     except Exception as error:
         raise ValueError(
             f"input_shape {list(input_shape)} with batch_size {batch_size}: the model rejects inputs "
-            f"of shape {list(zeros.shape)} ({type(error).__name__}: {error})"
+            f"of shape {[batch_size, *input_shape]} ({type(error).__name__}: {error})"
         ) from error
-    return output, recorder
-
-
-def _classes(output: object) -> int | None:
-    """Number of outputs, if the model gives one vector of logits for each image."""
-    return output.shape[1] if isinstance(output, Tensor) and output.dim() == 2 else None
 
 
 def _rows(
@@ -226,8 +218,8 @@ def recover(
         draft = Problem(
             model, loss, GradientDistance(), targets, restarts=restarts, joint=joint, device=device
         )
-        output, recorder = _trial(draft, shape, batch_size, dtype, place)
-        classes = _classes(output)
+        output, recorder = _tried(draft, shape, batch_size, dtype, place)
+        classes = classes_of(output)
         settings = apply_overrides(
             choose_recipe(recipe, shape, batch_size, piecewise_linear=recorder.piecewise_linear),
             distance=distance,
