@@ -222,11 +222,11 @@ class _Attack:
         if not (busy := self._busy):
             return False
         ages = self.batch.age.tolist()
+        self.steady = False
         if changed := [row for row in busy if ages[row] in self.borders]:
             self.batch.renew(changed)
         left = [border - ages[row] for row in busy for border in (*self.borders, self.steps)]
         count = min(evaluations, *(steps for steps in left if steps > 0))
-        self.steady = False
         try:
             if self.step is None and self.graphs and count >= WORTH_CAPTURING:
                 self.step = captured(self.batch.step, self.starts.device)
