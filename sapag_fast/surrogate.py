@@ -29,7 +29,7 @@ class Surrogate:
     """How the stand-in sharpens over a search: stage k of ``stages`` has a constant β, in geometric steps.
 
     The last β is a compromise: the sharper it is, the nearer the true input comes to the best match, and the
-    more evaluations it takes to get there (with 300 on a ConvNet, 300 and 1000 do worse than 50 to 100).
+    more evaluations it takes to get there.
 
     Attributes
     ----------
