@@ -87,7 +87,7 @@ setup(
         "sapag_fast.optimizers",
     ],
     package_dir={"sapag_fast.kernels": "kernels"},
-    package_data={"sapag_fast": ["py.typed", "templates/*.html"]},
+    package_data={"sapag_fast": ["py.typed", "certificates.json", "templates/*.html"]},
     ext_modules=[
         CppExtension(
             "sapag_fast._C",

@@ -6,8 +6,8 @@ some have ended, waiting ones take their rows, and when none waits the batch shr
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,52 +21,12 @@ from sapag_fast.memory import is_out_of_memory
 from sapag_fast.objective import Objective
 from sapag_fast.optimizers import LBFGS, Adam, Optimizer
 from sapag_fast.recipes import Recipe
-from sapag_fast.tasks import Outcomes, Queue
+from sapag_fast.tasks import AttackResult, Outcomes, Queue
 
 if TYPE_CHECKING:
     from sapag_fast.checkpoint import Checkpoint
 
 __all__ = ["AttackResult", "make_optimizer", "run_attack"]
-
-
-@dataclass(frozen=True)
-class AttackResult:
-    """What every task (victim x restart, T of them, victim by victim) ended with.
-
-    Attributes
-    ----------
-    inputs : Tensor
-        ``[T, B, *input_shape]``, the iterate with the lowest finite objective (distance plus penalties).
-    labels : Tensor
-        ``[T, B]`` or, with joint labels, the logits ``[T, B, classes]`` that go with it.
-    distance, objective : Tensor
-        ``[T]`` at that iterate, without and with penalties; inf where no iterate was finite.
-    evaluations : Tensor
-        ``[T]``, int64, evaluations until the task stopped; 0 where it never began, its victim being solved.
-    finite : Tensor
-        ``[T]``, bool, False where the task stopped on a non-finite value.
-    history : Tensor
-        ``[evaluations of the longest, T]``, the distance at each evaluation, nan after it stopped.
-    ended : tuple of bool
-        T; False where an interrupt came before.
-    rows : int
-        Recoveries that ran at once, at the end: fewer than asked for after memory had run out.
-    """
-
-    inputs: Tensor
-    labels: Tensor
-    distance: Tensor
-    objective: Tensor
-    evaluations: Tensor
-    finite: Tensor
-    history: Tensor
-    ended: tuple[bool, ...]
-    rows: int
-
-    @property
-    def interrupted(self) -> bool:
-        """Whether a KeyboardInterrupt ended the loop."""
-        return not all(self.ended)
 
 
 def make_optimizer(recipe: Recipe, steps: int, rows: int, size: int, like: Tensor) -> Optimizer:
@@ -87,10 +47,11 @@ def run_attack(
     *,
     recipe: Recipe,
     steps: int,
-    basis: Basis,
+    basis: Basis | Sequence[Basis],
     bounds: tuple[float, float] | None,
     joint: bool = False,
     restarts: int = 1,
+    certified_at: Sequence[float] | None = None,
     rows: int | None = None,
     progress: Callable[[int, Tensor], object] | None = None,
     on_victim: Callable[[int, AttackResult], object] | None = None,
@@ -115,12 +76,16 @@ def run_attack(
         Optimiser, penalties, clipping, stop.
     steps : int
         Evaluations of a task.
-    basis : Basis
-        Coordinates of the search.
+    basis : Basis or sequence of Basis
+        Coordinates of the search; of several, restart k's are the k-th, and round again.
     bounds : pair of float or None
         The box of the penalty and of the clipping.
     restarts : int
         Tasks of a victim; once one of them comes below the recipe's ``stop_distance``, all of them end.
+    certified_at : sequence of float, optional
+        For each victim a distance: once one of its tasks comes so close, that one goes on to its end, and the
+        others end. Negative: never. Through a surrogate, a task counts when it ends, by the network's own
+        distance. Which tasks end when is a matter of evaluations, never of time.
     rows : int, optional
         Tasks at once; None: all. Halved whenever memory runs out, and the tasks under way begin anew.
     progress : callable, optional
@@ -137,12 +102,13 @@ def run_attack(
         matching,
         recipe=recipe,
         steps=steps,
-        basis=basis,
+        bases=(basis,) if isinstance(basis, Basis) else basis,
         bounds=bounds,
         shape=starts.shape[1:],
         joint=joint,
     )
-    attack = _Attack(objective, starts, labels, restarts, rows or starts.shape[0], graphs=graphs)
+    rows = rows or starts.shape[0]
+    attack = _Attack(objective, starts, labels, restarts, rows, certified_at=certified_at, graphs=graphs)
     state = checkpoint.read() if checkpoint is not None else None
     if state is not None:
         attack.load(state)
@@ -183,13 +149,16 @@ class _Attack:
         restarts: int,
         rows: int,
         *,
+        certified_at: Sequence[float] | None,
         graphs: bool,
     ) -> None:
         self.objective, self.restarts, self.graphs = objective, restarts, graphs
+        self.certified_at = certified_at
         self.recipe, self.steps = objective.recipe, objective.steps
         surrogate = self.recipe.surrogate
         self.borders = () if surrogate is None else surrogate.borders(self.steps)
-        self.starts = self.objective.variables(starts.detach(), labels)
+        self.restart_of = torch.arange(starts.shape[0], device=starts.device) % restarts
+        self.starts = self.objective.variables(starts.detach(), labels, self.restart_of)
         self.labels = labels
         self.queue = Queue(starts.shape[0] // restarts, restarts)
         self.outcomes = Outcomes(self.starts, labels, self.steps)
@@ -201,13 +170,18 @@ class _Attack:
     def _filled(self) -> Batch:
         tasks = self.queue.take(self.rows)
         optimizer = make_optimizer(self.recipe, self.steps, len(tasks), self.starts.shape[1], self.starts)
-        batch = Batch(self.objective, optimizer, self.starts[tasks], self.labels[tasks], tasks)
+        of_tasks = (self.starts[tasks], self.labels[tasks], self.restart_of[tasks])
+        batch = Batch(self.objective, optimizer, *of_tasks, tasks)
         self._changed(batch)
         return batch
 
     def _changed(self, batch: Batch) -> None:
         """Rows have left or joined."""
-        victims = [max(task, 0) // self.restarts for task in batch.tasks]
+        self._retarget([max(task, 0) for task in batch.tasks])
+
+    def _retarget(self, tasks: list[int]) -> None:
+        """The next evaluation is of these tasks' victims."""
+        victims = [task // self.restarts for task in tasks]
         self.objective.matching.retarget(torch.tensor(victims, device=self.starts.device))
         self.step: Callable[[], None] | None = None
 
@@ -264,21 +238,68 @@ class _Attack:
             for row in busy
             if age[row] >= self.steps or not alive[row] or batch.tasks[row] // self.restarts in solved
         ]
-        self.outcomes.skip(self.queue.drop(solved))
-        if not leaving:
+        self._end(leaving)
+        chosen = self._certified(busy, leaving, best)
+        self.outcomes.skip(self.queue.drop(solved | chosen.keys()))
+        gone = set(leaving)
+        others = [
+            row
+            for row in busy
+            if row not in gone and chosen.get(batch.tasks[row] // self.restarts, row) != row
+        ]
+        self._end(others)
+        if not (leaving := sorted(leaving + others)):
             return
-        self.outcomes.collect(batch, leaving)
         batch.idle(leaving)
         joining = self.queue.take(len(leaving))
         if joining:
-            batch.begin(leaving[: len(joining)], joining, self.starts[joining], self.labels[joining])
+            of_tasks = (self.starts[joining], self.labels[joining], self.restart_of[joining])
+            batch.begin(leaving[: len(joining)], joining, *of_tasks)
         if (rest := self._busy) and len(rest) < len(batch.tasks) and not self.queue.waiting:
             batch.keep(rest)
         self._changed(batch)
 
+    def _end(self, rows: list[int]) -> None:
+        if rows:
+            self.outcomes.collect(self.batch, rows, self._distances(rows))
+
+    def _distances(self, rows: list[int]) -> Tensor:
+        """The network's own distance at the best iterates of these rows."""
+        batch = self.batch
+        at = torch.tensor(rows, dtype=torch.long, device=self.starts.device)
+        matched = batch.best_distance[at]
+        if self.recipe.surrogate is None:
+            return matched
+        self._retarget([batch.tasks[row] for row in rows])
+        # Dropout's numbers here are none of the search's.
+        with torch.random.fork_rng(devices=[at.device] if at.device.type == "cuda" else []):
+            found = self.objective.network_distance(
+                batch.best_variables[at], batch.labels[at], batch.restarts[at]
+            )
+        self._changed(batch)
+        return torch.where(torch.isfinite(matched) & torch.isfinite(found), found, torch.inf)
+
+    def _certified(self, busy: list[int], ended: list[int], best: list[float]) -> dict[int, int]:
+        """Of each victim that a row has certified, the row that has come closest: through a surrogate one of
+        those that have ended, else any one under way.
+        """
+        if self.certified_at is None:
+            return {}
+        if self.recipe.surrogate is None:
+            seen = [(best[row], row) for row in busy]
+        else:
+            distance = self.outcomes.distance[[self.batch.tasks[row] for row in ended]]
+            seen = list(zip(distance.tolist(), ended, strict=True))
+        victims = [self.batch.tasks[row] // self.restarts for _, row in seen]
+        found: dict[int, tuple[float, int]] = {}
+        for victim, (distance, row) in zip(victims, seen, strict=True):
+            if distance <= self.certified_at[victim]:
+                found[victim] = min(found.get(victim, (math.inf, row)), (distance, row))
+        return {victim: row for victim, (_, row) in found.items()}
+
     def progress(self) -> tuple[int, Tensor]:
         """Evaluations, averaged over all tasks, and the lowest distance of each so far."""
-        lowest, busy = self.outcomes.distance.clone(), self._busy
+        lowest, busy = self.outcomes.matched.clone(), self._busy
         tasks = [self.batch.tasks[row] for row in busy]
         lowest[tasks] = self.batch.best_distance[busy]
         done = sum(self.outcomes.ended) * self.steps + int(self.batch.age[busy].sum())
@@ -292,7 +313,8 @@ class _Attack:
 
     def interrupt(self) -> None:
         """Rows under way keep their best iterates."""
-        self.outcomes.copy(self.batch, self._busy)
+        if rows := self._busy:
+            self.outcomes.copy(self.batch, rows, self._distances(rows))
 
     def result(self, victim: int | None = None) -> AttackResult:
         """Of one victim, or of all."""
@@ -301,8 +323,9 @@ class _Attack:
         variables, evaluations = found.variables[of], found.evaluations[of]
         longest = int(evaluations.max()) if len(evaluations) else 0
         return AttackResult(
-            inputs=self.objective.inputs(variables),
+            inputs=self.objective.inputs(variables, self.restart_of[of]),
             labels=self.objective.labels(variables, found.labels[of]),
+            matched=found.matched[of],
             distance=found.distance[of],
             objective=found.objective[of],
             evaluations=evaluations,

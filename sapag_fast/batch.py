@@ -26,6 +26,8 @@ class Batch:
     ----------
     tasks : list of int
         R, the task of each row, or `IDLE`.
+    restarts : Tensor
+        ``[R]``, int64, which restart of its victim the row's task is: it decides basis and prior weights.
     age : Tensor
         ``[R]``, int64, evaluations since the row's task began, frozen or not.
     evaluations : Tensor
@@ -41,6 +43,7 @@ class Batch:
     _tensors = (
         "variables",
         "labels",
+        "restarts",
         "best_variables",
         "best",
         "best_distance",
@@ -56,6 +59,7 @@ class Batch:
         optimizer: Optimizer,
         variables: Tensor,
         labels: Tensor,
+        restarts: Tensor,
         tasks: Sequence[int],
     ) -> None:
         rows = variables.shape[0]
@@ -63,6 +67,7 @@ class Batch:
         self.tasks = list(tasks)
         self.variables = variables.clone()
         self.labels = labels.clone()
+        self.restarts = restarts.clone()
         self.best_variables = variables.clone()
         self.best = variables.new_full((rows,), torch.inf)
         self.best_distance = self.best.clone()
@@ -73,7 +78,7 @@ class Batch:
 
     def step(self) -> None:
         """One evaluation of every row, and one step of the optimiser."""
-        found = self.objective.evaluate(self.variables, self.labels, self.age)
+        found = self.objective.evaluate(self.variables, self.labels, self.age, self.restarts)
         self.evaluations += self.alive
         # A sum is finite only if all its terms are (or they overflow, which is no better).
         finite = torch.isfinite(found.objective) & torch.isfinite(found.gradient.sum(1))
@@ -101,7 +106,9 @@ class Batch:
         self.best[at] = torch.where(self.alive[at], torch.inf, self.best[at])
         self.optimizer.resume(at)
 
-    def begin(self, rows: Sequence[int], tasks: Sequence[int], variables: Tensor, labels: Tensor) -> None:
+    def begin(
+        self, rows: Sequence[int], tasks: Sequence[int], variables: Tensor, labels: Tensor, restarts: Tensor
+    ) -> None:
         """Give these rows new tasks, which begin at `variables` ``[len(rows), N]``."""
         at = torch.tensor(rows, dtype=torch.long, device=self.variables.device)
         for row, task in zip(rows, tasks, strict=True):
@@ -109,6 +116,7 @@ class Batch:
         self.variables[at] = variables
         self.best_variables[at] = variables
         self.labels[at] = labels
+        self.restarts[at] = restarts
         self.best[at] = torch.inf
         self.best_distance[at] = torch.inf
         self.alive[at] = True

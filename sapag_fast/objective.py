@@ -4,7 +4,7 @@ of the search.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -39,8 +39,8 @@ class Objective:
         Weights of the penalties.
     steps : int
         Evaluations of each recovery: total variation changes its weight on the way.
-    basis : Basis
-        Coordinates of the search.
+    bases : sequence of Basis
+        Coordinates of the search: restart k's are the k-th, and round again.
     bounds : pair of float or None
         The box of the penalty.
     shape : sequence of int
@@ -55,7 +55,7 @@ class Objective:
         *,
         recipe: Recipe,
         steps: int,
-        basis: Basis,
+        bases: Sequence[Basis],
         bounds: tuple[float, float] | None,
         shape: Sequence[int],
         joint: bool = False,
@@ -63,7 +63,7 @@ class Objective:
         self.matching = matching
         self.recipe = recipe
         self.steps = steps
-        self.basis = basis
+        self.bases = tuple(bases)
         self.bounds = bounds
         self.shape = tuple(shape)
         self.pixels = 1
@@ -71,22 +71,41 @@ class Objective:
             self.pixels *= size
         self.joint = joint
 
-    def variables(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        """``[R, N]`` from inputs ``[R, B, *input_shape]`` and, with joint labels, their logits."""
-        flat = self.basis.inverse(inputs).reshape(inputs.shape[0], -1)
+    def variables(self, inputs: Tensor, labels: Tensor, restarts: Tensor) -> Tensor:
+        """``[R, N]`` from inputs ``[R, B, *input_shape]`` and, with joint labels, their logits; `restarts`
+        ``[R]``, int64, tells which restart of its victim each row is.
+        """
+        flat = self._mapped([basis.inverse for basis in self.bases], inputs, restarts)
+        flat = flat.reshape(inputs.shape[0], -1)
         return torch.cat((flat, labels.flatten(1)), 1) if self.joint else flat
 
-    def inputs(self, variables: Tensor) -> Tensor:
+    def inputs(self, variables: Tensor, restarts: Tensor) -> Tensor:
         """``[R, B, *input_shape]`` from variables."""
-        return self.basis.forward(variables[:, : self.pixels].view(-1, *self.shape))
+        coordinates = variables[:, : self.pixels].view(-1, *self.shape)
+        return self._mapped([basis.forward for basis in self.bases], coordinates, restarts)
+
+    def _mapped(
+        self, maps: Sequence[Callable[[Tensor], Tensor]], tensors: Tensor, restarts: Tensor
+    ) -> Tensor:
+        """Each row of `tensors` ``[R, B, *input_shape]`` by the map of its restart's basis.
+
+        All maps take all rows, so that nothing depends on which rows a batch happens to hold.
+        """
+        found = maps[0](tensors)
+        for position, own in enumerate(maps[1:], 1):
+            mine = (restarts % len(maps) == position).view(-1, *[1] * (tensors.dim() - 1))
+            found = torch.where(mine, own(tensors), found)
+        return found
 
     def labels(self, variables: Tensor, known: Tensor) -> Tensor:
         """The labels that go with the variables: with joint labels the logits, else the `known` ones."""
         return variables[:, self.pixels :].view_as(known) if self.joint else known
 
-    def evaluate(self, variables: Tensor, known: Tensor, age: Tensor) -> Evaluation:
-        """Evaluate once; `age` ``[R]`` counts each recovery's evaluations so far."""
-        inputs = self.inputs(variables)
+    def evaluate(self, variables: Tensor, known: Tensor, age: Tensor, restarts: Tensor) -> Evaluation:
+        """Evaluate once; `age` ``[R]`` counts each recovery's evaluations so far, `restarts` ``[R]`` tells
+        which restart of its victim it is.
+        """
+        inputs = self.inputs(variables, restarts)
         surrogate = self.recipe.surrogate
         sharp = () if surrogate is None else (surrogate.sharpness(age, self.steps),)
         distance, gradient, label_gradient = self.matching.value_and_gradient(
@@ -99,14 +118,34 @@ class Objective:
             gradient = gradient.add(slope, alpha=self.recipe.box)
         if self.recipe.tv:
             value, slope = total_variation(inputs)
-            first, last = (value.new_full((), self.recipe.tv_at(at, self.steps)) for at in (0, self.steps))
-            weight = torch.where(age < self.recipe.tv_until * self.steps, first, last)
+            weight = self._tv_weights(age, restarts, value)
             objective = objective + weight * value
             gradient = torch.addcmul(gradient, slope, weight.view(-1, *[1] * (slope.dim() - 1)))
-        flat = self.basis.transpose(gradient).reshape(variables.shape[0], -1)
+        flat = self._mapped([basis.transpose for basis in self.bases], gradient, restarts)
+        flat = flat.reshape(variables.shape[0], -1)
         if label_gradient is not None:
             flat = torch.cat((flat, label_gradient.flatten(1)), 1)
         return Evaluation(distance, objective, flat)
+
+    def network_distance(self, variables: Tensor, known: Tensor, restarts: Tensor) -> Tensor:
+        """Distance ``[R]`` of the network itself, whatever stands in for it in the search."""
+        inputs = self.inputs(variables, restarts)
+        distance, _, _ = self.matching.value_and_gradient(inputs, self.labels(variables, known))
+        return distance.to(variables.dtype)
+
+    def _tv_weights(self, age: Tensor, restarts: Tensor, like: Tensor) -> Tensor:
+        """``[R]``, each row's by its age and restart. Constants alone are filled in: the device is not waited
+        for.
+        """
+        recipe, count = self.recipe, len(self.recipe.tv_weights)
+        found = like
+        for position in range(count):
+            first, last = (
+                like.new_full((), recipe.tv_at(at, self.steps, position)) for at in (0, self.steps)
+            )
+            own = torch.where(age < recipe.tv_until * self.steps, first, last)
+            found = own if position == 0 else torch.where(restarts % count == position, own, found)
+        return found
 
     def clip(self, variables: Tensor) -> None:
         """Clamp the inputs to the bounds, in place, where the recipe says so."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -43,10 +44,13 @@ class Recipe:
         Fractions of the steps after which Adam's rate is multiplied by 0.1.
     steps : int
         Evaluations of each restart.
-    basis : str
-        ``pixel`` or ``dct``.
+    basis : str or tuple of str
+        ``pixel`` or ``dct``; of several, restart k searches in the k-th, and round again.
     box, tv : float
         Weights of the penalties on leaving the bounds and on total variation.
+    tv_weights : tuple of float
+        Total variation of restart k has its weight multiplied by the k-th, and round again: which weight
+        serves a victim cannot be told without the truth, so restarts are a portfolio of weights as of starts.
     tv_until, tv_rest : float
         After this fraction of the steps total variation is multiplied by ``tv_rest``: it leads into the right
         valley, and then keeps the search from its floor (10 dB on digits, 5 on faces; nothing where the
@@ -72,9 +76,10 @@ class Recipe:
     line_search: str | None = None
     milestones: tuple[float, ...] = ()
     steps: int = 300
-    basis: str = "pixel"
+    basis: str | tuple[str, ...] = "pixel"
     box: float = 1.0
     tv: float = 1e-3
+    tv_weights: tuple[float, ...] = (1.0,)
     tv_until: float = 1.0
     tv_rest: float = 1.0
     clip: bool = False
@@ -82,9 +87,24 @@ class Recipe:
     starts: tuple[str, ...] = ("grey", "uniform", "blurred", "noise")
     stop_distance: float = 0.0
 
-    def tv_at(self, evaluation: int, steps: int) -> float:
+    def __post_init__(self) -> None:
+        if not self.tv_weights or not all(0.0 <= weight < math.inf for weight in self.tv_weights):
+            raise ValueError(
+                f"recipe {self.name!r}: tv_weights must be finite numbers from 0 on, at least one, found "
+                f"{self.tv_weights!r}"
+            )
+        if not self.bases:
+            raise ValueError(f"recipe {self.name!r}: basis must name at least one, found {self.basis!r}")
+
+    @property
+    def bases(self) -> tuple[str, ...]:
+        """``basis`` as a tuple."""
+        return (self.basis,) if isinstance(self.basis, str) else tuple(self.basis)
+
+    def tv_at(self, evaluation: int, steps: int, restart: int = 0) -> float:
         """Weight of total variation at an evaluation, counted from 0, of an attack of ``steps``."""
-        return self.tv if evaluation < self.tv_until * steps else self.tv * self.tv_rest
+        tv = self.tv * self.tv_weights[restart % len(self.tv_weights)]
+        return tv if evaluation < self.tv_until * steps else tv * self.tv_rest
 
 
 RECIPES: dict[str, Recipe] = {
@@ -151,6 +171,8 @@ def choose_recipe(
     """
     if isinstance(recipe, Recipe):
         return recipe
+    if recipe == "text":
+        raise ValueError("recipe 'text' is for sentences, which sapag_fast.recover_text recovers")
     if recipe != "auto" and recipe not in RECIPES:
         raise ValueError(f"unknown recipe {recipe!r}; expected a Recipe or one of auto, {', '.join(RECIPES)}")
     image = len(input_shape) == 3 and min(input_shape[-2:]) > 1
@@ -184,7 +206,7 @@ def apply_overrides(
     optimizer: str | None,
     steps: int | None,
     start: str | Sequence[str] | Tensor | None,
-    basis: str | None,
+    basis: str | Sequence[str] | None,
     box: float | None,
     tv: float | None,
     surrogate: str | bool | Surrogate | None = None,
@@ -226,14 +248,14 @@ def apply_overrides(
                 )
         recipe = replace(recipe, starts=kinds)
     if basis is not None:
-        recipe = replace(recipe, basis=basis)
+        recipe = replace(recipe, basis=basis if isinstance(basis, str) else tuple(basis))
     if box is not None:
         recipe = replace(recipe, box=check.check_weight("box", box))
     if tv is not None:
         recipe = replace(recipe, tv=check.check_weight("tv", tv))
     if surrogate is not None:
         recipe = replace(recipe, surrogate=_surrogate(surrogate, recipe))
-    if recipe.basis != "pixel":
+    if set(recipe.bases) != {"pixel"}:
         # Clamping coordinates of another basis would mean nothing.
         recipe = replace(recipe, clip=False)
     return recipe

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,19 +12,22 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sapag_fast import validation as check
-from sapag_fast.attack import AttackResult, make_optimizer, run_attack
+from sapag_fast.attack import run_attack
 from sapag_fast.basis import make_basis
+from sapag_fast.certificate import certifier_for
 from sapag_fast.gradient_distance import GradientDistance
 from sapag_fast.labels import infer_labels
-from sapag_fast.matching import Matching, choose_matching
-from sapag_fast.memory import free_bytes, peak_bytes, rows_that_fit
+from sapag_fast.matching import choose_matching
 from sapag_fast.priors import require_image_shape
 from sapag_fast.problem import Problem
+from sapag_fast.progress import progress_callback
 from sapag_fast.recipes import OperatorRecorder, Recipe, apply_overrides, choose_recipe
 from sapag_fast.recovery import Recovery, winners
+from sapag_fast.searches import MEASURED, searches_at_once
 from sapag_fast.segments import model_layers
 from sapag_fast.starts import make_start, recovery_generator
 from sapag_fast.surrogate import Surrogate, flushed_denormals
+from sapag_fast.tasks import AttackResult
 from sapag_fast.trial import classes_of, trial
 
 if TYPE_CHECKING:
@@ -34,30 +36,6 @@ if TYPE_CHECKING:
 __all__ = ["Recovery", "recover"]
 
 _NOISE_IMAGES = 64  # for the mean output that the label counts of a batch need
-_MEASURED = (2, 6)  # searches in the two steps by which memory is planned
-
-
-@contextlib.contextmanager
-def _progress_callback(progress: object, steps: int) -> Iterator[Callable[[int, Tensor], object] | None]:
-    if progress is None or progress is False:
-        yield None
-        return
-    if progress is not True:
-        yield check.check_callable("progress", progress)
-        return
-    # Here, so that machines that only run the kernels need no rich.
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("recovering"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("lowest distance {task.fields[lowest]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns) as bar:
-        task = bar.add_task("", total=steps, lowest="-")
-        yield lambda done, best: bar.update(task, completed=done, lowest=f"{best.min().item():.3g}")
 
 
 def _tried(
@@ -73,36 +51,6 @@ def _tried(
         ) from error
 
 
-def _rows(
-    matching: Matching,
-    starts: Tensor,
-    labels: Tensor,
-    victims: Tensor,
-    sharpness: Tensor | None,
-    recipe: Recipe,
-    variables: int,
-    max_memory: int | None,
-) -> int:
-    """Tasks that fit into memory at once: a power of two where they do not all fit, so that a little more or
-    less free memory leaves the bits of the results alone."""
-    tasks, device = starts.shape[0], starts.device
-    if tasks <= max(_MEASURED):
-        return tasks
-
-    def step(rows: int) -> int:
-        matching.retarget(victims[:rows])
-        sharp = None if sharpness is None else sharpness[:rows]
-        return peak_bytes(lambda: matching.value_and_gradient(starts[:rows], labels[:rows], sharp), device)
-
-    step(_MEASURED[0])  # what is set up once is none of a step's
-    measured = {rows: step(rows) for rows in _MEASURED}
-    kept = make_optimizer(recipe, recipe.steps, 1, variables, starts).state().values()
-    row_bytes = sum(t.nbytes for t in kept) + (4 * variables + recipe.steps) * starts.element_size()
-    budget = free_bytes(device) if max_memory is None else max_memory
-    rows = rows_that_fit(measured, row_bytes, budget)
-    return tasks if rows >= tasks else 2 ** (rows.bit_length() - 1)
-
-
 def recover(
     model: nn.Module,
     target: Iterable[Tensor | None],
@@ -112,13 +60,14 @@ def recover(
     batch_size: int = 1,
     labels: str | Tensor | Sequence[int] = "infer",
     restarts: int = 1,
+    stop_certified: bool = True,
     recipe: str | Recipe = "auto",
     distance: str | GradientDistance | None = None,
     layers: str | Sequence[int] = "modules",
     optimizer: str | None = None,
     steps: int | None = None,
     start: str | Sequence[str] | Tensor | None = None,
-    basis: str | None = None,
+    basis: str | Sequence[str] | None = None,
     surrogate: str | bool | Surrogate | None = None,
     box: float | None = None,
     tv: float | None = None,
@@ -156,15 +105,22 @@ def recover(
         ``"infer"`` (cross-entropy only: from the last linear layer's gradient), ``"joint"`` (soft labels
         searched together with the inputs, as in DLG), or the labels: ``[B]``, ``[R, B]``.
     restarts : int
-        Searches for each victim, from different starts.
+        Searches for each victim: a portfolio of starts, and where the recipe says so of prior weights and
+        bases, since neither can be chosen without the truth. The one with the lowest distance without
+        penalties wins.
+    stop_certified : bool
+        Once a restart of a victim is certified (see `Recovery.certificate`), it alone goes on to its end:
+        the victim's others stop, and those that wait never begin.
     recipe : str or Recipe
-        ``"auto"`` looks at the network and the input; the next arguments override it.
+        ``"auto"`` looks at the network and the input; ``"smooth"`` for networks without a kink, and
+        ``"relu"`` through the surrogate for those with one, look at the input alone; the other names of
+        `RECIPES` look at nothing. ``"text"`` is `recover_text`'s. The next arguments override the recipe.
     distance, optimizer, steps, start, basis, surrogate, box, tv
         None: from the recipe. A distance's kind or a `GradientDistance`; ``lbfgs``, ``adam``,
         ``signed-adam``; evaluations of each restart; kinds of start or a tensor ``[R, restarts, B,
-        *input_shape]`` (leading dimensions of 1 may be left out); ``pixel``, ``dct``; ``softplus`` (smooth
-        activations for those with a kink in the candidate's network alone, never in `model`), False or a
-        `Surrogate`; weights of the penalties.
+        *input_shape]`` (leading dimensions of 1 may be left out); ``pixel``, ``dct``, or several for the
+        restarts in turn; ``softplus`` (smooth activations for those with a kink in the candidate's network
+        alone, never in `model`), False or a `Surrogate`; weights of the penalties.
     layers : str or sequence of int
         Which gradients form a layer of the distance: ``modules`` (those of one submodule), ``shapes`` (a
         vector joins the tensor before it whose first dimension it shares), ``separate``, or a number for
@@ -253,15 +209,35 @@ def recover(
             known = known.repeat_interleave(restarts, 0)
         _check_loss(loss, output, known[0], joint)
 
-        basis_map = make_basis(settings.basis, shape, bounds=bounds, device=place, dtype=dtype)
+        place_of = {"bounds": bounds, "device": place, "dtype": dtype}
+        bases = [make_basis(name, shape, **place_of) for name in settings.bases]
         rows_of = draft.rows()
+        certifier = certifier_for(
+            draft,
+            settings,
+            shape,
+            batch_size,
+            kinked=recorder.piecewise_linear,
+            unusual=[
+                why
+                for why, so in (
+                    ("a loss of one's own", loss_fn is not None),
+                    ("labels searched jointly", joint),
+                    ("a distance or layers of one's own", layers != "modules" or distance is draft.distance),
+                    ("bounds other than 0 and 1", bounds != (0.0, 1.0)),
+                    (f"gradients of {dtype}", dtype not in (torch.float32, torch.float64)),
+                )
+                if so
+            ],
+        )
+        certified_at = certifier.thresholds if stop_certified else None
         # The fused attention kernels cannot be differentiated twice.
         with (
             sdpa_kernel(SDPBackend.MATH),
             flushed_denormals(settings.surrogate is not None and place.type == "cpu"),
-            _progress_callback(progress, settings.steps) as callback,
+            progress_callback(progress, settings.steps) as callback,
         ):
-            few = min(starts.shape[0], max(_MEASURED))
+            few = min(starts.shape[0], max(MEASURED))
             sharp = None
             if settings.surrogate is not None:
                 sharp = settings.surrogate.sharpness(torch.zeros(few, device=place), settings.steps)
@@ -279,11 +255,13 @@ def recover(
                 size = starts[0].numel() + (known[0].numel() if joint else 0)
                 with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
                     # At once as many as measured, or as many given: the same random numbers afterwards.
-                    rows = _rows(matching, starts, known, rows_of, sharp, settings, size, max_memory)
-            told = {"joint": joint, "matching": matching, "recipe": settings}
+                    rows = searches_at_once(
+                        matching, starts, known, rows_of, sharp, settings, size, max_memory
+                    )
+            told = {"joint": joint, "matching": matching, "recipe": settings, "certifier": certifier}
 
             def hand_out(victim: int, result: AttackResult) -> None:
-                on_finished(victim, winners(result, restarts, **told))
+                on_finished(victim, winners(result, restarts, first=victim, **told))
 
             result = run_attack(
                 matching,
@@ -291,14 +269,17 @@ def recover(
                 known,
                 recipe=settings,
                 steps=settings.steps,
-                basis=basis_map,
+                basis=bases,
                 bounds=bounds,
                 joint=joint,
                 restarts=restarts,
+                certified_at=certified_at,
                 rows=rows,
                 progress=callback,
                 on_victim=None if on_finished is None else hand_out,
-                checkpoint=_checkpoint(checkpoint, draft, starts, known, settings, restarts, bounds),
+                checkpoint=_checkpoint(
+                    checkpoint, draft, starts, known, settings, restarts, bounds, certified_at
+                ),
             )
     return winners(result, restarts, **told)
 
@@ -311,13 +292,22 @@ def _checkpoint(
     recipe: Recipe,
     restarts: int,
     bounds: tuple[float, float] | None,
+    certified_at: Sequence[float] | None,
 ) -> Checkpoint | None:
     if path is None:
         return None
     from sapag_fast.checkpoint import Checkpoint, fingerprint  # here: it alone needs safetensors
 
     distance = problem.distance.options | {"layer_weights": None, "variance": None}
-    words = (torch.__version__, recipe, restarts, bounds, str(starts.device), sorted(distance.items()))
+    words = (
+        torch.__version__,
+        recipe,
+        restarts,
+        bounds,
+        certified_at,
+        str(starts.device),
+        sorted(distance.items()),
+    )
     options = (problem.distance.layer_weights, problem.distance.variance)
     network = (*problem.parameters.values(), *problem.constants.values(), *problem.buffers.values())
     return Checkpoint(path, fingerprint(words, (*network, *problem.targets, starts, labels, *options)))

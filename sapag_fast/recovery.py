@@ -7,11 +7,38 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sapag_fast.attack import AttackResult
+from sapag_fast.certificate import Certificate, Certifier
 from sapag_fast.matching import Matching
 from sapag_fast.recipes import Recipe
+from sapag_fast.tasks import AttackResult
 
-__all__ = ["Recovery", "winners"]
+__all__ = ["Recovery", "Restarts", "winners"]
+
+
+@dataclass(frozen=True)
+class Restarts:
+    """What each of K restarts of R victims came to.
+
+    Attributes
+    ----------
+    inputs : Tensor
+        ``[R, K, B, *input_shape]``.
+    distance : Tensor
+        ``[R, K]``, without penalties, of the network itself; inf where no iterate was finite, or none was
+        made.
+    matched : Tensor
+        ``[R, K]``, as the search saw it: with a surrogate, the surrogate's at its last β.
+    evaluations : Tensor
+        ``[R, K]``, int64.
+    history : Tensor
+        ``[evaluations of a restart, R, K]``, the distance that the search saw, nan after it stopped.
+    """
+
+    inputs: Tensor
+    distance: Tensor
+    matched: Tensor
+    evaluations: Tensor
+    history: Tensor
 
 
 @dataclass(frozen=True)
@@ -25,14 +52,22 @@ class Recovery:
     labels : Tensor
         ``[R, B]`` (labels given with more dimensions keep them).
     distance : Tensor
-        ``[R]``, without penalties; inf where no iterate was finite.
+        ``[R]``, without penalties, of the network itself (with a surrogate too); inf where no iterate was
+        finite.
+    certificate : tuple of Certificate
+        R; what the distance says of success.
     evaluations : Tensor
         ``[R]``, int64, over all restarts of the victim.
     status : tuple of str
         R of ``finished``, ``non-finite`` (the winning restart ended on a non-finite value and kept its best
         finite iterate) or ``interrupted``.
     history : Tensor
-        ``[evaluations of a restart, R]``, the winner's distance at each evaluation, nan after it stopped.
+        ``[evaluations of a restart, R]``, the winner's distance at each evaluation, as the search saw it, nan
+        after it stopped.
+    winner : Tensor
+        ``[R]``, int64, which restart it is; the recipe tells its start, basis and prior weight.
+    restarts : Restarts
+        All of them.
     mode : str
         How the recoveries were batched: ``explicit``, ``single``, ``vmap`` or ``sequential``.
     mode_reason : str
@@ -46,9 +81,12 @@ class Recovery:
     inputs: Tensor
     labels: Tensor
     distance: Tensor
+    certificate: tuple[Certificate, ...]
     evaluations: Tensor
     status: tuple[str, ...]
     history: Tensor
+    winner: Tensor
+    restarts: Restarts
     mode: str
     mode_reason: str
     at_once: int
@@ -56,25 +94,46 @@ class Recovery:
 
 
 def winners(
-    result: AttackResult, restarts: int, *, joint: bool, matching: Matching, recipe: Recipe
+    result: AttackResult,
+    restarts: int,
+    *,
+    joint: bool,
+    matching: Matching,
+    recipe: Recipe,
+    certifier: Certifier,
+    first: int = 0,
 ) -> Recovery:
-    """Of each victim (its `restarts` tasks lie side by side) the restart with the lowest distance."""
+    """Of each victim (its `restarts` tasks lie side by side) the restart with the lowest distance; `first` is
+    the number of the first victim.
+    """
     victims = result.distance.shape[0] // restarts
-    best = result.distance.view(victims, restarts).argmin(1)
+    by_victim = (victims, restarts)
+    best = result.distance.view(by_victim).argmin(1)
     winner = best + torch.arange(victims, device=best.device) * restarts
-    ended = torch.tensor(result.ended).view(victims, restarts).all(1).tolist()
+    ended = torch.tensor(result.ended).view(by_victim).all(1).tolist()
     status = tuple(
         "non-finite" if not finite else "finished" if whole else "interrupted"
         for finite, whole in zip(result.finite[winner].tolist(), ended, strict=True)
     )
     found = result.labels[winner]
+    distance = result.distance[winner]
+    certificates = (certifier.certificate(v, d) for v, d in enumerate(distance.tolist(), first))
     return Recovery(
         inputs=result.inputs[winner],
         labels=found.argmax(-1) if joint else found,
-        distance=result.distance[winner],
-        evaluations=result.evaluations.view(victims, restarts).sum(1),
+        distance=distance,
+        certificate=tuple(certificates),
+        evaluations=result.evaluations.view(by_victim).sum(1),
         status=status,
         history=result.history[:, winner],
+        winner=best,
+        restarts=Restarts(
+            inputs=result.inputs.unflatten(0, by_victim),
+            distance=result.distance.view(by_victim),
+            matched=result.matched.view(by_victim),
+            evaluations=result.evaluations.view(by_victim),
+            history=result.history.unflatten(1, by_victim),
+        ),
         mode=matching.mode,
         mode_reason=matching.reason,
         at_once=result.rows,

@@ -5,13 +5,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from sapag_fast.batch import Batch
 
-__all__ = ["Outcomes", "Queue"]
+__all__ = ["AttackResult", "Outcomes", "Queue"]
 
 
 class Queue:
@@ -48,8 +49,10 @@ class Outcomes:
         ``[T, N]``, the best iterate, the start where there was none.
     labels : Tensor
         ``[T, B, ...]``.
-    objective, distance : Tensor
-        ``[T]`` there, inf where no iterate was finite.
+    objective, matched : Tensor
+        ``[T]`` there, with and without penalties, as the search saw them; inf where no iterate was finite.
+    distance : Tensor
+        ``[T]`` there, of the network itself, without penalties: `matched` unless a surrogate stood in for it.
     evaluations : Tensor
         ``[T]``, int64; 0 for a task that never began.
     finite : Tensor
@@ -60,34 +63,37 @@ class Outcomes:
         T, on the host.
     """
 
-    _tensors = ("variables", "labels", "objective", "distance", "evaluations", "finite", "history")
+    _tensors = ("variables", "labels", "objective", "matched", "distance", "evaluations", "finite", "history")
 
     def __init__(self, variables: Tensor, labels: Tensor, steps: int) -> None:
         tasks = variables.shape[0]
         self.variables = variables.clone()
         self.labels = labels.clone()
         self.objective = variables.new_full((tasks,), torch.inf)
+        self.matched = self.objective.clone()
         self.distance = self.objective.clone()
         self.evaluations = torch.zeros(tasks, dtype=torch.long, device=variables.device)
         self.finite = torch.ones(tasks, dtype=torch.bool, device=variables.device)
         self.history = variables.new_full((steps, tasks), torch.nan)
         self.ended = [False] * tasks
 
-    def collect(self, batch: Batch, rows: list[int]) -> None:
-        """Copy these rows of the batch to their tasks, and call the tasks ended."""
-        tasks = [batch.tasks[row] for row in rows]
-        self.copy(batch, rows)
-        for task in tasks:
-            self.ended[task] = True
+    def collect(self, batch: Batch, rows: list[int], distance: Tensor) -> None:
+        """Copy these rows of the batch to their tasks, and call the tasks ended; `distance` is
+        ``[len(rows)]``.
+        """
+        self.copy(batch, rows, distance)
+        for row in rows:
+            self.ended[batch.tasks[row]] = True
 
-    def copy(self, batch: Batch, rows: list[int]) -> None:
+    def copy(self, batch: Batch, rows: list[int], distance: Tensor) -> None:
         """Copy these rows of the batch to their tasks."""
         device = self.variables.device
         tasks = torch.tensor([batch.tasks[row] for row in rows], dtype=torch.long, device=device)
         at = torch.tensor(rows, dtype=torch.long, device=device)
         self.variables[tasks] = batch.best_variables[at]
         self.objective[tasks] = batch.best[at]
-        self.distance[tasks] = batch.best_distance[at]
+        self.matched[tasks] = batch.best_distance[at]
+        self.distance[tasks] = distance
         self.evaluations[tasks] = batch.evaluations[at]
         self.finite[tasks] = batch.alive[at]
         self.history[:, tasks] = batch.history[at].mT
@@ -106,3 +112,48 @@ class Outcomes:
         self.ended = state["ended"].tolist()
         for name in self._tensors:
             setattr(self, name, state[name].to(self.variables.device))
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """What every task (victim x restart, T of them, victim by victim) ended with.
+
+    Attributes
+    ----------
+    inputs : Tensor
+        ``[T, B, *input_shape]``, the iterate with the lowest finite objective (distance plus penalties).
+    labels : Tensor
+        ``[T, B]`` or, with joint labels, the logits ``[T, B, classes]`` that go with it.
+    matched, objective : Tensor
+        ``[T]`` at that iterate, without and with penalties, as the search saw them: with a surrogate, the
+        surrogate's at its last β. inf where no iterate was finite.
+    distance : Tensor
+        ``[T]`` at that iterate, without penalties, of the network itself.
+    evaluations : Tensor
+        ``[T]``, int64, evaluations until the task stopped; 0 where it never began, its victim being solved
+        or certified.
+    finite : Tensor
+        ``[T]``, bool, False where the task stopped on a non-finite value.
+    history : Tensor
+        ``[evaluations of the longest, T]``, the distance at each evaluation, nan after it stopped.
+    ended : tuple of bool
+        T; False where an interrupt came before.
+    rows : int
+        Recoveries that ran at once, at the end: fewer than asked for after memory had run out.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    matched: Tensor
+    distance: Tensor
+    objective: Tensor
+    evaluations: Tensor
+    finite: Tensor
+    history: Tensor
+    ended: tuple[bool, ...]
+    rows: int
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether a KeyboardInterrupt ended the loop."""
+        return not all(self.ended)
