@@ -61,13 +61,13 @@ class Tasks:
     networks: tuple[tuple[str, tuple[str, ...]], ...]
     batch_sizes: tuple[int, ...] = (1,)
     kinked: bool = False
-    victims: int = 24
-    restarts: int = 4
+    victims: int = 18
+    restarts: int = 3
 
 
 FAMILIES = (
     Tasks("mnist", "mnist", (("lenet", SIX), ("lenet4", ("default",)), ("mlp", ("default", "kaiming")))),
-    Tasks("cifar", "cifar", (("lenet", SIX),), victims=16, restarts=3),
+    Tasks("cifar", "cifar", (("lenet", SIX),), victims=10, restarts=2),
     Tasks("mnist-batch", "mnist", (("lenet", SIX),), batch_sizes=(2, 4), victims=5, restarts=2),
     Tasks("cifar-relu", "cifar", (("convnet", ("default", "kaiming")),), kinked=True, victims=10, restarts=2),
 )
@@ -157,9 +157,7 @@ def measure(tasks: Tasks, folder: Path, half: int) -> tuple[list[Search], list[d
         for key, value in told.items():
             seen.setdefault(key, set()).add(value)
         recipe = found.recipe
-        seen.setdefault("search", set()).add(
-            (recipe.distance, recipe.bandwidth, recipe.surrogate is not None)
-        )
+        seen.setdefault("distance", set()).add((recipe.distance, recipe.bandwidth or 1.0))
         line = {
             "network": network,
             "initialisation": initialisation,

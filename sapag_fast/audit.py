@@ -24,6 +24,7 @@ import sapag_fast
 from sapag_fast.audit_folder import AuditFolder, Result, printable
 from sapag_fast.audit_groups import AuditOptions, Group, as_problem, grouped
 from sapag_fast.audit_progress import AuditProgress
+from sapag_fast.certificate import families
 from sapag_fast.checkpoint import fingerprint
 from sapag_fast.labels import infer_labels
 from sapag_fast.memory import free_bytes, highest_resident
@@ -113,7 +114,8 @@ class Audit:
                 {"name": victim.name, "file": victim.path.name, "row": victim.row, "bytes": victim.size}
                 for victim in self.victims
             ],
-            "versions": versions(self.device),
+            # The thresholds decide when restarts stop.
+            "versions": versions(self.device) | {"certificates": fingerprint(families(), ())[:12]},
         }
 
     def _wave_size(self) -> int:
@@ -172,6 +174,7 @@ class Audit:
                 batch_size=group.victims[0].batch_size,
                 labels=self._labels(read),
                 restarts=self.options.restarts,
+                stop_certified=self.options.stop_certified,
                 recipe=group.recipe,
                 layers=self.options.layers,
                 seed=self.options.seed,
@@ -233,6 +236,7 @@ class Audit:
         history = found.history[:, 0].cpu()
         seen = int((~history.isnan()).nonzero().max()) + 1 if not history.isnan().all() else 0
         details = {
+            "certificate": asdict(found.certificate[0]),
             "distance": float(found.distance[0]),
             "evaluations": int(found.evaluations[0]),
             "gradient_sha256": sha,
@@ -241,6 +245,7 @@ class Audit:
             "restarts": self.options.restarts,
             "seed": self.options.seed,
             "status": found.status[0],
+            "winner": int(found.winner[0]),
         }
         return Result(found.inputs[0].cpu(), found.labels[0].cpu(), history[:seen], details)
 
@@ -261,6 +266,7 @@ class Audit:
             evaluations=details["evaluations"],
             seconds=0.0,
             status=details["status"],
+            certificate=details["certificate"],
             truth=None if self.truth is None else self.truth.of(victim),
             true_labels=None if victim.labels is None else torch.tensor(victim.labels),
         )

@@ -32,6 +32,7 @@ class AuditOptions:
 
     labels: str
     restarts: int
+    stop_certified: bool
     recipe: str
     distance: str | None
     layers: str
@@ -117,7 +118,8 @@ def _recipe(
     )
     if recipe.tv:
         require_image_shape(shape)
-    make_basis(recipe.basis, shape, bounds=(0.0, 1.0), device=device, dtype=torch.float32)
+    for basis in recipe.bases:
+        make_basis(basis, shape, bounds=(0.0, 1.0), device=device, dtype=torch.float32)
     if options.stop_distance is not None:
         recipe = replace(recipe, stop_distance=options.stop_distance)
     return recipe

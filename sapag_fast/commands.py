@@ -205,7 +205,9 @@ def recovered(model: nn.Module, victim: Victim, labels: str | Tensor, options: M
         status=result.status[0],
         truth=victim.truth,
         true_labels=victim.true_labels if victim.truth is not None else None,
+        certificate=asdict(result.certificate[0]),
         details={
+            "winner": int(result.winner[0]),
             "mode": result.mode,
             "mode_reason": result.mode_reason,
             "recipe": asdict(result.recipe),

@@ -30,7 +30,7 @@ RESULTS, GRID, TENSORS = "results.json", "grid.png", "recovered.safetensors"
 @dataclass(frozen=True)
 class Finished:
     """One victim's recovery. ``inputs`` [B, *input_shape] and ``truth`` alike (its order free); labels [B] or
-    None.
+    None. ``certificate``: a `Certificate` as a mapping.
     """
 
     name: str
@@ -44,6 +44,7 @@ class Finished:
     status: str
     truth: Tensor | None = None
     true_labels: Tensor | None = None
+    certificate: Mapping[str, Any] | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
     scores: tuple[Scores, ...] = field(init=False)
     order: tuple[int, ...] = field(init=False)
@@ -93,6 +94,7 @@ class Finished:
             "evaluations": self.evaluations,
             "seconds": round(self.seconds, 4),
             **known,
+            **({} if self.certificate is None else {"certificate": self.certificate}),
             **self.details,
             "images": images,
         }
@@ -225,8 +227,11 @@ def recoveries_table(finished: Sequence[Finished], title: str | None = None) -> 
     """One line a recovery, with PSNR, SSIM and MSE averaged over its images where the truth is known."""
     table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     known = any(entry.scores for entry in finished)
+    judged = any(entry.certificate is not None for entry in finished)
     table.add_column("recovery", overflow="fold")
     table.add_column("status", no_wrap=True)
+    if judged:
+        table.add_column("certificate", no_wrap=True)
     table.add_column("labels", overflow="fold")
     for heading in ("distance", "evals", "s", *(("PSNR", "SSIM", "MSE") if known else ())):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -235,6 +240,7 @@ def recoveries_table(finished: Sequence[Finished], title: str | None = None) -> 
         cells = [
             entry.name,
             entry.status,
+            *([(entry.certificate or {}).get("status", "")] if judged else []),
             labels,
             f"{entry.distance:.3g}",
             str(entry.evaluations),

@@ -29,9 +29,11 @@ GALLERY = 200
 _WORST = 10  # of them are marked, one in so many at most
 _SIDE = 84  # about, in pixels, of a picture
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+_MEASURED = ("threshold", "precision", "interval", "below", "measured_on")
 _COLUMNS = (
     "name",
     "status",
+    "certificate",
     "distance",
     "evaluations",
     "psnr",
@@ -72,14 +74,18 @@ def write_summary(
         The options, and by group of victims what they came to.
     """
     lines, curves, gallery = [], [], []
+    families: dict[str, dict[str, Any]] = {}
     for entry, history in finished:
         lines.append(_line(entry, truth))
+        if entry.certificate is not None and entry.certificate["status"] == "certified":
+            families[entry.certificate["family"]] = {key: entry.certificate[key] for key in _MEASURED}
         curves.append(history.double().numpy())
         if len(gallery) < GALLERY:
             gallery.append((entry.name, _pictures(entry)))
     figures = _figures(folder, victims, lines, status, truth)
     content = figures | {
         "skipped": folder.skipped,
+        "certificates": families,
         "settings": settings,
         "recipes": recipes,
         "at_once": folder.manifest["at_once"],
@@ -108,6 +114,7 @@ def _line(entry: Finished, truth: bool) -> dict[str, Any]:
     line: dict[str, Any] = {
         "name": entry.name,
         "status": entry.status,
+        "certificate": "unknown" if entry.certificate is None else entry.certificate["status"],
         "distance": entry.distance,
         "evaluations": entry.evaluations,
         "labels": [] if entry.labels is None else entry.labels.tolist(),
@@ -144,6 +151,7 @@ def _figures(
         "seconds": folder.seconds,
         "sessions": folder.sessions,
         "peak_memory_bytes": folder.peak_memory,
+        "certified": sum(line["certificate"] == "certified" for line in lines),
         "non_finite": sum(line["status"] == "non-finite" for line in lines),
         "distance": quantiles(line["distance"] for line in lines),
         "evaluations_of_a_victim": quantiles(evaluations),
