@@ -287,6 +287,47 @@ def recovery_section() -> str:
     )
 
 
+def certificate_section() -> str:
+    found = read("certificate")
+    if not found:
+        return ""
+
+    def share(part: dict[str, Any]) -> str:
+        if not part["below"]:
+            return f"0 of {part['searches']}"
+        low, high = part["interval"]
+        inside = f"{part['hits']} of {part['below']}"
+        return f"{inside} ({low:.1%} to {high:.1%}); {part['searches']} in all"
+
+    rows = [
+        [
+            family["name"],
+            "none" if family["threshold"] is None else f"{family['threshold']:.1e}",
+            *(share(part) for part in (family["set on"], family["held out"], family["held out"]["victims"])),
+        ]
+        for family in found["families"]
+    ]
+    return "\n".join(
+        [
+            "## What the distance certifies",
+            "",
+            prose(
+                f"""
+                `python -m benchmarks.certificate --data DATA`. Successes ({found["success"]}) among the
+                searches at the threshold or below, with Wilson's 95 % interval: on the victims that the
+                threshold was set on, on others with other networks, and of these the restart with the lowest
+                distance of each victim. Networks, initialisations and phases are in
+                `results/certificate.json`.
+                """
+            ),
+            "",
+            table(("family", "threshold", "set on", "held out", "held out, winners"), rows),
+            "",
+            machine_line(found["families"][0]),
+        ]
+    )
+
+
 def main() -> None:
     made = (
         distance_section(),
@@ -294,6 +335,7 @@ def main() -> None:
         optimizer_section(),
         attack_section(),
         recovery_section(),
+        certificate_section(),
         audit_section(),
     )
     sections = filter(None, made)
