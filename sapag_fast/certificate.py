@@ -151,7 +151,7 @@ class Certifier:
         if family is None:
             return Certificate("unknown", reason)
         if not reason and family.threshold is None:
-            reason = "no distance separates success from failure in this family"
+            reason = "no distance was found to tell success from failure in this family"
         if not reason and not distance <= family.threshold:
             reason = "the distance is above the threshold"
         told = (family.name, family.threshold, family.precision, family.interval, family.below)

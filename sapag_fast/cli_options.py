@@ -136,7 +136,12 @@ def search_options(command: Callable[..., None]) -> Callable[..., None]:
             show_default=True,
             help="Once a start is certified, its victim's others stop.",
         ),
-        click.option("--recipe", default="auto", show_default=True, help="Set of defaults for what follows."),
+        click.option(
+            "--recipe",
+            default="auto",
+            show_default=True,
+            help="Set of defaults for what follows: auto looks at the network; smooth, relu and more.",
+        ),
         click.option("--distance", help=f"Kind of gradient distance.  [default: {NO_DEFAULT}]"),
         click.option(
             "--layers",
