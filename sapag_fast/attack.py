@@ -161,7 +161,8 @@ class _Attack:
         self.starts = self.objective.variables(starts.detach(), labels, self.restart_of)
         self.labels = labels
         self.queue = Queue(starts.shape[0] // restarts, restarts)
-        self.outcomes = Outcomes(self.starts, labels, self.steps)
+        self.last_border = max(self.borders, default=-1)
+        self.outcomes = Outcomes(self.starts, labels, self.steps, last_border=self.last_border)
         self.handed_out: set[int] = set()
         self.rows = min(rows, starts.shape[0])
         self.steady = True  # between two steps, with all rows and the queue in agreement
@@ -227,11 +228,11 @@ class _Attack:
         """Collect the rows that have ended, and give their places to waiting tasks."""
         batch, busy = self.batch, self._busy
         age, alive, best = (t.tolist() for t in (batch.age, batch.alive, batch.best_distance))
-        last = max(self.borders, default=0)  # a gentle surrogate's distance says little
         solved = {
             batch.tasks[row] // self.restarts
             for row in busy
-            if best[row] <= self.recipe.stop_distance and age[row] > last
+            # A gentle surrogate's distance says little.
+            if best[row] <= self.recipe.stop_distance and age[row] > self.last_border
         }
         leaving = [
             row

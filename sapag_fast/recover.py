@@ -107,7 +107,7 @@ def recover(
     restarts : int
         Searches for each victim: a portfolio of starts, and where the recipe says so of prior weights and
         bases, since neither can be chosen without the truth. The one with the lowest distance without
-        penalties wins.
+        penalties wins (see `Recovery`).
     stop_certified : bool
         Once a restart of a victim is certified (see `Recovery.certificate`), it alone goes on to its end:
         the victim's others stop, and those that wait never begin.

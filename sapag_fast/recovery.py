@@ -27,7 +27,8 @@ class Restarts:
         ``[R, K]``, without penalties, of the network itself; inf where no iterate was finite, or none was
         made.
     matched : Tensor
-        ``[R, K]``, as the search saw it: with a surrogate, the surrogate's at its last β.
+        ``[R, K]``, as the search saw it: with a surrogate, the surrogate's at its last β; inf where no
+        iterate was finite, or the search ended before that.
     evaluations : Tensor
         ``[R, K]``, int64.
     history : Tensor
@@ -43,7 +44,11 @@ class Restarts:
 
 @dataclass(frozen=True)
 class Recovery:
-    """What `recover` found for R victims: of each the restart with the lowest distance.
+    """What `recover` found for R victims: of each the restart with the lowest distance, as the search saw it.
+
+    With a surrogate that is the surrogate's at its last β, which tells better than the network's own which
+    restart is nearer to the truth: between two candidates a unit may change its sign, and the network's own
+    gradient with it.
 
     Attributes
     ----------
@@ -103,12 +108,13 @@ def winners(
     certifier: Certifier,
     first: int = 0,
 ) -> Recovery:
-    """Of each victim (its `restarts` tasks lie side by side) the restart with the lowest distance; `first` is
-    the number of the first victim.
+    """Of each victim (its `restarts` tasks lie side by side) the restart that matches best, by the network's
+    own distance where none has come to the surrogate's last stage; `first` is the number of the first victim.
     """
     victims = result.distance.shape[0] // restarts
     by_victim = (victims, restarts)
-    best = result.distance.view(by_victim).argmin(1)
+    matched, by_network = result.matched.view(by_victim), result.distance.view(by_victim)
+    best = torch.where(matched.isfinite().any(1, keepdim=True), matched, by_network).argmin(1)
     winner = best + torch.arange(victims, device=best.device) * restarts
     ended = torch.tensor(result.ended).view(by_victim).all(1).tolist()
     status = tuple(
@@ -129,8 +135,8 @@ def winners(
         winner=best,
         restarts=Restarts(
             inputs=result.inputs.unflatten(0, by_victim),
-            distance=result.distance.view(by_victim),
-            matched=result.matched.view(by_victim),
+            distance=by_network,
+            matched=matched,
             evaluations=result.evaluations.view(by_victim),
             history=result.history.unflatten(1, by_victim),
         ),

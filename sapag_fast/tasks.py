@@ -51,6 +51,7 @@ class Outcomes:
         ``[T, B, ...]``.
     objective, matched : Tensor
         ``[T]`` there, with and without penalties, as the search saw them; inf where no iterate was finite.
+        `matched` is inf, too, where the search ended before the surrogate's last stage.
     distance : Tensor
         ``[T]`` there, of the network itself, without penalties: `matched` unless a surrogate stood in for it.
     evaluations : Tensor
@@ -65,7 +66,8 @@ class Outcomes:
 
     _tensors = ("variables", "labels", "objective", "matched", "distance", "evaluations", "finite", "history")
 
-    def __init__(self, variables: Tensor, labels: Tensor, steps: int) -> None:
+    def __init__(self, variables: Tensor, labels: Tensor, steps: int, *, last_border: int = -1) -> None:
+        self.last_border = last_border
         tasks = variables.shape[0]
         self.variables = variables.clone()
         self.labels = labels.clone()
@@ -92,7 +94,8 @@ class Outcomes:
         at = torch.tensor(rows, dtype=torch.long, device=device)
         self.variables[tasks] = batch.best_variables[at]
         self.objective[tasks] = batch.best[at]
-        self.matched[tasks] = batch.best_distance[at]
+        comparable = batch.age[at] > self.last_border
+        self.matched[tasks] = torch.where(comparable, batch.best_distance[at], torch.inf)
         self.distance[tasks] = distance
         self.evaluations[tasks] = batch.evaluations[at]
         self.finite[tasks] = batch.alive[at]
@@ -125,8 +128,9 @@ class AttackResult:
     labels : Tensor
         ``[T, B]`` or, with joint labels, the logits ``[T, B, classes]`` that go with it.
     matched, objective : Tensor
-        ``[T]`` at that iterate, without and with penalties, as the search saw them: with a surrogate, the
-        surrogate's at its last β. inf where no iterate was finite.
+        ``[T]`` at that iterate, without and with penalties, as the search saw them; inf where no iterate was
+        finite. With a surrogate, `matched` is the surrogate's at its last β, and inf for a task that ended
+        before: a gentler one's is of another kind.
     distance : Tensor
         ``[T]`` at that iterate, without penalties, of the network itself.
     evaluations : Tensor

@@ -7,11 +7,13 @@ import torch
 
 from sapag_fast.attack import run_attack
 from sapag_fast.basis import make_basis
+from sapag_fast.certificate import Certifier
 from sapag_fast.checkpoint import Checkpoint
 from sapag_fast.models import LeNet, initialise
 from sapag_fast.priors import total_variation
 from sapag_fast.recipes import RECIPES, Recipe, apply_overrides, choose_recipe
 from sapag_fast.recover import recover
+from sapag_fast.recovery import winners
 from sapag_fast.surrogate import Surrogate
 
 SIZE, STEPS = 6, 45
@@ -183,6 +185,37 @@ def test_through_a_surrogate_a_restart_counts_when_it_ends():
     assert (found.matched.view(2, 3)[:, 0] >= 16).all()
     assert (found.distance.view(2, 3)[:, 0] <= 1e-3).all()
     assert found.distance.view(2, 3)[:, 1:].isinf().all()
+
+
+def test_a_gentle_stage_is_not_compared_with_the_last():
+    """Of restarts that end together the first to be certified stops none; one that is younger is stopped on
+    its way, and its surrogate's distance is of another kind."""
+    recipe = dataclasses.replace(
+        CERTIFIED, surrogate=Surrogate(4.0, 16.0, 3, 0.8), line_search="armijo", lr=1.0
+    )
+    starts = torch.full((3, 1, *SHAPE), 0.5, dtype=torch.float64)
+    starts[0] = torch.nan  # ends at once, and makes room
+    found = run_attack(
+        Bowls(1),
+        starts,
+        torch.zeros(3, 1, dtype=torch.long),
+        recipe=recipe,
+        steps=STEPS,
+        basis=make_basis("pixel", SHAPE, dtype=torch.float64),
+        bounds=None,
+        restarts=3,
+        rows=2,
+        certified_at=[1e-3],
+        check_every=10,
+    )
+    assert found.evaluations.tolist()[1] == STEPS
+    assert 0 < found.evaluations[2] < 40
+    assert found.distance.isfinite().tolist() == [False, True, True]
+    assert found.matched.isfinite().tolist() == [False, True, False]
+    told = {"joint": False, "matching": Bowls(1), "recipe": recipe, "certifier": Certifier(None, [""])}
+    assert winners(found, 3, **told).winner.tolist() == [1]
+    none = dataclasses.replace(found, matched=torch.full_like(found.matched, torch.inf))
+    assert winners(none, 3, **told).winner.tolist() == [int(found.distance.argmin())]
 
 
 class KilledError(Exception):
