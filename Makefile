@@ -1,4 +1,4 @@
-# make demo | test | bench | kernels | lint: each sets up what it needs in .venv, and is quick the second time.
+# make demo | test | bench | kernels | docs | lint: each sets up what it needs in .venv, and is quick the second time.
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -7,7 +7,11 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find csrc -type f)
 CXX_FILES := $(shell find csrc tests -name '*.h' -o -name '*.inl' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test bench kernels lint format clean
+# Modules of the API reference that `make docs` builds.
+API := sapag_fast $(addprefix sapag_fast., recipes surrogate certificate distances sums explicit models training data \
+	defences metrics)
+
+.PHONY: demo test bench kernels docs lint format clean
 
 demo: $(VENV)/built
 	$(BIN)/sapag-fast demo --output demo_output --overwrite
@@ -25,6 +29,10 @@ bench: $(VENV)/built
 kernels: $(VENV)/built
 	$(BIN)/python -m benchmarks.cuda_machine_code
 	$(BIN)/python -m benchmarks.triton_machine_code
+
+docs: $(VENV)/built
+	$(BIN)/pip install --quiet "pdoc>=15"
+	$(BIN)/pdoc --docformat numpy --output-directory docs/api $(API)
 
 lint: $(VENV)/built
 	$(BIN)/ruff check .
