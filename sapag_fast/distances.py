@@ -65,7 +65,7 @@ def degenerate(sums: GradientSums, needs: str) -> Tensor:
     return bad
 
 
-def _unit_difference(sums: GradientSums, dead: Tensor) -> Tensor:
+def unit_difference(sums: GradientSums, dead: Tensor) -> Tensor:
     """‖u' - u‖² [R, L] with u = g/‖g‖: never as 2 - 2 cos near the target, where that loses its digits."""
     target = torch.where(dead, 1.0, sums.target_square)
     b = target.sqrt()
@@ -99,7 +99,7 @@ def gaussian(exponent: Tensor) -> Tensor:
 def _sapag(sums: GradientSums, weights: Tensor | None, bandwidth: float, l1_weight: float) -> Tensor:
     dead = degenerate(sums, "variance")
     deviation = torch.where(dead, 1.0, sums.target_deviation)
-    z = _unit_difference(sums, dead) * sums.target_square / (2 * bandwidth * deviation)
+    z = unit_difference(sums, dead) * sums.target_square / (2 * bandwidth * deviation)
     return _over_layers(gaussian(z), dead, sums, weights)
 
 
@@ -117,7 +117,7 @@ def _sapag_sum(sums: GradientSums, weights: Tensor | None, bandwidth: float, l1_
 
 def _sapag_global(sums: GradientSums, weights: Tensor | None, bandwidth: float, l1_weight: float) -> Tensor:
     dead = degenerate(sums, "norm")
-    return _over_layers(gaussian(_unit_difference(sums, dead) / (2 * bandwidth)), dead, sums, weights)
+    return _over_layers(gaussian(unit_difference(sums, dead) / (2 * bandwidth)), dead, sums, weights)
 
 
 def _l2(sums: GradientSums, weights: Tensor | None, bandwidth: float, l1_weight: float) -> Tensor:
@@ -131,7 +131,7 @@ def _l2_normalized(sums: GradientSums, weights: Tensor | None, bandwidth: float,
 
 def _cosine(sums: GradientSums, weights: Tensor | None, bandwidth: float, l1_weight: float) -> Tensor:
     dead = degenerate(sums, "norm")
-    return _over_layers(0.5 * _unit_difference(sums, dead), dead, sums, weights)
+    return _over_layers(0.5 * unit_difference(sums, dead), dead, sums, weights)
 
 
 def _l1(sums: GradientSums, weights: Tensor | None, bandwidth: float, l1_weight: float) -> Tensor:
@@ -184,15 +184,18 @@ def find_kind(name: str) -> Kind:
 
 def register_distance(
     name: str,
-    function_of_sums: Callable[[GradientSums], Tensor],
+    function_of_sums: Callable[..., Tensor],
     *,
     merged: bool = False,
+    weighted: bool = False,
 ) -> None:
     """Make a distance of one's own available under ``name`` in every function, on the same kernels.
 
     function_of_sums: takes :class:`GradientSums` (float64, [R, L]) and returns D, float64 [R]; plain,
     differentiable PyTorch, each row on its own.  merged: see all tensors as a
-    single layer. Layer weights and a bandwidth are the function's own business.
+    single layer.  weighted: the function takes the layer weights too, as its second argument (float64, [L] or
+    [R, L]; ones where none are given). Without, layer weights are the function's own business, and a
+    bandwidth always is.
 
     Raises ValueError if the name is taken, TypeError if the function cannot be called.
     """
@@ -202,9 +205,11 @@ def register_distance(
         raise TypeError(f"function_of_sums: expected a function, found {type(function_of_sums).__name__}")
 
     def value(sums: GradientSums, weights: Tensor | None, bandwidth: float, l1_weight: float) -> Tensor:
-        return function_of_sums(sums)
+        if not weighted:
+            return function_of_sums(sums)
+        return function_of_sums(sums, torch.ones_like(sums.size) if weights is None else weights)
 
-    _KINDS[name] = Kind(name, value, merged=merged, takes_weights=False)
+    _KINDS[name] = Kind(name, value, merged=merged, takes_weights=weighted)
 
 
 def value_and_coefficients(

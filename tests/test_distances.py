@@ -300,6 +300,19 @@ def test_variance_of_an_offset_layer(offset):
     )
 
 
+def test_own_distance_with_layer_weights(gradients):
+    name = "test-weighted"
+    if name not in distances.kinds():
+        sf.register_distance(name, lambda sums, weights: (weights * sums.square).sum(-1), weighted=True)
+    dummy, target = gradients.pair(0.3)
+    weights = [1.0 + i for i in range(7)]
+    for rows in (None, weights):
+        value, slopes = sf.distance_and_gradient(dummy, target, name, layer_weights=rows)
+        other, other_slopes = sf.distance_and_gradient(dummy, target, "l2", layer_weights=rows)
+        assert value.item() == pytest.approx(other.item(), rel=1e-6)
+        assert all(torch.allclose(a, b, rtol=1e-5) for a, b in zip(slopes, other_slopes, strict=True))
+
+
 def test_registering_twice_or_nonsense():
     with pytest.raises(ValueError, match="exists already"):
         sf.register_distance("sapag", lambda sums: sums.square.sum(-1))
