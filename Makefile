@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
+# The attack tool that its integration is tested against, and what it imports; torchvision's version is torch's.
+BREACHING ?= breaching==0.1.2 lpips==0.1.4 torchvision==0.28.0
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find csrc -type f)
@@ -55,4 +57,5 @@ $(VENV)/torch:
 
 $(VENV)/built: $(VENV)/torch setup.py pyproject.toml $(SOURCES)
 	$(BIN)/pip install --quiet --no-build-isolation --editable ".[test,lint,triton]"
+	-$(BIN)/pip install --quiet --no-deps $(BREACHING)
 	touch $@

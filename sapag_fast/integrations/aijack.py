@@ -1,0 +1,49 @@
+"""AIJack: a `distancefunc` for its gradient inversion attacks.
+
+from sapag_fast.integrations.aijack import DistanceFunction
+attacker = GradientInversion_Attack(model, input_shape, ..., distancefunc=DistanceFunction("sapag"))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from torch import Tensor
+
+from sapag_fast.gradient_distance import GradientDistance
+
+__all__ = ["DistanceFunction"]
+
+
+class DistanceFunction:
+    """``distancefunc(fake_gradients, received_gradients, gradient_ignore_pos) -> Tensor``, shape ().
+
+    Pairs at an ignored position, and pairs with None on either side, are left out.
+
+    Parameters
+    ----------
+    kind : str
+        Of the distance; the tool's own are ``l2`` and ``cosine`` (there ``cossim``).
+    **options
+        Of `sapag_fast.GradientDistance`.
+    """
+
+    def __init__(self, kind: str = "sapag", **options: Any) -> None:
+        self.distance = GradientDistance(kind, **options)
+
+    def __call__(
+        self,
+        fake_gradients: Iterable[Tensor | None],
+        received_gradients: Iterable[Tensor | None],
+        gradient_ignore_pos: Collection[int] = (),
+    ) -> Tensor:
+        pairs = [
+            (fake, received)
+            for position, (fake, received) in enumerate(zip(fake_gradients, received_gradients, strict=True))
+            if position not in gradient_ignore_pos and fake is not None and received is not None
+        ]
+        if not pairs:
+            raise ValueError("fake_gradients: expected at least one pair of gradients to compare, found none")
+        fakes, received = zip(*pairs, strict=True)
+        return self.distance(fakes, received)

@@ -1,0 +1,109 @@
+"""A candidate's distance as autograd sees it, for tools that ask for a loss and call ``backward`` on it.
+
+The gradient toward the candidate is formed together with the value, by whichever way suits the network: V is
+handed over outside of autograd, one small image runs without oneDNN, a large network in explicit mode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sapag_fast.gradient_distance import GradientDistance
+from sapag_fast.matching import choose_matching
+from sapag_fast.problem import LossFunction, Problem
+
+__all__ = ["CandidateDistance"]
+
+
+class _WithGradient(torch.autograd.Function):
+    """(candidate, D, dD/d candidate) -> D."""
+
+    @staticmethod
+    def forward(ctx: Any, candidate: Tensor, value: Tensor, slope: Tensor) -> Tensor:
+        ctx.save_for_backward(slope)
+        return value.clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (slope,) = ctx.saved_tensors
+        return slope * grad, None, None
+
+
+class _Recorded:
+    """A loss function that keeps its last value, ``last``, shape ()."""
+
+    def __init__(self, loss_fn: LossFunction) -> None:
+        self.loss_fn = loss_fn
+        self.last = torch.full((), torch.nan)
+
+    def __call__(self, output: Tensor, labels: Tensor) -> Tensor:
+        loss = self.loss_fn(output, labels)
+        plain = loss.detach()
+        while torch._C._functorch.is_batchedtensor(plain):  # explicit mode maps the loss over recoveries
+            plain = torch._C._functorch.get_unwrapped(plain)
+        self.last = plain.sum()
+        return loss
+
+
+class CandidateDistance:
+    """The distance of one candidate batch for one model and target.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Left as it is found; no ``.grad`` of its parameters is written to.
+    loss_fn : callable
+        ``(output, labels) -> scalar``.
+    distance : GradientDistance
+        Kind and options.
+    target : sequence of Tensor
+        One gradient for each parameter.
+    candidate, labels : Tensor
+        ``[B, ...]``: with these the ways are tried.
+
+    Raises
+    ------
+    Exception
+        Whatever the model or the loss raise.
+    ValueError
+        Where the target does not fit the model's trainable parameters.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_fn: LossFunction,
+        distance: GradientDistance,
+        target: Sequence[Tensor],
+        candidate: Tensor,
+        labels: Tensor,
+    ) -> None:
+        self.model = model
+        self.target = list(target)
+        self.loss = _Recorded(loss_fn)
+        problem = Problem(model, self.loss, distance, [gradient.detach()[None] for gradient in target])
+        if len(problem.names) != len(self.target):
+            raise ValueError(
+                f"target: expected one gradient for each of {len(problem.names)} trainable parameters, "
+                f"found {len(self.target)}"
+            )
+        with torch.enable_grad():
+            self.matching = choose_matching(problem, candidate.detach()[None], labels.detach()[None])
+
+    def serves(self, model: nn.Module, target: Sequence[Tensor]) -> bool:
+        """Whether this is the model and the target that it was made for."""
+        return (
+            self.model is model
+            and len(target) == len(self.target)
+            and all(mine is other for mine, other in zip(self.target, target, strict=True))
+        )
+
+    def __call__(self, candidate: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Distance, differentiable once in the candidate, and the loss, without a graph; both shape ()."""
+        value, slope, _ = self.matching.value_and_gradient(candidate.detach()[None], labels.detach()[None])
+        return _WithGradient.apply(candidate, value[0], slope[0]), self.loss.last

@@ -1,0 +1,28 @@
+"""DLG and iDLG (Zhu et al., NeurIPS 2019; Zhao et al., 2020): the inner sum of their loops.
+
+from sapag_fast.integrations.dlg import gradient_difference
+grad_diff = gradient_difference(dummy_dy_dx, original_dy_dx)  # in place of the loop over zip(...)
+grad_diff.backward()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor
+
+from sapag_fast.integrations.kept import kept
+
+__all__ = ["gradient_difference"]
+
+
+def gradient_difference(
+    dummy_dy_dx: Iterable[Tensor | None],
+    original_dy_dx: Iterable[Tensor | None],
+    kind: str = "l2",
+    **options: Any,
+) -> Tensor:
+    """Σ (g' - g)² over all gradients, or another `kind` with its options; shape (), differentiable in the
+    dummy gradient. Pairs of None are left out."""
+    return kept(kind, **options)(dummy_dy_dx, original_dy_dx)

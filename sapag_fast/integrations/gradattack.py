@@ -1,0 +1,42 @@
+"""GradAttack (Huang et al., NeurIPS 2021): metrics for its `GradientReconstructor`.
+
+from sapag_fast.integrations.gradattack import GradientMetric
+attack = GradientReconstructor(pipeline, ..., attack_loss_metric=GradientMetric("sapag"))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from sapag_fast.gradient_distance import GradientDistance
+from sapag_fast.integrations.inverting_gradients import chosen_positions
+
+__all__ = ["GradientMetric"]
+
+
+class GradientMetric:
+    """``metric(trial_gradients, input_gradients) -> Tensor``, shape ().
+
+    Parameters
+    ----------
+    kind : str
+        Of the distance; the tool's own are ``cosine`` and ``l2``.
+    indices : str or sequence of int
+        Which gradients count: positions, or one of the tool's names (``all``, ``top10``, ``first5``, ...).
+    **options
+        Of `sapag_fast.GradientDistance`.
+    """
+
+    def __init__(self, kind: str = "sapag", indices: str | Sequence[int] = "all", **options: Any) -> None:
+        self.distance = GradientDistance(kind, **options)
+        self.indices = indices
+
+    def __call__(self, trial_gradients: Sequence[Tensor], input_gradients: Sequence[Tensor]) -> Tensor:
+        mine, given = list(trial_gradients), list(input_gradients)
+        if self.indices != "all":
+            chosen = chosen_positions(self.indices, mine, given)
+            mine, given = [mine[i] for i in chosen], [given[i] for i in chosen]
+        return self.distance(mine, given)

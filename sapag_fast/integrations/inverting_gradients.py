@@ -1,0 +1,134 @@
+"""Inverting Gradients (Geiping et al., NeurIPS 2020): its `reconstruction_costs` on the fused kernels.
+
+    import inversefed.reconstruction_algorithms as algorithms
+    from sapag_fast.integrations.inverting_gradients import reconstruction_costs
+    algorithms.reconstruction_costs = reconstruction_costs
+
+and ``config["cost_fn"] = "sapag"`` in place of ``"sim"``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from sapag_fast.distances import kinds
+from sapag_fast.integrations.kept import kept, separate, tensor_cosines, weighted_cosine
+
+__all__ = ["chosen_positions", "cost", "layer_weights", "reconstruction_costs"]
+
+_OWN = ("l2", "l1", "max", "sim", "simlocal")
+_FIRST = {"first": 4, "first4": 4, "first5": 5, "first10": 10, "first50": 50}
+_LAST = {"last5": 5, "last10": 10, "last50": 50}
+_LARGEST = {"topk-1": 4, "top10": 10, "top50": 50}
+
+
+def _largest(gradients: Sequence[Tensor], count: int) -> list[int]:
+    norms = torch.stack([g.detach().norm() for g in gradients])
+    return norms.topk(min(count, len(norms))).indices.tolist()
+
+
+def chosen_positions(
+    indices: str | Sequence[int], trial: Sequence[Tensor], target: Sequence[Tensor]
+) -> list[int]:
+    """Positions of the gradients that are compared: given, or by the tool's names for such choices."""
+    count = len(target)
+    if not isinstance(indices, str):
+        return [int(index) for index in indices]
+    if indices in ("def", "all"):
+        return list(range(count))
+    if indices == "batch":
+        return torch.randperm(count)[:8].tolist()
+    if indices in _FIRST:
+        return list(range(min(_FIRST[indices], count)))
+    if indices in _LAST:
+        return list(range(max(count - _LAST[indices], 0), count))
+    if indices in _LARGEST:
+        return _largest(target, _LARGEST[indices])
+    if indices == "topk-2":
+        return _largest(trial, 4)
+    names = ", ".join(("def", "batch", "topk-2", *_FIRST, *_LAST, *_LARGEST))
+    raise ValueError(f"indices: expected a list of positions or one of {names}; found {indices!r}")
+
+
+@lru_cache(maxsize=64)
+def layer_weights(scheme: str, count: int) -> tuple[float, ...]:
+    """One weight a gradient: ``linear`` falls from 1 to 1 / count, ``exp`` by e from each to the next, all
+    else is equal."""
+    if scheme == "linear":
+        return tuple((count - i) / count for i in range(count))
+    if scheme == "exp":
+        return tuple(torch.arange(0, -count, -1, dtype=torch.float64).exp().tolist())
+    return (1.0,) * count
+
+
+def cost(
+    trial: Sequence[Tensor], target: Sequence[Tensor], cost_fn: str, weights: tuple[float, ...]
+) -> Tensor:
+    """The cost of one dummy gradient, shape (), differentiable in `trial`; one of `weights` for each.
+
+    ``max`` is no function of sums over layers: it runs as plain operations.
+    """
+    if cost_fn == "l2":
+        return separate("l2", weights)(trial, target)
+    if cost_fn == "l1":
+        return separate("l1", weights)(trial, target)
+    if cost_fn == "sim":
+        return weighted_cosine(weights)(trial, target)
+    if cost_fn == "simlocal":
+        return tensor_cosines(weights)(trial, target) + (len(weights) - sum(weights))
+    if cost_fn == "max":
+        largest = [w * (a - g).abs().max() for w, a, g in zip(weights, trial, target, strict=True)]
+        return torch.stack(largest).sum()
+    if cost_fn not in kinds():
+        names = ", ".join((*_OWN, *(kind for kind in kinds() if kind not in _OWN)))
+        raise ValueError(f"cost_fn: expected one of {names}; found {cost_fn!r}")
+    if any(weight != 1 for weight in weights):
+        raise ValueError(f"weights: {cost_fn!r} weighs layers by itself, expected 'equal'")
+    return kept(cost_fn)(trial, target)
+
+
+def reconstruction_costs(
+    gradients: Sequence[Sequence[Tensor]],
+    input_gradient: Sequence[Tensor],
+    cost_fn: str = "l2",
+    indices: str | Sequence[int] = "def",
+    weights: str = "equal",
+) -> Tensor:
+    """The mean cost of the dummy `gradients`, shape (), as the tool computes it.
+
+    Parameters
+    ----------
+    gradients : sequence of sequences of Tensor
+        Dummy gradients, or differences of parameters after several local steps.
+    input_gradient : sequence of Tensor
+        What the client shared.
+    cost_fn : str
+        ``l2``, ``l1``, ``max``, ``sim``, ``simlocal`` with the tool's meaning, or a kind of
+        `sapag_fast.GradientDistance`, which joins weights with their biases.
+    indices : str or sequence of int
+        Which gradients count.
+    weights : str
+        ``equal``, ``linear`` or ``exp``.
+
+    Raises
+    ------
+    ValueError
+        For names that do not exist, naming the argument.
+    """
+    given = list(input_gradient)
+    scheme = layer_weights(weights, len(given))
+    total: Tensor | None = None
+    for trial in gradients:
+        mine = list(trial)
+        chosen = chosen_positions(indices, mine, given)
+        value = cost(
+            [mine[i] for i in chosen], [given[i] for i in chosen], cost_fn, tuple(scheme[i] for i in chosen)
+        )
+        total = value if total is None else total + value
+    if total is None:
+        raise ValueError("gradients: expected at least one dummy gradient, found none")
+    return total / len(gradients) if len(gradients) > 1 else total

@@ -1,0 +1,49 @@
+"""LAMP (Balunović et al., NeurIPS 2022): its `grad_dist`.
+
+import utilities
+from sapag_fast.integrations.lamp import grad_dist
+utilities.grad_dist = grad_dist  # before attack.py imports it; args.loss = "sapag" for ours
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor
+
+from sapag_fast.distances import kinds
+from sapag_fast.integrations.kept import kept, tensor_cosines
+
+__all__ = ["grad_dist"]
+
+
+def grad_dist(grads1: Iterable[Tensor | None], grads2: Iterable[Tensor | None], args: Any) -> Tensor:
+    """The distance of `grads2`, the candidate's gradients, to `grads1`, the true ones; shape (),
+    differentiable in `grads2`.
+
+    Parameters
+    ----------
+    grads1, grads2 : iterable of Tensor or None
+        Pairs with None on either side are left out.
+    args : object
+        ``args.loss``: ``cos`` (the mean over gradients; one that is zero counts 1), ``dlg``, ``tag`` (with
+        ``args.tag_factor``), or a kind of `sapag_fast.GradientDistance`.
+    """
+    pairs = [
+        (mine, true)
+        for true, mine in zip(grads1, grads2, strict=True)
+        if mine is not None and true is not None
+    ]
+    if not pairs:
+        raise ValueError("grads1: expected at least one pair of gradients to compare, found none")
+    mine, true = zip(*pairs, strict=True)
+    if args.loss == "cos":
+        return tensor_cosines((1 / len(pairs),) * len(pairs))(mine, true)
+    if args.loss == "dlg":
+        return kept("l2")(mine, true)
+    if args.loss == "tag":
+        return kept("tag", l1_weight=float(args.tag_factor))(mine, true)
+    if args.loss not in kinds():
+        raise ValueError(f"args.loss: expected cos, dlg or one of {', '.join(kinds())}; found {args.loss!r}")
+    return kept(args.loss)(mine, true)

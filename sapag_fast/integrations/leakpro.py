@@ -1,0 +1,95 @@
+"""LeakPro: the costs of its older attacks, and the matching loss of its modular ones.
+
+Older attacks call ``cosine_similarity_weights(dummy, client's, top10norms)``: against the names of its
+parameters. Replace it where the attack's module has imported it:
+
+    from leakpro.attacks.gia_attacks import invertinggradients
+    from sapag_fast.integrations import leakpro
+    invertinggradients.cosine_similarity_weights = leakpro.GradientCosts("sapag")
+
+Modular attacks take a class that puts `FusedMatching` in front of their own:
+
+    class FusedLoss(leakpro.FusedMatching, GradientMatchingLoss):
+        kind = "sapag"  # left out: the loss_type that GradientMatchingLoss was made with
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from sapag_fast.gradient_distance import GradientDistance
+from sapag_fast.integrations.inverting_gradients import chosen_positions
+from sapag_fast.integrations.kept import kept, tensor_norms
+
+__all__ = ["FusedMatching", "GradientCosts", "l2_distance", "l2_distance_weights"]
+
+
+class GradientCosts:
+    """``costs(dummy gradient, client's gradient, top10norms) -> Tensor``, shape (1,), float32 as there.
+
+    The order is that of LeakPro's calls. With `top10norms` only the ten gradients of the largest norm in the
+    second list count.
+
+    Parameters
+    ----------
+    kind : str
+        Of the distance; ``cosine`` is what ``cosine_similarity_weights`` computes.
+    **options
+        Of `sapag_fast.GradientDistance`.
+    """
+
+    def __init__(self, kind: str = "cosine", **options: Any) -> None:
+        self.distance = GradientDistance(kind, **options)
+
+    def __call__(
+        self, dummy_gradient: Sequence[Tensor], client_gradient: Sequence[Tensor], top10norms: bool = False
+    ) -> Tensor:
+        mine, given = _compared(dummy_gradient, client_gradient, top10norms)
+        return self.distance(mine, given).float().reshape(1)
+
+
+def l2_distance_weights(
+    dummy_gradient: Sequence[Tensor], client_gradient: Sequence[Tensor], top10norms: bool = False
+) -> Tensor:
+    """The mean over gradients of ‖g' - g‖ (not squared), shape ()."""
+    mine, given = _compared(dummy_gradient, client_gradient, top10norms)
+    return tensor_norms((1 / len(given),) * len(given))(mine, given)
+
+
+def l2_distance(dummy_gradient: Sequence[Tensor], client_gradient: Sequence[Tensor]) -> Tensor:
+    """The sum over gradients of ‖g' - g‖ (not squared), shape ()."""
+    mine, given = _compared(dummy_gradient, client_gradient, False)
+    return tensor_norms((1.0,) * len(given))(mine, given)
+
+
+def _compared(
+    dummy: Sequence[Tensor], client: Sequence[Tensor], top10norms: bool
+) -> tuple[list[Tensor], list[Tensor]]:
+    mine, given = list(dummy), list(client)
+    chosen = chosen_positions("top10" if top10norms else "all", mine, given)
+    return [mine[i] for i in chosen], [given[i] for i in chosen]
+
+
+class FusedMatching:
+    """Put in front of ``GradientMatchingLoss``: its loss types ``l2``, ``cosine``, ``sim`` and ``sim_cmpr0``
+    (which prunes nothing, and so is ``sim``) run on the fused kernels, or any `kind` in their place. The
+    Fisher loss weighs single elements; it stays LeakPro's.
+    """
+
+    kind: str | None = None
+
+    def _compute_matching_loss(
+        self, reconstructed_values: Sequence[Tensor], target_gradients: Sequence[Tensor]
+    ) -> Tensor:
+        if self.kind is not None:
+            return kept(self.kind)(reconstructed_values, target_gradients)
+        if self.loss_type == "l2":
+            return kept("l2")(reconstructed_values, target_gradients)
+        if self.loss_type == "cosine":
+            return kept("cosine")(reconstructed_values, target_gradients).reshape(1)
+        if self.loss_type in ("sim", "sim_cmpr0"):
+            return kept("cosine")(reconstructed_values, target_gradients)
+        return super()._compute_matching_loss(reconstructed_values, target_gradients)

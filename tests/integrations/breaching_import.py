@@ -1,0 +1,52 @@
+"""Imports breaching beside a CPU build of torch.
+
+breaching imports torchvision, whose wheels on the package index hold operators for a CUDA torch. They do not
+load beside a CPU build, and then torchvision misses the schemas of two operators that nothing here calls.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+import warnings
+from types import ModuleType
+
+import pytest
+import torch
+
+__all__ = ["import_breaching"]
+
+_SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+
+
+@functools.lru_cache(maxsize=1)
+def _declared() -> torch.library.Library:
+    """The schemas; they exist for as long as this object does."""
+    library = torch.library.Library("torchvision", "DEF")
+    for name in ("nms", "qnms"):
+        library.define(name + _SCHEMA)
+    return library
+
+
+def _torchvision() -> None:
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+        for name in [n for n in sys.modules if n.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        _declared()
+        importlib.import_module("torchvision")
+
+
+def import_breaching() -> ModuleType:
+    """breaching, or a skip that says what is missing."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            _torchvision()
+            return importlib.import_module("breaching")
+        except ImportError as error:
+            pytest.skip(f"breaching cannot be imported ({error}); `make test` installs it")
