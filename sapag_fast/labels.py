@@ -150,7 +150,7 @@ def infer_labels(problem: Problem, *, batch_size: int, noise: Tensor, classes: i
     assert weight is not None
     # Without a bias the row sums of the weight's gradient are (p - y) times the sum of the features:
     # non-negative after a sigmoid or ReLU, so the signs stand.
-    error = bias if bias is not None else weight.sum(-1)
+    error = (bias if bias is not None else weight.sum(-1)) / problem.local_steps
     lowest, labels = error.min(-1)
     if not bool((lowest < 0).all()):
         worst = int((lowest >= 0).nonzero()[0])

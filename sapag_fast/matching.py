@@ -242,7 +242,10 @@ class VmapMatching:
 
         def gradients(*leaves: Tensor) -> tuple[Tensor, ...]:
             inputs, known = leaves if self.problem.joint else (*leaves, labels)
-            by_name = torch.func.grad(self._loss)(self.parameters, buffers, inputs, known, sharpness)
+            slope = torch.func.grad(self._loss)
+            by_name = self.problem.over_local_steps(
+                lambda parameters: slope(parameters, buffers, inputs, known, sharpness), self.parameters
+            )
             found = tuple(by_name.values())
             return tuple(found[index] for index in self.matched)
 

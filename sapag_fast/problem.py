@@ -55,6 +55,9 @@ class Problem:
         Recoveries for each victim: recovery r searches victim ``r // restarts``.
     joint : bool
         Labels are logits to be optimised; the loss sees their softmax.
+    local_steps, local_lr : int, float
+        The targets are sums of gradients over that many steps of gradient descent with this rate, all on the
+        whole batch; dummy gradients are unrolled likewise.
     """
 
     def __init__(
@@ -66,6 +69,8 @@ class Problem:
         *,
         restarts: int = 1,
         joint: bool = False,
+        local_steps: int = 1,
+        local_lr: float = 0.0,
         device: torch.device | str | None = None,
     ) -> None:
         self.model = model
@@ -74,6 +79,8 @@ class Problem:
         self.targets = list(targets)
         self.restarts = restarts
         self.joint = joint
+        self.local_steps = local_steps
+        self.local_lr = local_lr
         parameters = dict(model.named_parameters())
         buffers = dict(model.named_buffers())
         everything = {**parameters, **buffers}
@@ -179,13 +186,37 @@ class Problem:
         """Buffers for one forward of one recovery: clones wherever a module could write to them."""
         return {n: b.clone() for n, b in self.buffers.items()} if self.writes_buffers else self.buffers
 
+    def over_local_steps(
+        self, gradient: Callable[[dict[str, Tensor]], dict[str, Tensor | None]], parameters: dict[str, Tensor]
+    ) -> dict[str, Tensor | None]:
+        """The sum of what `gradient` gives by name, for the parameters at each of the local steps."""
+        total = last = gradient(parameters)
+        for _ in range(self.local_steps - 1):
+            parameters = {
+                name: tensor if last[name] is None else tensor - self.local_lr * last[name]
+                for name, tensor in parameters.items()
+            }
+            last = gradient(parameters)
+            total = {name: part if part is None else part + last[name] for name, part in total.items()}
+        return total
+
     def gradients(
         self, inputs: Tensor, labels: Tensor, sharpness: Tensor | None = None
     ) -> tuple[Tensor | None, ...]:
         """Dummy gradient of one recovery with its graph; ``inputs [B, *input_shape]``; with `sharpness`
         (``[]``) through the surrogate.
         """
+
+        def step(parameters: dict[str, Tensor]) -> dict[str, Tensor | None]:
+            loss = self.loss(parameters, self.fresh_buffers(), inputs, labels, sharpness)
+            found = torch.autograd.grad(
+                loss, tuple(parameters.values()), create_graph=True, allow_unused=True
+            )
+            return dict(zip(parameters, found, strict=True))
+
         with torch.enable_grad():
+            if self.local_steps > 1:
+                return tuple(self.over_local_steps(step, self.parameters).values())
             if self.moved or self.writes_buffers:
                 loss = self.loss(self.parameters, self.fresh_buffers(), inputs, labels, sharpness)
             else:

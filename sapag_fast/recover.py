@@ -72,6 +72,8 @@ def recover(
     box: float | None = None,
     tv: float | None = None,
     bounds: tuple[float, float] | None = (0.0, 1.0),
+    local_steps: int = 1,
+    local_lr: float | None = None,
     seed: int = 0,
     batched: bool = False,
     device: torch.device | str | None = None,
@@ -127,6 +129,10 @@ def recover(
         each. A `GradientDistance` brings its own.
     bounds : pair of float or None
         Range of the inputs' values; None: no box.
+    local_steps, local_lr : int, float
+        The client took that many steps of gradient descent with this rate, each on its whole batch, before it
+        shared; `target` is then (parameters before - parameters after) / `local_lr`: the sum of the steps'
+        gradients. Candidates are unrolled through the same steps, which explicit mode does not cover.
     seed : int
         Of all random numbers.
     device : torch.device or str, optional
@@ -155,6 +161,7 @@ def recover(
     batch_size = check.check_count("batch_size", batch_size)
     restarts = check.check_count("restarts", restarts)
     bounds = check.check_bounds(bounds)
+    local_steps, local_lr = check.check_local_steps(local_steps, local_lr)
     for name, count in (("max_memory", max_memory), ("at_once", at_once)):
         if count is not None:
             check.check_count(name, count)
@@ -172,7 +179,15 @@ def recover(
         # Dropout and the like draw from the global generator: seeded here, given back as it was.
         torch.manual_seed(seed)
         draft = Problem(
-            model, loss, GradientDistance(), targets, restarts=restarts, joint=joint, device=device
+            model,
+            loss,
+            GradientDistance(),
+            targets,
+            restarts=restarts,
+            joint=joint,
+            local_steps=local_steps,
+            local_lr=local_lr,
+            device=device,
         )
         output, recorder = _tried(draft, shape, batch_size, dtype, place)
         classes = classes_of(output)
@@ -305,6 +320,7 @@ def _checkpoint(
         restarts,
         bounds,
         certified_at,
+        (problem.local_steps, problem.local_lr),
         str(starts.device),
         sorted(distance.items()),
     )

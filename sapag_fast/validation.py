@@ -14,6 +14,7 @@ __all__ = [
     "check_bounds",
     "check_count",
     "check_labels",
+    "check_local_steps",
     "check_model",
     "check_shape",
     "check_target",
@@ -37,6 +38,18 @@ def check_weight(name: str, value: object) -> float:
     if not math.isfinite(value) or value < 0:
         raise ValueError(f"{name} must be finite and not negative, found {value}")
     return float(value)
+
+
+def check_local_steps(steps: object, rate: object) -> tuple[int, float]:
+    """Local steps and their learning rate, which several steps need and one does not."""
+    steps = check_count("local_steps", steps)
+    if rate is None:
+        if steps > 1:
+            raise ValueError(f"local_lr must be given with local_steps={steps}, found None")
+        return steps, 0.0
+    if check_weight("local_lr", rate) == 0:
+        raise ValueError(f"local_lr must be positive, found {rate}")
+    return steps, float(rate)
 
 
 def check_bounds(bounds: object) -> tuple[float, float] | None:

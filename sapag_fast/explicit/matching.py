@@ -64,6 +64,10 @@ class ExplicitMatching:
         calibrate: bool = False,
         recoveries: int | None = None,
     ) -> None:
+        if problem.local_steps > 1:
+            raise NotCovered(
+                f"{problem.local_steps} local steps: after the first, every recovery has weights of its own"
+            )
         self.problem = problem
         self.network = Network(problem)
         self.forced = same_way(ways) if isinstance(ways, str) else dict(ways or {})
