@@ -2,7 +2,8 @@
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
-# The attack tool that its integration is tested against, and what it imports; torchvision's version is torch's.
+# The tool that its integration is tested against. In a folder of its own, and without what it asks for: that
+# would replace torch, and a torchvision that does not fit torch is no good to others either.
 BREACHING ?= breaching==0.1.2 lpips==0.1.4 torchvision==0.28.0
 VENV := .venv
 BIN := $(VENV)/bin
@@ -57,5 +58,6 @@ $(VENV)/torch:
 
 $(VENV)/built: $(VENV)/torch setup.py pyproject.toml $(SOURCES)
 	$(BIN)/pip install --quiet --no-build-isolation --editable ".[test,lint,triton]"
-	-$(BIN)/pip install --quiet --no-deps $(BREACHING)
+	-$(BIN)/pip install --quiet --upgrade --target $(VENV)/breaching --no-deps $(BREACHING)
+	-$(BIN)/pip install --quiet --upgrade --target $(VENV)/breaching "hydra-core>=1.3" tqdm
 	touch $@

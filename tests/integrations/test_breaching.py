@@ -4,12 +4,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from breaching_import import import_breaching
 from tool_formulas import TOLERANCE, gradient_pair
 from torch import nn
 from torch.nn import functional as F
 
 import sapag_fast as sf
+from benchmarks.breaching_import import import_breaching
 from sapag_fast.distances import kinds
 from sapag_fast.integrations import breaching as fused
 from sapag_fast.integrations.candidate import CandidateDistance
@@ -27,7 +27,10 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # hydra's and torch.jit's, at
 
 @pytest.fixture(scope="module")
 def breaching():
-    return import_breaching()
+    try:
+        return import_breaching()
+    except ImportError as error:
+        pytest.skip(f"breaching cannot be imported ({error}); `make test` installs it")
 
 
 @pytest.fixture
