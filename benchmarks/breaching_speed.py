@@ -176,6 +176,15 @@ def recovery(
     return found
 
 
+def record(path: Path, part: dict[str, Any]) -> None:
+    """Put one part into the report, whose other parts stay as they are."""
+    report = json.loads(path.read_text()) if path.exists() else {}
+    for found in part.values():
+        found |= machine()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"benchmark": "breaching_speed", **report, **part}, indent=1) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -196,17 +205,16 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")  # torch.jit's and hydra's, by breaching
     breaching = import_breaching()
-    report: dict[str, Any] = json.loads(options.output.read_text()) if options.output.exists() else {}
-    report |= {"benchmark": "breaching_speed", **machine(), "breaching": "0.1.2"}
     if not options.no_speed:
-        report |= {"rounds": options.rounds, "speed": {}}
+        speeds: dict[str, Any] = {"rounds": options.rounds}
         for network in NETWORKS:
             for objective in OBJECTIVES:
                 found = speed(breaching, network, objective, options.rounds)
-                report["speed"][f"{network}, {objective}"] = found
+                speeds[f"{network}, {objective}"] = found
                 print(f"{network}, {objective}: {found['milliseconds']['own']['q50']:.2f} ms an iteration")
                 for name, times in found["times faster"].items():
                     print(f"  {name:15} {found['milliseconds'][name]['q50']:9.2f} ms  {times['q50']:.2f} x")
+        record(options.output, {"speed": speeds})
     if not options.no_recovery:
         if options.data is None:
             images, labels = digits(size=28)
@@ -215,16 +223,11 @@ def main() -> None:
                 labels[options.first :][: options.victims],
             )
         else:
-            images, labels = read_dataset(
-                options.data, split="test", first=options.first, count=options.victims
-            )
+            images, labels = read_dataset(options.data, first=options.first, count=options.victims)
         told = {"victims": len(labels), "first": options.first, "steps": options.steps, "success": SUCCESS}
-        report["recovery"] = told | {
-            init: recovery(breaching, images, labels, init, options.steps, options.objectives)
-            for init in options.initialisations
-        }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(report, indent=1) + "\n")
+        for init in options.initialisations:
+            told[init] = recovery(breaching, images, labels, init, options.steps, options.objectives)
+        record(options.output, {"recovery": told})
 
 
 if __name__ == "__main__":
