@@ -82,6 +82,7 @@ setup(
         "sapag_fast",
         "sapag_fast.data",
         "sapag_fast.explicit",
+        "sapag_fast.integrations",
         "sapag_fast.kernels",
         "sapag_fast.models",
         "sapag_fast.optimizers",

@@ -328,6 +328,59 @@ def certificate_section() -> str:
     )
 
 
+def breaching_section() -> str:
+    found = read("breaching_speed")
+    if not found:
+        return ""
+    lines = ["## breaching's own attack, with its objectives and with the fused ones", ""]
+    if speeds := found.get("speed"):
+        cases = {name: case for name, case in speeds.items() if isinstance(case, dict)}
+        rows = []
+        for name, case in cases.items():
+            for contender, spent in case["milliseconds"].items():
+                times = case["times faster"].get(contender)
+                gain = "" if times is None else f"{times['q50']:.2f}×"
+                rows.append([name, contender, f"{spent['q50']:.1f} ms", gain])
+        lines += [
+            prose(
+                """
+                `python -m benchmarks.breaching_speed`. One iteration of its loop, Inverting
+                Gradients' configuration, all included, in the process's own time.
+                *distance alone*: its gradients, our distance; *fused*: both from us; *sapag*: our
+                distance for its; *free distance*: its gradients, and a distance at no cost, which
+                none can surpass; *free objective*: all that is neither.
+                """
+            ),
+            "",
+            table(("network, objective", "contender", "time", "over its own"), rows),
+            "",
+            machine_line(speeds),
+            "",
+        ]
+    if recovered := found.get("recovery"):
+        rows = [
+            [init, name, f"{case['recovered']} of {recovered['victims']}", f"{case['median mse']:.1e}"]
+            for init, cases in recovered.items()
+            if isinstance(cases, dict)
+            for name, case in cases.items()
+        ]
+        lines += [
+            prose(
+                f"""
+                `python -m benchmarks.breaching_speed --data FOLDER`. MNIST, sigmoid LeNet,
+                {recovered["steps"]} steps of its L-BFGS (up to 20 evaluations each) from the same grey
+                start, no priors; success is a mean squared error below {recovered["success"]:g}. All but
+                `sapag` are its own objectives.
+                """
+            ),
+            "",
+            table(("weights", "objective", "recovered", "median MSE"), rows),
+            "",
+            machine_line(recovered),
+        ]
+    return "\n".join(lines).rstrip()
+
+
 def main() -> None:
     made = (
         distance_section(),
@@ -337,6 +390,7 @@ def main() -> None:
         recovery_section(),
         certificate_section(),
         audit_section(),
+        breaching_section(),
     )
     sections = filter(None, made)
     note = "Written by `python -m benchmarks.tables` from `results/`. No GPU has been measured yet."
