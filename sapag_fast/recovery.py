@@ -81,6 +81,8 @@ class Recovery:
         Searches that ran at once.
     recipe : Recipe
         The settings in force.
+    searches : AttackResult
+        What every restart of every victim ended with, task ``victim * restarts + restart``.
     """
 
     inputs: Tensor
@@ -96,6 +98,7 @@ class Recovery:
     mode_reason: str
     at_once: int
     recipe: Recipe
+    searches: AttackResult
 
 
 def winners(
@@ -144,4 +147,5 @@ def winners(
         mode_reason=matching.reason,
         at_once=result.rows,
         recipe=recipe,
+        searches=result,
     )

@@ -1,0 +1,157 @@
+"""A cell that attacks images: what decides it, and its run."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.claims.cell import Cell
+from benchmarks.claims.scores import median_curve, restart_images, strip, victim_entries
+from benchmarks.claims.trace import Trace
+from benchmarks.claims.victims import shared_gradients, victim_images, victim_network
+from sapag_fast.named_defences import named_defences
+from sapag_fast.recipes import Recipe
+from sapag_fast.recover import Recovery, recover
+
+__all__ = ["Plan", "image_cell", "run_plan"]
+
+PICTURED = 5
+"""Victims whose recoveries a pictured cell keeps."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What decides a cell that attacks images; every field is part of its settings.
+
+    Attributes
+    ----------
+    dataset : str
+        ``mnist`` or ``cifar``.
+    network, activation, initialisation : str
+        See `make_model`.
+    epochs : int
+        Of training; 0: untrained.
+    method : str
+        See `make_method`; `recipe`, `labels` and `restarts` are what it comes to.
+    victims : int
+        Gradients; each is of `batch_size` images.
+    networks : int
+        Networks of different seeds, among which the victims are shared out evenly.
+    batch_size : int
+    defence : tuple of str
+        As on the command line: ``relative-noise:0.1``. Withheld layers take the labels along: they are given
+        then.
+    training_mode : bool
+        The gradient is taken, and matched, with batch statistics (BatchNorm in training mode).
+    traced : bool
+        Keep the error at each evaluation, for the curve of PSNR. Needs one restart and one network.
+    pictured : bool
+        Keep a strip of pictures.
+    seed : int
+        Of starts and networks.
+    """
+
+    dataset: str
+    network: str
+    activation: str
+    initialisation: str
+    epochs: int
+    method: str
+    recipe: Recipe
+    labels: str
+    restarts: int
+    victims: int = 20
+    networks: int = 4
+    batch_size: int = 1
+    defence: tuple[str, ...] = ()
+    training_mode: bool = False
+    traced: bool = False
+    pictured: bool = False
+    seed: int = 0
+
+
+def image_cell(data: Path, group: str, plan: Plan, variant: str = "") -> Cell:
+    """The plan as a cell; `variant` goes into its name where the plan's main fields do not tell it apart."""
+    phase = f"e{plan.epochs}"
+    words = (group, plan.dataset, plan.network, plan.activation, plan.initialisation, phase, plan.method)
+    name = ".".join(filter(None, (*words, variant)))
+    settings = json.loads(json.dumps(asdict(plan)))
+    return Cell(name, group, settings, partial(run_plan, data, plan))
+
+
+def run_plan(data: Path, plan: Plan) -> dict[str, object]:
+    """Attack all victims of the plan, network by network, and score them."""
+    images, labels, places = victim_images(data, plan.dataset, plan.victims * plan.batch_size)
+    grouped = images.view(plan.victims, plan.batch_size, *images.shape[1:])
+    known = labels.view(plan.victims, plan.batch_size)
+    entries: list[dict[str, object]] = []
+    accuracies, histories, errors, pictures = [], [], [], []
+    wall = cpu = 0.0
+    modes: set[str] = set()
+    for network, chosen in enumerate(torch.arange(plan.victims).tensor_split(plan.networks)):
+        if len(chosen) == 0:
+            continue
+        model, phase = victim_network(
+            data,
+            plan.dataset,
+            plan.network,
+            plan.activation,
+            plan.initialisation,
+            1000 * plan.seed + network,
+            plan.epochs,
+        )
+        model.train(plan.training_mode)
+        accuracies.append(None if phase is None else phase.accuracy)
+        truth, answer = grouped[chosen], known[chosen]
+        trace = Trace(model, truth) if plan.traced else None
+        began, busy = time.perf_counter(), time.process_time()
+        found = _attack(model, truth, answer, plan, network)
+        wall, cpu = wall + time.perf_counter() - began, cpu + time.process_time() - busy
+        modes.add(found.mode)
+        if trace is not None:
+            errors.append(trace.finish(found))
+        numbers = [places[i * plan.batch_size : (i + 1) * plan.batch_size] for i in chosen.tolist()]
+        entries += victim_entries(found, truth, answer, numbers, plan.restarts, network)
+        histories.append(found.history)
+        if plan.pictured and len(pictures) < PICTURED:
+            pictures += restart_images(found, truth, answer)
+    spent = sum(entry["evaluations"] for entry in entries) // plan.batch_size
+    result: dict[str, object] = {
+        "victims": entries,
+        "accuracy": accuracies,
+        "mode": sorted(modes),
+        "attack seconds": wall,
+        "attack cpu seconds": cpu,
+        "evaluations": spent,
+        "curve": median_curve(histories, errors),
+    }
+    if plan.pictured:
+        result["strip"] = strip(pictures[:PICTURED])
+    return result
+
+
+def _attack(model: nn.Module, truth: Tensor, labels: Tensor, plan: Plan, network: int) -> Recovery:
+    target: Sequence[Tensor | None] = shared_gradients(model, truth, labels)
+    given: str | Tensor = plan.labels
+    if plan.defence:
+        target = named_defences(plan.defence, plan.seed + network)(target, batched=True)
+        if any(entry is None for entry in target):
+            given = labels
+    return recover(
+        model,
+        target,
+        tuple(truth.shape[2:]),
+        batch_size=plan.batch_size,
+        labels=given,
+        restarts=plan.restarts,
+        recipe=plan.recipe,
+        seed=1000 * plan.seed + network,
+        batched=True,
+    )

@@ -1,0 +1,106 @@
+"""Whose gradients the claims are measured on: images fixed by seed from reserved ranges, and networks trained
+on other images.
+
+Reserved: MNIST's test images 4000..7999, CIFAR-10's class folders ``test``. Recipes are tuned on others.
+Networks are trained on MNIST's test images 2000..3999, and on the images from the 51st on of each class of
+CIFAR-10's ``train``.
+"""
+
+from __future__ import annotations
+
+import random
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sapag_fast.data import class_names, read_class_folders, read_mnist
+from sapag_fast.models import make_model
+from sapag_fast.training import Phase, train_to
+
+__all__ = ["SHAPES", "TRAINED_EPOCHS", "shared_gradients", "training_images", "victim_images", "victim_network"]
+
+SHAPES: dict[str, tuple[int, int, int]] = {"mnist": (1, 28, 28), "cifar": (3, 32, 32)}
+"""Input shapes by data set."""
+
+TRAINED_EPOCHS = {("cifar", "lenet"): 50, ("cifar", "convnet"): 10, ("cifar", "resnet20"): 10}
+"""Epochs of Adam behind the phase "trained", by data set and network; 20 for all others. Sigmoid networks on
+500 photographs need more: after 20 epochs torch's own initialisation has learnt nothing yet, after 100 they begin
+to know the images by heart.
+"""
+
+_RESERVED = range(4000, 8000)
+_TRAINING = range(2000, 4000)
+_KEPT_PER_CLASS = 50
+_CACHE = Path(__file__).resolve().parents[2] / "build" / "claims-networks"
+
+
+@lru_cache(maxsize=4)
+def _reserved(data: Path, dataset: str) -> tuple[Tensor, Tensor]:
+    if dataset == "mnist":
+        return read_mnist(data / "mnist", first=_RESERVED.start, count=len(_RESERVED), classes=10)
+    return read_class_folders(data / "cifar10", split="test", input_shape=SHAPES["cifar"], classes=10)
+
+
+def victim_images(data: Path, dataset: str, count: int) -> tuple[Tensor, Tensor, list[int]]:
+    """Images ``[count, C, H, W]``, labels ``[count]`` and their places in the data set.
+
+    The order is drawn once: fewer victims are the first of more.
+    """
+    images, labels = _reserved(data, dataset)
+    order = random.Random(f"claims/{dataset}").sample(range(len(images)), len(images))[:count]
+    first = _RESERVED.start if dataset == "mnist" else 0
+    return images[order], labels[order], [first + place for place in order]
+
+
+@lru_cache(maxsize=4)
+def training_images(data: Path, dataset: str) -> tuple[Tensor, Tensor]:
+    """Images and labels that the networks are trained on; none of them is a victim."""
+    if dataset == "mnist":
+        return read_mnist(data / "mnist", first=_TRAINING.start, count=len(_TRAINING), classes=10)
+    root = data / "cifar10" / "train"
+    images, labels = read_class_folders(root, input_shape=SHAPES["cifar"], classes=10)
+    kept = [
+        place
+        for label in range(len(class_names(root)))
+        for place in (labels == label).nonzero().flatten().tolist()[_KEPT_PER_CLASS:]
+    ]
+    return images[kept], labels[kept]
+
+
+def victim_network(
+    data: Path, dataset: str, network: str, activation: str, initialisation: str, seed: int, epochs: int
+) -> tuple[nn.Module, Phase | None]:
+    """A network in evaluation mode with weights of its own for each seed, and how far it was trained.
+
+    None where ``epochs`` is 0.
+    """
+    channels, size = SHAPES[dataset][:2]
+    model = make_model(
+        network,
+        activation=activation,
+        initialisation=initialisation,
+        seed=seed,
+        channels=channels,
+        image_size=size,
+        classes=10,
+    ).eval()
+    if epochs == 0:
+        return model, None
+    return train_to(model, *training_images(data, dataset), epochs=epochs, seed=seed, cache=_CACHE)
+
+
+def shared_gradients(model: nn.Module, images: Tensor, labels: Tensor) -> list[Tensor]:
+    """``[V, *parameter shape]`` for images ``[V, B, *input_shape]`` and labels ``[V, B]``: one gradient for
+    each batch of B, at the same weights and running statistics.
+    """
+    parameters = tuple(p for p in model.parameters() if p.requires_grad)
+    state = {name: tensor.clone() for name, tensor in model.named_buffers()}
+    rows = []
+    for x, y in zip(images, labels, strict=True):
+        rows.append(torch.autograd.grad(F.cross_entropy(model(x), y), parameters))
+        for name, tensor in model.named_buffers():
+            tensor.copy_(state[name])
+    return [torch.stack(parts) for parts in zip(*rows, strict=True)]
