@@ -1,4 +1,4 @@
-"""What is compared: SAPAG's recipe, the same with every rival distance in its place, and attacks as published.
+"""What is compared: SAPAG's recipe, the same with a rival distance in its place, and attacks as published.
 
 A rival distance gets SAPAG's starts, restarts, evaluations and priors: the distance alone differs. Published
 attacks come with their own priors and starts, on the same engine.
@@ -15,7 +15,7 @@ __all__ = ["DISTANCES", "LABELS", "METHODS", "Method", "make_method"]
 DISTANCES = ("l2", "l2-normalized", "cosine", "layer-cosine", "tag", "sapag-mean", "sapag-sum")
 """Rival distances, each in the place of `sapag`."""
 
-METHODS = ("sapag", *DISTANCES, "dlg", "dlg-own", "sapag-pixel", "inverting", "relu-adam")
+METHODS = ("sapag", *DISTANCES, "dlg", "dlg-own", "sapag-pixel", "inverting", "inverting-long", "relu-adam")
 """Names that `make_method` knows."""
 
 LABELS = {
@@ -28,6 +28,7 @@ LABELS = {
     "dlg-own": "DLG, its own budget",
     "sapag-pixel": "SAPAG, pixels",
     "inverting": "Inverting Gradients",
+    "inverting-long": "Inverting Gradients, one long search",
     "relu-adam": "SAPAG, bare network",
 }
 """How the tables call them, where not by the name itself."""
@@ -81,10 +82,12 @@ def make_method(
         )
         return Method(recipe, "joint", 1 if own else restarts)
     bare = choose_recipe("relu-adam", shape, batch_size, piecewise_linear=True)
-    bare = _changed(bare, steps=ours.steps)
-    if name == "inverting":
-        bare = replace(_changed(bare, distance="cosine"), name="inverting", starts=("noise",))
-    return Method(bare, "infer", restarts)
+    if name == "relu-adam":
+        return Method(_changed(bare, steps=ours.steps), "infer", restarts)
+    bare = replace(_changed(bare, distance="cosine"), name="inverting", starts=("noise",))
+    if name == "inverting-long":
+        return Method(replace(bare, steps=ours.steps * restarts), "infer", 1)
+    return Method(replace(bare, steps=ours.steps), "infer", restarts)
 
 
 def _changed(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from benchmarks.claims.cell import Cell
 from benchmarks.claims.scores import median_curve, restart_images, strip, victim_entries
-from benchmarks.claims.trace import Trace
+from benchmarks.claims.trace import Traced
 from benchmarks.claims.victims import shared_gradients, victim_images, victim_network
 from sapag_fast.named_defences import named_defences
 from sapag_fast.recipes import Recipe
@@ -110,13 +110,13 @@ def run_plan(data: Path, plan: Plan) -> dict[str, object]:
         model.train(plan.training_mode)
         accuracies.append(None if phase is None else phase.accuracy)
         truth, answer = grouped[chosen], known[chosen]
-        trace = Trace(model, truth) if plan.traced else None
+        attacked = Traced(model, truth) if plan.traced else model
         began, busy = time.perf_counter(), time.process_time()
-        found = _attack(model, truth, answer, plan, network)
+        found = _attack(attacked, truth, answer, plan, network)
         wall, cpu = wall + time.perf_counter() - began, cpu + time.process_time() - busy
         modes.add(found.mode)
-        if trace is not None:
-            errors.append(trace.finish(found))
+        if isinstance(attacked, Traced):
+            errors.append(attacked.trace(found))
         numbers = [places[i * plan.batch_size : (i + 1) * plan.batch_size] for i in chosen.tolist()]
         entries += victim_entries(found, truth, answer, numbers, plan.restarts, network)
         histories.append(found.history)
@@ -139,6 +139,8 @@ def run_plan(data: Path, plan: Plan) -> dict[str, object]:
 
 def _attack(model: nn.Module, truth: Tensor, labels: Tensor, plan: Plan, network: int) -> Recovery:
     target: Sequence[Tensor | None] = shared_gradients(model, truth, labels)
+    if isinstance(model, Traced):
+        model.errors.clear()  # of the victims themselves
     given: str | Tensor = plan.labels
     if plan.defence:
         target = named_defences(plan.defence, plan.seed + network)(target, batched=True)

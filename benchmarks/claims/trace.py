@@ -7,44 +7,54 @@ from torch import Tensor, nn
 
 from sapag_fast.recover import Recovery
 
-__all__ = ["Trace"]
+__all__ = ["Traced"]
 
 
-class Trace:
-    """Listens to a network while `recover` runs one restart of each of V victims on it.
+class Traced(nn.Module):
+    """A network that notes what `recover` shows it while one restart of each of V victims runs.
 
     Parameters
     ----------
-    model : nn.Module
-        The network under attack.
+    network : nn.Module
     truth : Tensor
         ``[V, 1, *input_shape]``: which image of a batch is which would change on the way. V is at least 7, by
         which the search is told from the trials of a few rows before it.
     """
 
-    def __init__(self, model: nn.Module, truth: Tensor) -> None:
+    def __init__(self, network: nn.Module, truth: Tensor) -> None:
+        super().__init__()
         if truth.shape[0] < 7 or truth.shape[1] != 1:
             raise ValueError(f"truth: expected [7 or more, 1, ...], found {list(truth.shape)}")
-        self.truth = truth[:, 0]
+        self.network = network
         self.errors: list[Tensor] = []
-        self.hook = model.register_forward_pre_hook(self._heard)
+        true, errors = truth[:, 0], self.errors
 
-    def _heard(self, model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        x = inputs[0].detach()
-        if x.shape == self.truth.shape:
-            self.errors.append((x.clamp(0, 1) - self.truth).square().flatten(1).mean(1))
+        def error(x: Tensor) -> Tensor:
+            return (x.clamp(0, 1) - true).square().flatten(1).mean(1)
 
-    def finish(self, found: Recovery) -> Tensor:
+        def note(x: Tensor) -> None:
+            if x.shape == true.shape:
+                errors.append(error(x.detach()))
+
+        # Functions, because the attack may work on a deep copy of the network, which must note here too.
+        self.error, self.note = error, note
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.note(x)
+        return self.network(x)
+
+    def trace(self, found: Recovery) -> Tensor:
         """Mean squared errors ``[evaluations, V]``.
 
         Raises
         ------
         RuntimeError
-            When what was heard is not the search: the iterates handed out must be among those heard.
+            When the iterates that were handed out are not among those noted.
         """
-        self.hook.remove()
-        heard = torch.stack(self.errors[: found.history.shape[0]]) if self.errors else self.truth.new_empty(0, 0)
-        final = (found.inputs[:, 0].clamp(0, 1) - self.truth).square().flatten(1).mean(1)
-        if len(heard) == 0 or ((heard - final).abs() > 1e-6).all(0).any():
-            raise RuntimeError("the trace does not hold the iterates that the attack found")
-        return heard
+        noted = torch.stack(self.errors[: found.history.shape[0]])
+        missing = ((noted - self.error(found.inputs[:, 0])).abs() > 1e-6).all(0)
+        if missing.any():
+            raise RuntimeError(
+                f"{int(missing.sum())} of {len(missing)} results are no iterates that were seen"
+            )
+        return noted

@@ -20,21 +20,34 @@ from sapag_fast.data import class_names, read_class_folders, read_mnist
 from sapag_fast.models import make_model
 from sapag_fast.training import Phase, train_to
 
-__all__ = ["SHAPES", "TRAINED_EPOCHS", "shared_gradients", "training_images", "victim_images", "victim_network"]
+__all__ = [
+    "SHAPES",
+    "shared_gradients",
+    "trained_epochs",
+    "training_images",
+    "victim_images",
+    "victim_network",
+]
 
 SHAPES: dict[str, tuple[int, int, int]] = {"mnist": (1, 28, 28), "cifar": (3, 32, 32)}
 """Input shapes by data set."""
-
-TRAINED_EPOCHS = {("cifar", "lenet"): 50, ("cifar", "convnet"): 10, ("cifar", "resnet20"): 10}
-"""Epochs of Adam behind the phase "trained", by data set and network; 20 for all others. Sigmoid networks on
-500 photographs need more: after 20 epochs torch's own initialisation has learnt nothing yet, after 100 they begin
-to know the images by heart.
-"""
 
 _RESERVED = range(4000, 8000)
 _TRAINING = range(2000, 4000)
 _KEPT_PER_CLASS = 50
 _CACHE = Path(__file__).resolve().parents[2] / "build" / "claims-networks"
+
+
+def trained_epochs(dataset: str, network: str) -> int:
+    """Epochs of Adam behind the phase "trained".
+
+    LeNets on 500 photographs need more than the others: after 20 epochs those with torch's own
+    initialisation have learnt nothing yet, after 100 they begin to know the images by heart. Deeper networks
+    on photographs know them by heart after 20.
+    """
+    if dataset == "cifar":
+        return 50 if network == "lenet" else 10
+    return 20
 
 
 @lru_cache(maxsize=4)

@@ -1,0 +1,293 @@
+"""Writes the claims' tables and plots from the result files alone: no figure in them is typed by hand.
+
+python -m benchmarks.claims.tables [--results FOLDER]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.claims.bars import bar_of, lead_lines, verdict
+from benchmarks.claims.engine import read_result
+from benchmarks.claims.methods import LABELS, METHODS
+from benchmarks.claims.plots import plot_curves, plot_phases, save_strips
+from benchmarks.claims.summary import Summary, summarise, wilson
+from benchmarks.tables import prose, table
+from sapag_fast.files import replacing
+
+__all__ = ["QUICK_RESULTS", "RESULTS", "report_path", "write"]
+
+BENCHMARKS = Path(__file__).resolve().parents[1]
+RESULTS = BENCHMARKS / "results" / "claims"
+QUICK_RESULTS = BENCHMARKS / "results" / "claims-quick"
+
+Result = Mapping[str, Any]
+Row = tuple[Result, Summary]
+
+_TITLES = {
+    "images": ("Any initialisation, any phase", "Sigmoid LeNet, one image a gradient."),
+    "phases": ("Success by training phase", "Sigmoid LeNet after so many epochs; 4 restarts throughout."),
+    "batches": (
+        "Several images behind one gradient",
+        "Sigmoid LeNet, untrained. Each image counts; images of one gradient are not independent, so the "
+        "intervals are too narrow. Recovered and true images are paired within their labels.",
+    ),
+    "defences": (
+        "Defended gradients",
+        "What each strength leaves. Noise is relative to the gradient's root mean square, or absolute after "
+        "clipping; `withhold:` names the entries that are not shared, and the labels are then given.",
+    ),
+    "relu": (
+        "Networks with ReLU on photographs",
+        "SAPAG's recipe matches through a softplus surrogate; the others, at as many evaluations, the bare "
+        "network by signed Adam. Entries are median PSNR.",
+    ),
+    "networks": ("Other networks on digits", "torch's own initialisation."),
+    "curves": ("On the way", "One restart, one network; the victims' medians are in the plots."),
+    "text": ("Text", "Encoder classifiers on CoLA's sentences."),
+}
+"""Title and first words by group; groups that are not here come last under their own name."""
+
+
+def report_path(folder: Path) -> Path:
+    """Where the report of a folder of results goes."""
+    return BENCHMARKS / "CLAIMS.md" if folder == RESULTS else folder / "CLAIMS.md"
+
+
+def write(folder: Path, output: Path) -> Path:
+    """Write the report on all result files in `folder`, and its plots into ``folder/plots``."""
+    results = [found for path in sorted(folder.glob("*.json")) if (found := read_result(path))]
+    plots = folder / "plots"
+    plots.mkdir(parents=True, exist_ok=True)
+    pictures = os.path.relpath(plots, output.parent)
+    groups: dict[str, list[Row]] = {name: [] for name in _TITLES}
+    for found in results:
+        groups.setdefault(found["group"], []).append((found, summarise(found)))
+    parts = [_opening(results)]
+    for group, rows in groups.items():
+        if not rows:
+            continue
+        title, words = _TITLES.get(group, (group, ""))
+        parts += [f"## {title}", prose(f"{words} {_machines(rows)}")]
+        images = all("method" in found["settings"] for found, _ in rows)
+        parts += _image_group(group, rows) if images else [_plain_table(rows)]
+        parts += _plots(group, [found for found, _ in rows], plots, pictures)
+    parts += _certificates(results)
+    with replacing(output) as temporary:
+        temporary.write_text("\n\n".join(filter(None, parts)) + "\n")
+    return output
+
+
+def _opening(results: Sequence[Result]) -> str:
+    bars = [(bar, summarise(found)) for found in results if (bar := bar_of(found))]
+    held = sum(verdict(bar, summary).endswith("holds") for bar, summary in bars)
+    hours = sum(found["cpu seconds"] for found in results) / 3600
+    return "\n\n".join(
+        [
+            "# The claims, measured",
+            prose(
+                f"""
+                Written by `python -m benchmarks.claims.tables` from `{len(results)}` result files, which
+                `python -m benchmarks.claims --data DATA` makes ({hours:.2f} CPU hours in all). Victims are fixed
+                by seed, from images and sentences that no recipe was tuned on: MNIST's test images 4000 to 7999,
+                the class folders `test` of CIFAR-10, CoLA's `in_domain_dev.tsv`. An image is recovered when the
+                mean squared error of its pixels in [0, 1] is below 0.01. Rival distances get SAPAG's starts,
+                restarts, evaluations and priors; DLG is as published (labels searched jointly, noise starts, no
+                priors), at equal evaluations and at its own budget of 6000. Square brackets: Wilson's 95 %
+                interval. *Evaluations* and *CPU s* are those spent for each recovery, victims that were never
+                recovered included; *restarts* is the share of single restarts that succeed. Cells that fall
+                short of their bar stay.
+                """
+            ),
+            f"Bars held: {held} of {len(bars)} measured." if bars else "",
+        ]
+    )
+
+
+def _machines(rows: Sequence[Row]) -> str:
+    """Devices, versions and commits of these results, the same said once."""
+    told = {
+        f"{f['device']}, {f['threads']} thread(s), torch {f['torch']}, commit {f['commit']}, {f['date']}"
+        for f, _ in rows
+    }
+    return "Measured on: " + "; ".join(sorted(told)) + "."
+
+
+def _where(settings: Mapping[str, Any]) -> tuple:
+    """What stays the same along a row of the first table."""
+    keys = ("dataset", "network", "activation", "initialisation", "epochs", "batch_size", "defence")
+    values = [settings[key] for key in keys]
+    return (*values[:-1], " ".join(values[-1]), settings["training_mode"])
+
+
+def _words(where: tuple, accuracy: Sequence[float | None]) -> str:
+    dataset, network, activation, initialisation, epochs, batch, defence, mode = where
+    reached = [one for one in accuracy if one is not None]
+    words = [f"{dataset} {network} ({activation}, {initialisation})"]
+    words.append("untrained" if not epochs else f"{epochs} epochs")
+    if reached:
+        span = sorted({f"{100 * one:.0f}" for one in (min(reached), max(reached))}, key=float)
+        words[-1] += f", accuracy {'-'.join(span)} %"
+    words += [f"B = {batch}"] if batch > 1 else []
+    words += [f"`{defence}`"] if defence else []
+    words += ["BatchNorm in training mode"] if mode else []
+    return ", ".join(words)
+
+
+def _image_group(group: str, rows: Sequence[Row]) -> list[str]:
+    """A table with a column a method, and all figures of all cells folded away below."""
+    methods = [name for name in METHODS if any(found["settings"]["method"] == name for found, _ in rows)]
+    by_place: dict[tuple, dict[str, Row]] = {}
+    for found, summary in rows:
+        by_place.setdefault(_where(found["settings"]), {})[found["settings"]["method"]] = (found, summary)
+    entry = _decibels if group == "relu" else _count
+    lines, details = [], []
+    for where in sorted(by_place):
+        cells = by_place[where]
+        ordered = [cells[name] for name in methods if name in cells]
+        words = _words(where, ordered[0][0]["accuracy"])
+        judged = [verdict(bar, summary) for found, summary in ordered if (bar := bar_of(found))]
+        figures = [entry(cells[name][1]) if name in cells else "" for name in methods]
+        lines.append([words, *figures, "; ".join(judged)])
+        details += [_details(words, *cell) for cell in ordered]
+    head = ["victims' network", *(LABELS.get(name, name) for name in methods), "bar"]
+    told = (
+        "victims' network", "method", "recovered", "median PSNR", "median SSIM", "restarts", "evaluations",
+        "CPU s", "whole cell, s",
+    )  # fmt: skip
+    parts = [table(head, lines)]
+    if group == "relu":
+        parts.append("\n".join(lead_lines(rows)))
+    return [*parts, f"<details><summary>All figures</summary>\n\n{table(told, details)}\n\n</details>"]
+
+
+def _count(summary: Summary) -> str:
+    return f"{summary.successes}/{summary.victims}"
+
+
+def _decibels(summary: Summary) -> str:
+    return "-" if summary.psnr is None else f"{summary.psnr:.1f} dB"
+
+
+def _details(words: str, found: Result, summary: Summary) -> list[str]:
+    restarts = found["settings"]["restarts"]
+    method = found["settings"]["method"]
+    share = _number(None if summary.restarts is None else 100 * summary.restarts, "{:.0f} %")
+    return [
+        words,
+        LABELS.get(method, method),
+        _share(summary),
+        _number(summary.psnr, "{:.1f} dB"),
+        _number(summary.ssim, "{:.3f}"),
+        f"{share} of {restarts} each",
+        _number(summary.evaluations, "{:.0f}"),
+        _number(summary.seconds, "{:.3g}"),
+        f"{found['attack seconds']:.0f}",
+    ]
+
+
+def _share(summary: Summary) -> str:
+    low, high = summary.interval
+    return (
+        f"{summary.successes}/{summary.victims} = {100 * summary.share:.0f} % "
+        f"[{100 * low:.0f}, {100 * high:.0f}]"
+    )
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)
+
+
+def _plain_table(rows: Sequence[Row]) -> str:
+    """One line a cell: successes, and the mean of every number that its victims have."""
+    metrics = sorted({key for _, summary in rows for key in summary.means})
+    head = ["cell", "success", *metrics, "evaluations", "CPU s", "bar"]
+    lines = []
+    for found, summary in rows:
+        bar = bar_of(found)
+        lines.append(
+            [
+                found["name"],
+                _share(summary),
+                *(_number(summary.means.get(key), "{:.3f}") for key in metrics),
+                _number(found["evaluations"] / max(summary.victims, 1), "{:.0f}"),
+                _number(found["cpu seconds"] / max(summary.victims, 1), "{:.3g}"),
+                verdict(bar, summary) if bar else "",
+            ]
+        )
+    return table(head, lines)
+
+
+def _plots(group: str, results: Sequence[Result], folder: Path, pictures: str) -> list[str]:
+    made = []
+
+    def add(name: str, draw: Callable[..., None], chosen: Sequence[Result], words: str) -> None:
+        draw(folder / f"{name}.png", chosen, LABELS)
+        made.append(f"![{words}]({pictures}/{name}.png)")
+
+    drawing = {"phases": plot_phases, "curves": plot_curves}.get(group)
+    if drawing is not None:
+        for key in sorted({_panel(group, found) for found in results}):
+            chosen = [found for found in results if _panel(group, found) == key]
+            add(f"{group}.{key}", drawing, chosen, f"{group}: {key}")
+    if strips := [found for found in results if "strip" in found]:
+        add(f"{group}.pictures", save_strips, strips, f"{group}: true images above, recovered ones below")
+    return made
+
+
+def _panel(group: str, found: Result) -> str:
+    """Results of one panel share a plot."""
+    settings = found["settings"]
+    words = [settings["dataset"], settings["network"], settings["initialisation"]]
+    return ".".join(words if group == "phases" else [*words, f"e{settings['epochs']}"])
+
+
+def _certificates(results: Sequence[Result]) -> list[str]:
+    """How many of the certified recoveries succeeded, over all cells."""
+    counts: dict[tuple[str, str], list[int]] = {}
+    for found in results:
+        settings = found["settings"]
+        where = found["group"], str(settings.get("dataset", "text"))
+        for victim in found["victims"]:
+            if "certificate" in victim:
+                count = counts.setdefault(where, [0, 0, 0])
+                count[0] += 1
+                if victim["certificate"] == "certified":
+                    count[1] += 1
+                    count[2] += bool(victim["success"])
+    if not counts:
+        return []
+    lines = []
+    for (group, dataset), (victims, certified, right) in sorted(counts.items()):
+        line = [group, dataset, str(victims), str(certified)]
+        if certified:
+            low, high = wilson(right, certified)
+            line.append(f"{100 * right / certified:.1f} % [{100 * low:.1f}, {100 * high:.1f}]")
+            barred = dataset in ("mnist", "text")
+            line.append(("≥ 99 %: " + ("holds" if right >= 0.99 * certified else "falls short")) * barred)
+        else:
+            line += ["-", ""]
+        lines.append(line)
+    head = ("group", "data", "victims", "certified", "of these recovered", "bar")
+    words = """
+        Of the recoveries that were called certified, how many had succeeded; on victims that no threshold was
+        set on.
+        """
+    return ["## Certificates", prose(words), table(head, lines)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    folder = parser.parse_args().results.resolve()
+    print(f"wrote {write(folder, report_path(folder))}")
+
+
+if __name__ == "__main__":
+    main()
