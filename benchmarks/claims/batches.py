@@ -10,7 +10,7 @@ from benchmarks.claims.images import lenet_cell
 __all__ = ["cells"]
 
 NETWORKS = (("mnist", "default"), ("cifar", "uniform"), ("cifar", "default"))
-RIVALS = ("dlg", "l2-normalized", "cosine")
+RIVALS = ("dlg", "layer-cosine", "cosine-plain")
 """Beside four images a gradient; beside eight they would take hours to fail."""
 
 

@@ -26,5 +26,5 @@ def cells(data: Path, quick: bool) -> list[Cell]:
         lenet_cell(data, "curves", dataset, initialisation, epochs, method, **few)
         for dataset, initialisation in NETWORKS
         for epochs in (0, trained_epochs(dataset, "lenet"))
-        for method in ("sapag", *DISTANCES, "dlg")
+        for method in ("sapag", *DISTANCES, "cosine-plain", "dlg")
     ]

@@ -33,7 +33,7 @@ the first convolution and the last linear layer (its labels are then given).
 """
 
 COMPARED = (("relative-noise:0.1",), ("prune:0.9",), ("sign",))
-RIVALS = ("l2-normalized", "cosine", "dlg")
+RIVALS = ("layer-cosine", "cosine-plain", "dlg")
 
 
 def cells(data: Path, quick: bool) -> list[Cell]:

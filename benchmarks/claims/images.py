@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.claims.cell import Cell
-from benchmarks.claims.methods import DISTANCES, make_method
+from benchmarks.claims.methods import DISTANCES, PLAIN, make_method
 from benchmarks.claims.plan import Plan, image_cell
 from benchmarks.claims.victims import SHAPES, trained_epochs
 
@@ -82,11 +82,11 @@ def cells(data: Path, quick: bool) -> list[Cell]:
                 pictured=True,
             )
             for dataset, initialisation, phase in wanted
-            for method in ("sapag", "l2-normalized", "cosine", "dlg")
+            for method in ("sapag", "cosine", "cosine-plain", "dlg")
         ]
     made = []
     for dataset in SHAPES:
-        methods = ["sapag", "dlg", *DISTANCES, "dlg-own"]
+        methods = ["sapag", "dlg", *DISTANCES, *PLAIN, "dlg-own"]
         if dataset == "cifar":
             methods.insert(1, "sapag-pixel")
         made += [

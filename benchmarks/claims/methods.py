@@ -1,7 +1,8 @@
 """What is compared: SAPAG's recipe, the same with a rival distance in its place, and attacks as published.
 
-A rival distance gets SAPAG's starts, restarts, evaluations and priors: the distance alone differs. Published
-attacks come with their own priors and starts, on the same engine.
+A rival distance gets SAPAG's starts, restarts, evaluations and priors: the distance alone differs. Since equal
+priors are not equally strong against all distances, two are there without any, too. Published attacks come with
+their own priors and starts, on the same engine.
 """
 
 from __future__ import annotations
@@ -10,12 +11,25 @@ from dataclasses import dataclass, replace
 
 from sapag_fast.recipes import Recipe, apply_overrides, choose_recipe
 
-__all__ = ["DISTANCES", "LABELS", "METHODS", "Method", "make_method"]
+__all__ = ["DISTANCES", "LABELS", "METHODS", "PLAIN", "Method", "make_method"]
 
 DISTANCES = ("l2", "l2-normalized", "cosine", "layer-cosine", "tag", "sapag-mean", "sapag-sum")
 """Rival distances, each in the place of `sapag`."""
 
-METHODS = ("sapag", *DISTANCES, "dlg", "dlg-own", "sapag-pixel", "inverting", "inverting-long", "relu-adam")
+PLAIN = ("l2-plain", "cosine-plain")
+"""The same without priors (no box, no total variation), which weigh more against a distance that is small."""
+
+METHODS = (
+    "sapag",
+    *DISTANCES,
+    *PLAIN,
+    "dlg",
+    "dlg-own",
+    "sapag-pixel",
+    "inverting",
+    "inverting-long",
+    "relu-adam",
+)
 """Names that `make_method` knows."""
 
 LABELS = {
@@ -23,6 +37,8 @@ LABELS = {
     "l2": "L2",
     "l2-normalized": "L2, normalised",
     "layer-cosine": "layer cosine",
+    "l2-plain": "L2, no priors",
+    "cosine-plain": "cosine, no priors",
     "tag": "TAG",
     "dlg": "DLG, equal budget",
     "dlg-own": "DLG, its own budget",
@@ -68,6 +84,9 @@ def make_method(
         return Method(ours, "infer", restarts)
     if name in DISTANCES:
         return Method(_changed(ours, distance=name), "infer", restarts)
+    if name in PLAIN:
+        plain = replace(_changed(ours, distance=name.removesuffix("-plain")), box=0.0, tv=0.0)
+        return Method(plain, "infer", restarts)
     if name == "sapag-pixel":
         return Method(_changed(ours, basis="pixel"), "infer", restarts)
     if name.startswith("dlg"):

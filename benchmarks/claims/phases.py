@@ -13,7 +13,7 @@ EPOCHS = {"mnist": (0, 1, 2, 5, 10, 20), "cifar": (0, 5, 10, 20, 50, 100)}
 """A hundred epochs over 500 photographs are as many steps as 25 over 2000 digits."""
 
 NETWORKS = (("mnist", "default"), ("mnist", "normal.5"), ("cifar", "default"), ("cifar", "normal.1"))
-METHODS = ("sapag", "dlg", "l2-normalized", "cosine")
+METHODS = ("sapag", "dlg", "layer-cosine", "cosine-plain")
 
 
 def cells(data: Path, quick: bool) -> list[Cell]:

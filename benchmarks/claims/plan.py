@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+import sapag_fast
 from benchmarks.claims.cell import Cell
 from benchmarks.claims.scores import median_curve, restart_images, strip, victim_entries
 from benchmarks.claims.trace import Traced
@@ -24,6 +26,8 @@ __all__ = ["Plan", "image_cell", "run_plan"]
 
 PICTURED = 5
 """Victims whose recoveries a pictured cell keeps."""
+
+_CERTIFICATES = Path(sapag_fast.__file__).with_name("certificates.json")
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,9 @@ def image_cell(data: Path, group: str, plan: Plan, variant: str = "") -> Cell:
     words = (group, plan.dataset, plan.network, plan.activation, plan.initialisation, phase, plan.method)
     name = ".".join(filter(None, (*words, variant)))
     settings = json.loads(json.dumps(asdict(plan)))
+    if plan.method.startswith("sapag") and _CERTIFICATES.exists():
+        # They decide when a victim's restarts stop.
+        settings["certificates"] = hashlib.sha256(_CERTIFICATES.read_bytes()).hexdigest()[:16]
     return Cell(name, group, settings, partial(run_plan, data, plan))
 
 

@@ -10,9 +10,9 @@ from benchmarks.claims.victims import trained_epochs
 
 __all__ = ["cells"]
 
-METHODS = ("sapag", "inverting", "relu-adam")
-"""The recipe through the surrogate; Inverting Gradients' and ours on the bare network, at as many
-evaluations.
+METHODS = ("sapag", "inverting", "inverting-long", "relu-adam")
+"""The recipe through the surrogate; Inverting Gradients' (with as many restarts, and all evaluations in one
+search) and ours on the bare network, at as many evaluations.
 """
 
 
@@ -31,7 +31,7 @@ def cells(data: Path, quick: bool) -> list[Cell]:
         for method in METHODS
         for epochs in (0, trained_epochs("cifar", network))
     ]
-    rivals = {"sigmoid": ("sapag", "dlg", "cosine"), "relu": METHODS}
+    rivals = {"sigmoid": ("sapag", "dlg", "cosine-plain"), "relu": METHODS}
     digits = [
         _cell(data, "networks", "mnist", network, activation, epochs, method, restarts=4)
         for network, activation in (("mlp", "sigmoid"), ("lenet4", "sigmoid"), ("lenet", "relu"))

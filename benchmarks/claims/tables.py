@@ -92,15 +92,15 @@ def _opening(results: Sequence[Result]) -> str:
             prose(
                 f"""
                 Written by `python -m benchmarks.claims.tables` from `{len(results)}` result files, which
-                `python -m benchmarks.claims --data DATA` makes ({hours:.2f} CPU hours in all). Victims are fixed
-                by seed, from images and sentences that no recipe was tuned on: MNIST's test images 4000 to 7999,
-                the class folders `test` of CIFAR-10, CoLA's `in_domain_dev.tsv`. An image is recovered when the
-                mean squared error of its pixels in [0, 1] is below 0.01. Rival distances get SAPAG's starts,
-                restarts, evaluations and priors; DLG is as published (labels searched jointly, noise starts, no
-                priors), at equal evaluations and at its own budget of 6000. Square brackets: Wilson's 95 %
-                interval. *Evaluations* and *CPU s* are those spent for each recovery, victims that were never
-                recovered included; *restarts* is the share of single restarts that succeed. Cells that fall
-                short of their bar stay.
+                `python -m benchmarks.claims --data DATA` makes ({hours:.2f} CPU hours in all). Victims are
+                fixed by seed, from images and sentences that no recipe was tuned on: MNIST's test images
+                4000 to 7999, the class folders `test` of CIFAR-10, CoLA's `in_domain_dev.tsv`. An image is
+                recovered when the mean squared error of its pixels in [0, 1] is below 0.01. Rival distances
+                get SAPAG's starts, restarts, evaluations and priors; DLG is as published (labels searched
+                jointly, noise starts, no priors), at equal evaluations and at its own budget of 6000.
+                Square brackets: Wilson's 95 % interval. *Evaluations* and *CPU s* are those spent for each
+                recovery, victims that were never recovered included; *restarts* is the share of single
+                restarts that succeed. Cells that fall short of their bar stay.
                 """
             ),
             f"Bars held: {held} of {len(bars)} measured." if bars else "",
