@@ -1,8 +1,8 @@
 """What is compared: SAPAG's recipe, the same with a rival distance in its place, and attacks as published.
 
-A rival distance gets SAPAG's starts, restarts, evaluations and priors: the distance alone differs. Since equal
-priors are not equally strong against all distances, two are there without any, too. Published attacks come with
-their own priors and starts, on the same engine.
+A rival distance gets SAPAG's starts, restarts, evaluations and priors: the distance alone differs. Since
+equal priors are not equally strong against all distances, two are there without any, too. Published attacks
+come with their own priors and starts, on the same engine.
 """
 
 from __future__ import annotations
