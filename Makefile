@@ -1,4 +1,5 @@
-# make demo | test | bench | kernels | docs | lint: each sets up what it needs in .venv, and is quick the second time.
+# make demo | test | bench | claims-quick | claims | kernels | docs | lint: each sets up what it needs in .venv, and
+# is quick the second time.
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -7,6 +8,8 @@ TORCH ?= torch==2.13.0
 BREACHING ?= breaching==0.1.2 lpips==0.1.4 torchvision==0.28.0
 VENV := .venv
 BIN := $(VENV)/bin
+DATA ?= ../shared/data
+WORKERS ?= 2
 SOURCES := $(shell find csrc -type f)
 CXX_FILES := $(shell find csrc tests -name '*.h' -o -name '*.inl' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
@@ -14,7 +17,7 @@ CXX_FILES := $(shell find csrc tests -name '*.h' -o -name '*.inl' -o -name '*.cp
 API := sapag_fast $(addprefix sapag_fast., recipes surrogate certificate distances sums explicit models training data \
 	defences metrics)
 
-.PHONY: demo test bench kernels docs lint format clean
+.PHONY: demo test bench claims claims-quick kernels docs lint format clean
 
 demo: $(VENV)/built
 	$(BIN)/sapag-fast demo --output demo_output --overwrite
@@ -28,6 +31,11 @@ bench: $(VENV)/built
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.optimizer_speed
 	$(BIN)/python -m benchmarks.attack_speed --threads 1
 	$(BIN)/python -m benchmarks.tables
+
+# DATA: a folder with mnist (IDX), cifar10/train and cifar10/test (class folders), cola (TSV). Each takes up where
+# it was stopped; claims takes hours, claims-quick minutes.
+claims claims-quick: $(VENV)/built
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.claims --data $(DATA) --workers $(WORKERS) $(if $(filter %-quick,$@),--quick)
 
 kernels: $(VENV)/built
 	$(BIN)/python -m benchmarks.cuda_machine_code
