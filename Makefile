@@ -8,7 +8,6 @@ TORCH ?= torch==2.13.0
 BREACHING ?= breaching==0.1.2 lpips==0.1.4 torchvision==0.28.0
 VENV := .venv
 BIN := $(VENV)/bin
-DATA ?= ../shared/data
 WORKERS ?= 2
 SOURCES := $(shell find csrc -type f)
 CXX_FILES := $(shell find csrc tests -name '*.h' -o -name '*.inl' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
@@ -32,10 +31,10 @@ bench: $(VENV)/built
 	$(BIN)/python -m benchmarks.attack_speed --threads 1
 	$(BIN)/python -m benchmarks.tables
 
-# DATA: a folder with mnist (IDX), cifar10/train and cifar10/test (class folders), cola (TSV). Each takes up where
-# it was stopped; claims takes hours, claims-quick minutes.
+# DATA=FOLDER: with mnist (IDX), cifar10/train and cifar10/test (class folders), cola (TSV). Both go on where they
+# were stopped; claims takes hours, claims-quick minutes.
 claims claims-quick: $(VENV)/built
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.claims --data $(DATA) --workers $(WORKERS) $(if $(filter %-quick,$@),--quick)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.claims --data $(or $(DATA),$(error say DATA=FOLDER)) --workers $(WORKERS) $(if $(filter %-quick,$@),--quick)
 
 kernels: $(VENV)/built
 	$(BIN)/python -m benchmarks.cuda_machine_code

@@ -2,6 +2,7 @@
 and tables that come from their files.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -99,6 +100,21 @@ def test_a_failing_cell_leaves_the_others_and_no_file(tmp_path):
     assert runs == ["one"]
     assert [path.name for path in tmp_path.iterdir()] == ["one.json"]
     assert any("bad: failed: ValueError: no such data" in line for line in lines)
+
+
+def test_an_interrupted_cell_is_not_kept(tmp_path):
+    def run() -> dict[str, object]:
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        return {"victims": []}  # as an attack that hands out what it has
+
+    runs = []
+    cells = [small_cell(runs), Cell("long", "small", {}, run), small_cell(runs, "two")]
+    with pytest.raises(KeyboardInterrupt):
+        engine.run_cells(cells, tmp_path, say=lambda line: None)
+    assert runs == ["one"]
+    assert [path.name for path in tmp_path.iterdir()] == ["one.json"]
 
 
 def test_cells_of_one_name_and_unsafe_names_are_refused(monkeypatch):
@@ -233,6 +249,7 @@ def test_tables_come_from_the_files(tmp_path):
     assert "Bars held: 0 of 1 measured." in report
     assert "| 18/20 | 3/20 | ≥ 95 %: falls short |" in report
     assert "18/20 = 90 % [70, 97]" in report
+    assert "| mnist lenet (sigmoid, default), untrained | 18 | 18 | 20 |" in report  # by restarts 1, 2
     assert "commit abc" in report
     assert "| text.bag | 2/2 = 100 % [34, 100] | 0.750 |" in report
     assert "| images | mnist | 1 | 1 | 100.0 % [20.7, 100.0] | ≥ 99 %: holds |" in report

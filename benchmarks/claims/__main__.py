@@ -36,7 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     folder = tables.QUICK_RESULTS if options.quick else tables.RESULTS
     data = options.data.resolve()
-    cells = select(all_cells(modules(), data, options.quick), options.only)
+    known = all_cells(modules(), data, options.quick)
+    cells = select(known, options.only)
     if not cells:
         parser.error(f"--only {options.only}: no cell has such a name")
     if options.list:
@@ -57,6 +58,12 @@ def main(arguments: list[str] | None = None) -> int:
         print("stopped; the same command goes on", file=sys.stderr)
         return 130
     print(f"wrote {tables.write(folder, tables.report_path(folder))}")
+    stale = [
+        cell.name for cell in known if (folder / f"{cell.name}.json").exists() and not is_done(cell, folder)
+    ]
+    strange = {path.stem for path in folder.glob("*.json")} - {cell.name for cell in known}
+    if stale or strange:
+        print("in the tables, but of other settings or of no cell:", *stale, *sorted(strange))
     return 1 if failed else 0
 
 

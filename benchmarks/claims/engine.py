@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import json
 import math
 import multiprocessing
+import os
+import signal
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
+from types import FrameType
 
 import torch
 
@@ -69,7 +73,8 @@ def is_done(cell: Cell, folder: Path) -> bool:
 def run_cell(cell: Cell, folder: Path) -> float:
     """Run one cell and write its file, at once or not at all. Returns the seconds that it took."""
     wall, cpu = time.perf_counter(), time.process_time()
-    result = cell.run()
+    with _uninterrupted():
+        result = cell.run()
     seconds = time.perf_counter() - wall
     victims = result["victims"]
     report = {
@@ -86,6 +91,27 @@ def run_cell(cell: Cell, folder: Path) -> float:
     with replacing(_path(folder, cell)) as temporary:
         temporary.write_text(_text(report))
     return seconds
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Raises KeyboardInterrupt at the end if Ctrl-C came, even if the block took it for the end of its work:
+    an attack that is interrupted hands out what it has, which is no cell's result.
+    """
+    came = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal came
+        came = True
+        signal.default_int_handler(number, frame)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        raise KeyboardInterrupt
 
 
 def _text(report: Mapping[str, object]) -> str:
@@ -170,7 +196,10 @@ def _run_named(
 ) -> float:
     """In a process of its own: make the cells, and run the one of this name."""
     torch.set_num_threads(threads)
-    return run_cell(next(cell for cell in all_cells(modules, data, quick) if cell.name == name), folder)
+    try:
+        return run_cell(next(cell for cell in all_cells(modules, data, quick) if cell.name == name), folder)
+    except KeyboardInterrupt:
+        os._exit(130)  # a worker that came back would take the next cell
 
 
 class _Tally:
