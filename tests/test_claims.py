@@ -188,7 +188,14 @@ def image_result(hits: int, of: int, method: str = "sapag", **settings: object) 
     made = [image_victim(k < hits) for k in range(of)]
     group = settings.pop("group", "images")
     fixed = {"dataset": "mnist", "network": "lenet", "activation": "sigmoid", "initialisation": "default"}
-    fixed |= {"epochs": 0, "batch_size": 1, "defence": [], "training_mode": False, "restarts": 2}
+    fixed |= {
+        "epochs": 0,
+        "batch_size": 1,
+        "defence": [],
+        "training_mode": False,
+        "restarts": 2,
+        "networks": 4,
+    }
     return {
         "name": f"{group}.{method}.{len(settings)}",
         "group": group,

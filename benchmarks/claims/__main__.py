@@ -58,12 +58,9 @@ def main(arguments: list[str] | None = None) -> int:
         print("stopped; the same command goes on", file=sys.stderr)
         return 130
     print(f"wrote {tables.write(folder, tables.report_path(folder))}")
-    stale = [
-        cell.name for cell in known if (folder / f"{cell.name}.json").exists() and not is_done(cell, folder)
-    ]
-    strange = {path.stem for path in folder.glob("*.json")} - {cell.name for cell in known}
-    if stale or strange:
-        print("in the tables, but of other settings or of no cell:", *stale, *sorted(strange))
+    current = {cell.name for cell in known if is_done(cell, folder)}
+    if others := sorted({path.stem for path in folder.glob("*.json")} - current):
+        print("in the tables, but of other settings or of no cell:", *others)
     return 1 if failed else 0
 
 

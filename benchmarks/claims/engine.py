@@ -8,7 +8,9 @@ import json
 import math
 import multiprocessing
 import os
+import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -23,7 +25,7 @@ from benchmarks.claims.cell import Cell
 from benchmarks.interleaved import machine
 from sapag_fast.files import replacing
 
-__all__ = ["all_cells", "is_done", "read_result", "run_cell", "run_cells", "select"]
+__all__ = ["all_cells", "is_done", "read_result", "run_cell", "run_cells", "select", "source_commit"]
 
 DIGITS = 5
 """Significant digits that a file keeps of a number."""
@@ -55,6 +57,22 @@ def _path(folder: Path, cell: Cell) -> Path:
     return folder / f"{cell.name}.json"
 
 
+def source_commit() -> str:
+    """This checkout's commit, ``-dirty`` if files other than results have changed since."""
+    if given := os.environ.get("SAPAG_FAST_COMMIT"):
+        return given
+    made = (":(top)", ":(top,exclude)benchmarks/results", ":(top,exclude)benchmarks/CLAIMS.md")
+    commit = _git("rev-parse", "--short", "HEAD")
+    return commit + "-dirty" * bool(_git("diff", "--name-only", "HEAD", "--", *made)) if commit else "unknown"
+
+
+def _git(*words: str) -> str:
+    if shutil.which("git") is None:
+        return ""
+    command = ["git", "-C", str(Path(__file__).parent), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
 def read_result(path: Path) -> dict | None:
     """A result file's contents; None where there is none, or none that is whole."""
     try:
@@ -70,8 +88,8 @@ def is_done(cell: Cell, folder: Path) -> bool:
     return found is not None and found["settings"] == json.loads(json.dumps(cell.settings))
 
 
-def run_cell(cell: Cell, folder: Path) -> float:
-    """Run one cell and write its file, at once or not at all. Returns the seconds that it took."""
+def run_cell(cell: Cell, folder: Path, commit: str) -> float:
+    """Run one cell of this commit and write its file, at once or not at all; returns the seconds taken."""
     wall, cpu = time.perf_counter(), time.process_time()
     with _uninterrupted():
         result = cell.run()
@@ -82,6 +100,7 @@ def run_cell(cell: Cell, folder: Path) -> float:
         "group": cell.group,
         "settings": cell.settings,
         **machine(),
+        "commit": commit,
         "date": datetime.now(UTC).date().isoformat(),
         "seconds": seconds,
         "cpu seconds": time.process_time() - cpu,
@@ -105,7 +124,9 @@ def _uninterrupted() -> Iterator[None]:
         came = True
         signal.default_int_handler(number, frame)
 
-    before = signal.signal(signal.SIGINT, note)
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:  # and not ignored, as in the background
+        signal.signal(signal.SIGINT, note)
     try:
         yield
     finally:
@@ -164,19 +185,21 @@ def run_cells(
     folder.mkdir(parents=True, exist_ok=True)
     waiting = [cell for cell in cells if not is_done(cell, folder)]
     say(f"{len(cells)} cells, {len(cells) - len(waiting)} done before")
-    told = _Tally(len(waiting), say)
+    told, commit = _Tally(len(waiting), say), source_commit()  # the code that has been read by now
     if workers == 1:
         torch.set_num_threads(threads)
         for cell in waiting:
             try:
-                told.done(cell.name, run_cell(cell, folder))
+                told.done(cell.name, run_cell(cell, folder, commit))
             except Exception as error:  # one cell's failure must not cost the others
                 told.failed(cell.name, error)
         return told.failures
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
         running: dict[Future[float], str] = {
-            pool.submit(_run_named, cell.name, folder, tuple(modules), data, quick, threads): cell.name
+            pool.submit(
+                _run_named, cell.name, folder, commit, tuple(modules), data, quick, threads
+            ): cell.name
             for cell in waiting
         }
         try:
@@ -192,12 +215,13 @@ def run_cells(
 
 
 def _run_named(
-    name: str, folder: Path, modules: Sequence[str], data: Path, quick: bool, threads: int
+    name: str, folder: Path, commit: str, modules: Sequence[str], data: Path, quick: bool, threads: int
 ) -> float:
     """In a process of its own: make the cells, and run the one of this name."""
     torch.set_num_threads(threads)
     try:
-        return run_cell(next(cell for cell in all_cells(modules, data, quick) if cell.name == name), folder)
+        cell = next(cell for cell in all_cells(modules, data, quick) if cell.name == name)
+        return run_cell(cell, folder, commit)
     except KeyboardInterrupt:
         os._exit(130)  # a worker that came back would take the next cell
 

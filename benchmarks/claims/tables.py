@@ -189,7 +189,7 @@ def _restart_table(by_place: Mapping[tuple, Mapping[str, Row]]) -> str:
         reached = [
             str(sum(True in hit[:count] for hit in hits)) if count <= tried else "" for count in counts
         ]
-        lines.append([_words(where, ours[where]["accuracy"]), *reached, str(len(hits))])
+        lines.append([_words(where, ours[where]["accuracy"]), *map(str, reached), str(len(hits))])
     head = ["SAPAG, recovered by one of the first restarts", *map(str, counts), "victims"]
     return f"<details><summary>By the number of restarts</summary>\n\n{table(head, lines)}\n\n</details>"
 
