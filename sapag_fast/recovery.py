@@ -81,8 +81,6 @@ class Recovery:
         Searches that ran at once.
     recipe : Recipe
         The settings in force.
-    searches : AttackResult
-        What every restart of every victim ended with, task ``victim * restarts + restart``.
     """
 
     inputs: Tensor
@@ -98,7 +96,6 @@ class Recovery:
     mode_reason: str
     at_once: int
     recipe: Recipe
-    searches: AttackResult
 
 
 def winners(
@@ -147,5 +144,4 @@ def winners(
         mode_reason=matching.reason,
         at_once=result.rows,
         recipe=recipe,
-        searches=result,
     )

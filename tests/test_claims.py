@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from benchmarks.claims import engine, plan, tables, victims
 from benchmarks.claims.bars import bar_of, lead_lines, verdict
 from benchmarks.claims.cell import Cell
 from benchmarks.claims.methods import DISTANCES, METHODS, make_method
+from benchmarks.claims.scores import victim_entries
 from benchmarks.claims.summary import summarise, wilson
 from sapag_fast.models import LeNet, initialise
 from sapag_fast.recover import recover
@@ -306,6 +308,29 @@ def test_a_recovered_victim_counts_evaluations_to_its_first_success(some_images)
         assert entry["mse"] < 1e-2
         assert entry["evaluations to success"] == 150 * (entry["restarts"].index(True) + 1)
     assert found["strip"]
+
+
+def test_restarts_that_were_cut_short_have_not_failed():
+    truth = torch.rand(2, 1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    wrong = 1 - truth
+    labels = torch.zeros(2, 1, dtype=torch.long)
+    restarts = SimpleNamespace(
+        inputs=torch.stack((wrong, truth, wrong, wrong), 1),
+        evaluations=torch.tensor([[40, 100, 100, 0], [100, 100, 100, 60]]),
+    )
+    found = SimpleNamespace(
+        inputs=truth.clone(),
+        labels=labels,
+        distance=torch.zeros(2),
+        restarts=restarts,
+        certificate=(SimpleNamespace(status="certified"), SimpleNamespace(status="unknown")),
+    )
+    first, second = victim_entries(found, truth, labels, [[7], [8]], 3)
+    assert first["restarts"] == [None, True, False, None]
+    assert first["evaluations to success"] == 140
+    assert (first["victim"], first["network"], first["certificate"]) == (7, 3, "certified")
+    assert second["restarts"] == [False, True, False, False]
+    assert second["certificate"] == "unknown"
 
 
 def test_a_trace_holds_the_error_of_every_iterate(some_images):

@@ -125,7 +125,7 @@ def run_plan(data: Path, plan: Plan) -> dict[str, object]:
         if isinstance(attacked, Traced):
             errors.append(attacked.trace(found))
         numbers = [places[i * plan.batch_size : (i + 1) * plan.batch_size] for i in chosen.tolist()]
-        entries += victim_entries(found, truth, answer, numbers, plan.restarts, network)
+        entries += victim_entries(found, truth, answer, numbers, network)
         histories.append(found.history)
         if plan.pictured and len(pictures) < PICTURED:
             pictures += restart_images(found, truth, answer)

@@ -39,30 +39,34 @@ def victim_entries(
     truth: Tensor,
     answer: Tensor,
     places: Sequence[Sequence[int]],
-    restarts: int,
     network: int,
 ) -> list[dict[str, object]]:
     """One entry for each image of each victim: truth ``[V, B, C, H, W]``, answer (the labels) ``[V, B]``.
 
     ``evaluations`` are those of all the victim's restarts; ``evaluations to success`` those of its restarts,
-    in the order in which they begin, up to the end of the first that recovers the image.
+    in the order in which they begin, up to the end of the first that recovers the image; ``restarts`` says
+    of each whether it has, null for those that never began or were cut short.
     """
     entries = []
-    searches = found.searches
     certificates = getattr(found, "certificate", None)
     for victim, (true, real) in enumerate(zip(truth, answer, strict=True)):
-        tasks = range(victim * restarts, (victim + 1) * restarts)
+        labels = found.labels[victim]
+        spent = found.restarts.evaluations[victim].tolist()
         each = [
-            _scores(searches.inputs[task], true, _labels(searches.labels[task], real), real)
-            if searches.evaluations[task] > 0
-            else None
-            for task in tasks
+            _scores(inputs, true, labels, real) if begun else None
+            for inputs, begun in zip(found.restarts.inputs[victim], spent, strict=True)
         ]
-        spent = [int(searches.evaluations[task]) for task in tasks]
-        chosen = _scores(found.inputs[victim], true, found.labels[victim], real)
-        labelled = sorted(found.labels[victim].tolist()) == sorted(real.tolist())
+        chosen = _scores(found.inputs[victim], true, labels, real)
+        certificate = None if certificates is None else certificates[victim]
+        certified = getattr(certificate, "status", certificate) == "certified"
+        # Restarts that a certificate has cut short have not failed.
+        whole = max(spent) if certified else 0
+        labelled = sorted(labels.tolist()) == sorted(real.tolist())
         for place, image in enumerate(chosen):
-            hits = [None if one is None else _recovered(one[place]) for one in each]
+            hits = [
+                None if one is None else _recovered(one[place]) or (None if count < whole else False)
+                for one, count in zip(each, spent, strict=True)
+            ]
             first = hits.index(True) if True in hits else None
             entries.append(
                 {
@@ -79,15 +83,9 @@ def victim_entries(
                     "restarts": hits,
                 }
             )
-            if certificates is not None:
-                certificate = certificates[victim]
-                entries[-1]["certificate"] = str(getattr(certificate, "status", certificate))
+            if certificate is not None:
+                entries[-1]["certificate"] = "certified" if certified else "unknown"
     return entries
-
-
-def _labels(labels: Tensor, like: Tensor) -> Tensor:
-    """Labels ``[B]``, also from the logits of a joint search."""
-    return labels.argmax(-1) if labels.dim() > like.dim() else labels
 
 
 def median_curve(histories: Sequence[Tensor], errors: Sequence[Tensor]) -> dict[str, list[float | None]]:
