@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+import math
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,9 @@ _CAPTION, _GAP = 170, 4
 
 
 def plot_phases(path: Path, results: Results, labels: Mapping[str, str]) -> None:
-    """Success against epochs of training, a line a method; the share with Wilson's interval."""
+    """Success against epochs of training and the accuracy they led to, a line a method, with Wilson's
+    intervals.
+    """
     figure = Figure(figsize=(5.2, 3.3), layout="constrained")
     axes = figure.add_subplot()
     places = sorted({found["settings"]["epochs"] for found in results})
@@ -30,17 +34,22 @@ def plot_phases(path: Path, results: Results, labels: Mapping[str, str]) -> None
         ours = sorted(ours, key=lambda found: found["settings"]["epochs"])
         shares = [summarise(found) for found in ours]
         x = [places.index(found["settings"]["epochs"]) for found in ours]
-        low = [100 * (s.share - s.interval[0]) for s in shares]
-        high = [100 * (s.interval[1] - s.share) for s in shares]
+        low = [100 * max(s.share - s.interval[0], 0) for s in shares]
+        high = [100 * max(s.interval[1] - s.share, 0) for s in shares]
         y = [100 * s.share for s in shares]
-        axes.errorbar(
-            x, y, (low, high), marker="o", markersize=3, capsize=2, label=labels.get(method, method)
-        )
-    axes.set_xticks(range(len(places)), [str(place) for place in places])
-    axes.set_xlabel("epochs of training")
+        name = labels.get(method, method)
+        axes.errorbar(x, y, (low, high), marker="o", markersize=3, capsize=2, label=name)
+    reached = {found["settings"]["epochs"]: found["accuracy"] for found in results}
+    axes.set_xticks(range(len(places)), [_tick(place, reached[place]) for place in places])
+    axes.set_xlabel("epochs of training\naccuracy, mean over the networks")
     axes.set_ylabel("recovered, %")
     axes.set_ylim(-4, 104)
     _finish(figure, axes, path)
+
+
+def _tick(epochs: int, accuracy: Sequence[float | None]) -> str:
+    known = [one for one in accuracy if one is not None]
+    return f"{epochs}\n{100 * statistics.fmean(known):.0f} %" if known else str(epochs)
 
 
 def plot_curves(path: Path, results: Results, labels: Mapping[str, str]) -> None:
@@ -52,7 +61,7 @@ def plot_curves(path: Path, results: Results, labels: Mapping[str, str]) -> None
             curve = found["curve"]
             first = curve["distance"][0]
             if first:
-                relative = [None if d is None else d / first for d in curve["distance"]]
+                relative = [math.nan if d is None else d / first for d in curve["distance"]]
                 left.plot(curve["evaluations"], relative, label=labels.get(method, method))
             right.plot(curve["evaluations"], curve["psnr"], label=labels.get(method, method))
     left.set_yscale("log")
@@ -81,9 +90,9 @@ def save_strips(path: Path, results: Results, labels: Mapping[str, str]) -> None
 
 def _caption(settings: Mapping[str, Any], labels: Mapping[str, str]) -> str:
     words = [f"{settings['dataset']} {settings['network']} {settings['initialisation']}"]
-    words.append(
-        f"{settings['epochs']} epochs" + (f", B = {settings['batch_size']}" * (settings["batch_size"] > 1))
-    )
+    words.append(f"{settings['epochs']} epochs")
+    if settings["batch_size"] > 1:
+        words[-1] += f", B = {settings['batch_size']}"
     words += [" ".join(settings["defence"])] if settings["defence"] else []
     return "\n".join([*words, labels.get(settings["method"], settings["method"])])
 
