@@ -363,6 +363,20 @@ def test_rivals_differ_in_the_distance_alone():
         make_method("best", (1, 28, 28), 1, 1)
 
 
+def test_a_rival_without_priors_leaves_its_start():
+    """At its own scale the cosine distance stands still here, its gradient below the optimiser's floors."""
+    model = initialise(LeNet(), "default", seed=3)
+    image, label = torch.rand(1, 1, 28, 28, generator=torch.Generator().manual_seed(1)), torch.tensor([4])
+    target = torch.autograd.grad(F.cross_entropy(model(image), label), tuple(model.parameters()))
+    moved = {}
+    for name in ("cosine", "cosine-plain"):
+        recipe = replace(make_method("cosine-plain", (1, 28, 28), 1, 1, steps=60).recipe, distance=name)
+        found = recover(model, target, (1, 28, 28), recipe=recipe, seed=0)
+        moved[name] = (found.distance / found.history[0]).item()
+    assert moved["cosine"] > 0.9
+    assert moved["cosine-plain"] < 0.1
+
+
 def test_all_methods_get_as_many_evaluations():
     methods = {name: make_method(name, (3, 32, 32), 1, 4, piecewise_linear=True) for name in METHODS}
     budgets = {name: method.recipe.steps * method.restarts for name, method in methods.items()}
