@@ -2,8 +2,11 @@
 
 The bias gradient of the last layer is the mean over the batch of p - y, with p the softmax output and y the
 one-hot label. With one image exactly the label's entry is negative (iDLG: Zhao, Mopuri, Bilen 2020). With B
-images n_c = B (mean p_c - gradient_c) holds exactly; mean p is not known, but the mean output on noise images
-comes close (Geng et al. 2021), and classes with a negative entry occur at least once (Yin et al. 2021).
+images n_c = B (mean p_c - gradient_c) holds exactly; mean p is not known. The weight's gradient is the mean
+of (p - y) h with h the features, so its rows over the bias's entries, weighted by their size, are a mean of
+the batch's own features, and p there comes close to mean p (in the manner of Ma et al. 2023). Without a bias,
+or where the last matrix does not make the output, the mean output on noise images stands in (Geng et al.
+2021). Classes with a negative entry occur at least once (Yin et al. 2021).
 """
 
 from __future__ import annotations
@@ -67,7 +70,7 @@ def label_counts(error: Tensor, batch_size: int, probabilities: Tensor) -> Tenso
     batch_size : int
         B, the number of images.
     probabilities : Tensor
-        ``[classes]``, an estimate of the mean softmax output.
+        ``[classes]`` or ``[..., classes]``, an estimate of the mean softmax output.
 
     Returns
     -------
@@ -95,27 +98,39 @@ def label_counts(error: Tensor, batch_size: int, probabilities: Tensor) -> Tenso
 
 
 @torch.no_grad()
-def mean_probabilities(problem: Problem, name: str, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean softmax output on `noise` inputs, ``[classes]``, and the mean sum of the last layer's features,
-    ``[]``.
+def mean_probabilities(problem: Problem, name: str, noise: Tensor) -> tuple[Tensor, Tensor, bool]:
+    """Mean softmax output on `noise` inputs ``[classes]``, the mean sum of the last layer's features ``[]``,
+    and whether the last layer's output is the network's.
 
     The features are what enters the ``nn.Linear`` whose weight is the parameter called `name`; with no such
     module the sum is nan.
     """
-    sums: list[Tensor] = []
+    seen: list[tuple[Tensor, Tensor]] = []
     holder = dict(problem.model.named_modules()).get(name.rpartition(".")[0])
     hooks = []
     if isinstance(holder, nn.Linear):
-        hooks.append(
-            holder.register_forward_pre_hook(lambda _, inputs: sums.append(inputs[0].sum(-1).mean()))
-        )
+        hooks.append(holder.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output))))
     try:
         output = problem.output(problem.parameters, problem.fresh_buffers(), noise)
     finally:
         for hook in hooks:
             hook.remove()
-    features = sums[-1] if sums else output.new_full((), torch.nan)
-    return output.softmax(-1).mean(0), features
+    features = seen[-1][0].sum(-1).mean() if seen else output.new_full((), torch.nan)
+    return output.softmax(-1).mean(0), features, bool(seen) and torch.equal(seen[-1][1], output)
+
+
+@torch.no_grad()
+def _probabilities_at_the_mean(
+    weight_gradient: Tensor, bias_gradient: Tensor, weight: Tensor, bias: Tensor
+) -> Tensor:
+    """Softmax output ``[V, classes]`` at the batch's mean features, as the last layer's gradients tell them.
+
+    With w_c = sign(bias gradient_c) the sum of w_c times the weight gradient's rows is a sum of the images'
+    features, whose factors add up to the sum of w_c times the bias's: features of either sign will do.
+    """
+    signs = bias_gradient.sign()[:, None]
+    features = (signs @ weight_gradient)[:, 0] / bias_gradient.abs().sum(-1, keepdim=True)
+    return nn.functional.linear(features, weight, bias).softmax(-1)
 
 
 def infer_labels(problem: Problem, *, batch_size: int, noise: Tensor, classes: int | None = None) -> Tensor:
@@ -128,8 +143,8 @@ def infer_labels(problem: Problem, *, batch_size: int, noise: Tensor, classes: i
     batch_size : int
         Images behind each gradient, B.
     noise : Tensor
-        ``[M, *input_shape]``, inputs on which the mean output is estimated; used for B > 1 and for layers
-        without bias.
+        ``[M, *input_shape]``, inputs on which the network is tried for B > 1, and its mean output estimated
+        where the gradient does not tell it.
     classes : int, optional
         The number of outputs, for the check.
 
@@ -162,7 +177,11 @@ def infer_labels(problem: Problem, *, batch_size: int, noise: Tensor, classes: i
         )
     if batch_size == 1:
         return labels[:, None]
-    probabilities, features = mean_probabilities(problem, problem.names[layer.weight], noise)
+    name = problem.names[layer.weight]
+    probabilities, features, is_output = mean_probabilities(problem, name, noise)
+    if layer.bias is not None and is_output:
+        matrix, vector = (problem.parameters[problem.names[at]] for at in (layer.weight, layer.bias))
+        probabilities = _probabilities_at_the_mean(weight, bias, matrix, vector)
     if bias is None:
         if not bool(features > 0):
             raise ValueError(
