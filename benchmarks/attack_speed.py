@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def _ours(
     starts = 0.5 + 0.01 * torch.randn(recoveries, 1, *shape, generator=torch.Generator().manual_seed(1))
     labels = label.expand(recoveries, 1)
     matching = choose_matching(problem, starts, labels)
-    recipe = RECIPES["smooth-dct" if channels == 3 else "smooth"]
+    recipe = replace(RECIPES["smooth-dct" if channels == 3 else "smooth"], line_search=None)
     basis = make_basis(recipe.basis, shape)
 
     def loop() -> None:

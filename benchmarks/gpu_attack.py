@@ -11,6 +11,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -25,7 +26,7 @@ from sapag_fast.recipes import RECIPES
 
 CASES = {"LeNet": (1, 64, 1024, 4096), "ResNet-18, BatchNorm eval": (1, 16, 64)}
 EVALUATIONS = 300
-RECIPE = RECIPES["smooth"]
+RECIPE = replace(RECIPES["smooth"], line_search=None)
 
 
 def on_gpu(case: Case) -> Case:

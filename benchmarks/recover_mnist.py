@@ -6,7 +6,7 @@ Success is a mean squared error below 1e-2. Three parts:
 - ``sapag``: `recover` with its default settings and several restarts;
 - ``dlg``: the squared distance, image and label logits together, ``torch.optim.LBFGS`` with its own
 tolerances, as published;
-- ``agreement``: one restart of the default settings with the batched L-BFGS and with ``torch.optim.LBFGS``
+- ``agreement``: one restart of the default settings without line search with the batched L-BFGS and with ``torch.optim.LBFGS``
 from the same
   starts: the two need not take the same path in float32, but must succeed equally often and get equally far.
 
@@ -21,6 +21,7 @@ import json
 import statistics
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -35,12 +36,13 @@ from sapag_fast.matching import SingleMatching
 from sapag_fast.models import LeNet, initialise
 from sapag_fast.priors import box_prior, total_variation
 from sapag_fast.problem import Problem
-from sapag_fast.recipes import RECIPES
+from sapag_fast.recipes import RECIPES, Recipe
 from sapag_fast.recover import recover
 from sapag_fast.starts import make_start, recovery_generator
 
 SUCCESS = 1e-2
 SHAPE = (1, 28, 28)
+PLAIN = replace(RECIPES["smooth"], line_search=None)
 
 
 def load(folder: Path, count: int) -> tuple[Tensor, Tensor]:
@@ -73,10 +75,16 @@ def summary(found: Tensor, truth: Tensor, seconds: float) -> dict[str, object]:
 
 
 def run_sapag(
-    model: nn.Module, target: list[Tensor], truth: Tensor, labels: Tensor, restarts: int, seed: int
+    model: nn.Module,
+    target: list[Tensor],
+    truth: Tensor,
+    labels: Tensor,
+    restarts: int,
+    seed: int,
+    recipe: str | Recipe = "auto",
 ) -> dict:
     begin = time.perf_counter()
-    result = recover(model, target, SHAPE, batched=True, restarts=restarts, seed=seed)
+    result = recover(model, target, SHAPE, batched=True, restarts=restarts, seed=seed, recipe=recipe)
     report = summary(result.inputs[:, 0], truth, time.perf_counter() - begin)
     certified = result.distance < 1e-4
     return report | {
@@ -104,10 +112,10 @@ def run_dlg(model: nn.Module, target: list[Tensor], truth: Tensor, evaluations: 
 
 
 def run_torch_lbfgs(model: nn.Module, target: list[Tensor], truth: Tensor, labels: Tensor, seed: int) -> dict:
-    """The default objective under ``torch.optim.LBFGS``, from the starts that `recover` draws for one
+    """The default objective (without line search) under ``torch.optim.LBFGS``, from the starts that `recover` draws for one
     restart.
     """
-    recipe = RECIPES["smooth"]
+    recipe = PLAIN
     begin = time.perf_counter()
     found, distances = [], []
     for victim in range(len(truth)):
@@ -178,7 +186,7 @@ def main() -> None:
         target = gradients(model, images, labels)
         parts = {
             "sapag": run_sapag(model, target, images, labels, options.restarts, options.seed),
-            "sapag R=1": run_sapag(model, target, images, labels, 1, options.seed),
+            "sapag R=1": run_sapag(model, target, images, labels, 1, options.seed, PLAIN),
             "sapag R=1 torch.optim.LBFGS": run_torch_lbfgs(model, target, images, labels, options.seed),
             "dlg": run_dlg(model, target, images, options.dlg_evaluations, options.seed),
         }

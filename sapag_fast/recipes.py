@@ -108,9 +108,17 @@ class Recipe:
 
 
 RECIPES: dict[str, Recipe] = {
-    "smooth": Recipe("smooth", tv_until=0.7, tv_rest=0.03),
-    "smooth-dct": Recipe("smooth-dct", basis="dct", tv=1e-4),
-    "smooth-batch": Recipe("smooth-batch", basis="dct", steps=500, tv=3e-4),
+    "smooth": Recipe(
+        "smooth",
+        line_search="armijo",
+        steps=600,
+        tv_until=0.7,
+        tv_rest=0.03,
+        starts=("grey", "noise", "blurred", "noise"),
+    ),
+    "smooth-dct": Recipe("smooth-dct", basis="dct", steps=500, tv=1e-4, starts=("grey", "blurred")),
+    "smooth-batch": Recipe("smooth-batch", basis="dct", steps=800, tv=3e-4, tv_until=0.5, tv_rest=0.1),
+    "smooth-batch-grey": Recipe("smooth-batch-grey", basis="dct", steps=800, tv_until=0.5, tv_rest=0.1),
     "relu": Recipe(
         "relu",
         bandwidth=0.1,
@@ -129,7 +137,7 @@ RECIPES: dict[str, Recipe] = {
         clip=True,
     ),
 }
-"""By name. ``smooth`` stands for the three smooth ones: the input's shape and the batch decide. ``relu`` goes
+"""By name. ``smooth`` stands for the four smooth ones: the input's shape and the batch decide. ``relu`` goes
 through the surrogate, ``relu-adam`` is the best that was found on the bare network.
 """
 
@@ -161,8 +169,8 @@ def choose_recipe(
     """The recipe to use: `recipe` itself, or by name; ``auto`` looks at the network, ``smooth`` at the input.
 
     Colour photographs (three channels) are searched in the DCT basis, and so are batches of more than one
-    image for smooth networks; other inputs in their own coordinates. Inputs that are not images get no total
-    variation.
+    image for smooth networks, where other images than photographs bear more total variation; other inputs in
+    their own coordinates. Inputs that are not images get no total variation.
 
     Raises
     ------
@@ -180,7 +188,11 @@ def choose_recipe(
     if recipe == "auto":
         name = "relu" if piecewise_linear else "smooth"
     if name == "smooth" and image:
-        name = "smooth-batch" if batch_size > 1 else "smooth-dct" if input_shape[0] == 3 else "smooth"
+        photograph = input_shape[0] == 3
+        if batch_size > 1:
+            name = "smooth-batch" if photograph else "smooth-batch-grey"
+        elif photograph:
+            name = "smooth-dct"
     chosen = RECIPES[name]
     if name == "relu" and image and input_shape[0] == 3:
         chosen = replace(chosen, basis="dct")

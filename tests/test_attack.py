@@ -12,7 +12,7 @@ from sapag_fast.recipes import RECIPES
 from sapag_fast.tasks import Queue
 
 SIZE, STEPS, CHECK = 6, 45, 10
-RECIPE = dataclasses.replace(RECIPES["smooth"], box=0.0, tv=0.0, lr=0.3, history=5)
+RECIPE = dataclasses.replace(RECIPES["smooth"], box=0.0, tv=0.0, lr=0.3, history=5, line_search=None)
 
 
 class Bowls:

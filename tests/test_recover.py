@@ -71,7 +71,7 @@ def test_single_recovery_and_progress():
     )
     assert result.mode == "single"
     assert _psnr(result.inputs[0], images).item() >= 25
-    assert seen[-1] == (300, torch.Size([1]))
+    assert seen[-1] == (result.recipe.steps, torch.Size([1]))
 
 
 def test_progress_bar(capsys):
@@ -159,7 +159,7 @@ def test_best_finite_iterate_is_kept():
     """A huge rate throws the search off; the answer is still the best point it saw."""
     model = _lenet()
     images, labels = _digits(1)
-    wild = dataclasses.replace(RECIPES["smooth"], lr=1e4, steps=20)
+    wild = dataclasses.replace(RECIPES["smooth"], lr=1e4, steps=20, line_search=None)
     result = recover(model, _gradient(model, images, labels), SHAPE, recipe=wild)
     assert result.inputs.isfinite().all()
     assert result.distance.item() == pytest.approx(
@@ -313,7 +313,8 @@ def test_starts(kind, shape):
 def test_recipe_choice():
     assert choose_recipe("auto", (1, 28, 28), 1, piecewise_linear=False).name == "smooth"
     assert choose_recipe("auto", (3, 32, 32), 1, piecewise_linear=False).name == "smooth-dct"
-    assert choose_recipe("auto", (1, 28, 28), 4, piecewise_linear=False).name == "smooth-batch"
+    assert choose_recipe("auto", (1, 28, 28), 4, piecewise_linear=False).name == "smooth-batch-grey"
+    assert choose_recipe("auto", (3, 32, 32), 4, piecewise_linear=False).name == "smooth-batch"
     assert choose_recipe("auto", (3, 32, 32), 4, piecewise_linear=True).name == "relu"
     assert choose_recipe("smooth", (3, 32, 32), 1, piecewise_linear=True).name == "smooth-dct"
     assert choose_recipe("auto", (7,), 1, piecewise_linear=False).tv == 0
