@@ -7,7 +7,8 @@ Success is a mean squared error below 1e-2. Three parts:
 - ``dlg``: the squared distance, image and label logits together, ``torch.optim.LBFGS`` with its own
 tolerances, as published;
 - ``agreement``: one restart of the default settings, without line search, with the batched L-BFGS and with
-  ``torch.optim.LBFGS`` from the same starts: the two need not take the same path in float32, but must succeed equally often and get equally far.
+  ``torch.optim.LBFGS`` from the same starts: the two need not take the same path in
+  float32, but must succeed equally often and get equally far.
 
     python -m benchmarks.recover_mnist --data FOLDER
 """
@@ -111,8 +112,8 @@ def run_dlg(model: nn.Module, target: list[Tensor], truth: Tensor, evaluations: 
 
 
 def run_torch_lbfgs(model: nn.Module, target: list[Tensor], truth: Tensor, labels: Tensor, seed: int) -> dict:
-    """The default objective under ``torch.optim.LBFGS`` (no line search), from the starts that `recover` draws
-    for one restart.
+    """The default objective under ``torch.optim.LBFGS`` (no line search), from the starts that `recover`
+    draws for one restart.
     """
     recipe = PLAIN
     begin = time.perf_counter()
