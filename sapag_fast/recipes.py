@@ -121,8 +121,10 @@ RECIPES: dict[str, Recipe] = {
     "smooth-batch-grey": Recipe("smooth-batch-grey", basis="dct", steps=800, tv_until=0.5, tv_rest=0.1),
     "relu": Recipe(
         "relu",
-        bandwidth=0.1,
         line_search="armijo",
+        tv=3e-3,
+        tv_until=0.7,
+        tv_rest=0.1,
         surrogate=Surrogate(),
     ),
     "relu-adam": Recipe(
