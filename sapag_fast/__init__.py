@@ -2,16 +2,19 @@
 
 from sapag_fast.distances import register_distance
 from sapag_fast.gradient_distance import GradientDistance, distance, distance_and_gradient, gradient_variance
+from sapag_fast.profiler import AttackProfile, profile_attack
 from sapag_fast.recover import Recovery, recover
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AttackProfile",
     "GradientDistance",
     "Recovery",
     "distance",
     "distance_and_gradient",
     "gradient_variance",
+    "profile_attack",
     "recover",
     "register_distance",
 ]

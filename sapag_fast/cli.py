@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from sapag_fast.cli_options import (
+    NO_DEFAULT,
     SHAPE,
     NumbersType,
     SizeType,
@@ -192,6 +193,49 @@ def capture(**options: Any) -> None:
     from sapag_fast import commands
 
     commands.capture(**options)
+
+
+@main.command()
+@model_options
+@click.option("--input-shape", type=SHAPE, required=True, help="Shape of one input.")
+@click.option(
+    "--batch-size", type=click.IntRange(1), default=1, show_default=True, help="Inputs behind a gradient."
+)
+@click.option(
+    "--recoveries",
+    type=NumbersType(),
+    default="1,8,64",
+    show_default=True,
+    help="How many at once, one profile each.",
+)
+@click.option(
+    "--evaluations", type=click.IntRange(1), default=100, show_default=True, help="Steps to time for each."
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0, min_open=True),
+    default=10.0,
+    show_default=True,
+    help="About how long to time each, and as long again to warm up.",
+)
+@click.option("--recipe", default="auto", show_default=True, help="Set of defaults for what follows.")
+@click.option("--distance", help=f"Kind of gradient distance.  [default: {NO_DEFAULT}]")
+@click.option("--optimizer", help=f"Such as lbfgs or adam.  [default: {NO_DEFAULT}]")
+@click.option("--steps", type=click.IntRange(1), help=f"Evaluations a recovery.  [default: {NO_DEFAULT}]")
+@click.option("--basis", help=f"Coordinates of the search, pixel or dct.  [default: {NO_DEFAULT}]")
+@click.option("--trace", is_flag=True, help="Write a Chrome or Perfetto trace, trace.json, too.")
+@run_options
+@output_option()
+@user_errors
+def profile(**options: Any) -> None:
+    """Tell where the time of an attack on MODEL goes, by stage and by layer, and what bounds it.
+
+    The attack is what recover would run, on the gradient of a random input. Shows tables; with --output also
+    writes profile.json and profile.png.
+    """
+    from sapag_fast import profile_command
+
+    profile_command.profile(**options)
 
 
 @main.command()

@@ -1,0 +1,254 @@
+"""A step at one number of recoveries: timed unwatched and watched in turns, then looked at layer by layer,
+counted, traced and weighed, each in steps of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import time
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from sapag_fast.batch import Batch
+from sapag_fast.explicit import ExplicitMatching
+from sapag_fast.graphs import captured
+from sapag_fast.memory import peak_bytes
+from sapag_fast.profiler.ceilings import Ceilings, bound, synchronise
+from sapag_fast.profiler.layers import FORWARD_PART, SUMS_PART, watching_layers
+from sapag_fast.profiler.preparation import Preparation
+from sapag_fast.profiler.result import LayerProfile, Level, StageProfile
+from sapag_fast.profiler.stages import STAGES, watched_step, watching
+from sapag_fast.profiler.timeline import Clock, DeviceClock, HostClock, Pointer, Timeline
+from sapag_fast.profiler.trace import Traced, traced
+from sapag_fast.profiler.work import Work, WorkCounter
+
+__all__ = ["Block", "Limits", "measure", "quickest", "time_in_turns"]
+
+_BLOCK_SECONDS = 0.001  # long enough for the clock, short enough to find a moment when nothing else runs
+_FEWEST_BLOCKS = 5
+_LAYER_SECONDS, _MOST_LAYER_STEPS = 0.5, 64
+_GRAPH_STEPS = 32
+_TRACED, _QUICK_TRACED, _QUICK_STEP = (
+    3,
+    12,
+    0.05,
+)  # steps under torch.profiler, more of them if they are quick
+
+
+@dataclass(frozen=True)
+class Block:
+    """Seconds of a step, averaged over a few of them, and its parts as far as they are told apart."""
+
+    seconds: float
+    parts: dict[Hashable, float]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long to measure: so many evaluations each way, but no longer than about so many seconds."""
+
+    evaluations: int
+    seconds: float
+
+
+def measure(
+    preparation: Preparation, recoveries: int, ceilings: Ceilings, limits: Limits, trace: Path | None
+) -> Level:
+    """Profile so many recoveries at once. To be called within the preparation's `conditions`."""
+    device = preparation.device
+    batch = preparation.attack(recoveries)
+    matching = batch.objective.matching
+    age = _warm_up(batch, device, preparation.recipe.history, limits.seconds)
+    plain, watched, stages = time_in_turns(batch, device, limits)
+    layers = _layer_seconds(batch, device, plain)
+    work = _count(batch)
+    found = traced(batch, device, _QUICK_TRACED if plain < _QUICK_STEP else _TRACED, trace)
+    peak = peak_bytes(batch.step, device)
+    gaps = _gaps(found, plain)
+    return Level(
+        recoveries=recoveries,
+        mode=matching.mode,
+        mode_reason=matching.reason,
+        step_seconds=plain,
+        watched_seconds=watched,
+        age=age,
+        stages=tuple(_stage(s, stages.get(s, 0.0), gaps.get(s, 0.0), work, ceilings) for s in STAGES),
+        layers=_layers(matching, layers, work, plain) if isinstance(matching, ExplicitMatching) else (),
+        peak_bytes=peak,
+        launches=found.launches,
+        graph_seconds=_replayed(batch, device),
+        attack_steps=preparation.recipe.steps,
+    )
+
+
+def _warm_up(batch: Batch, device: torch.device, history: int, seconds: float) -> int:
+    """Evaluations that were done: enough to fill the optimiser's history, if the time allows."""
+    until, done = time.perf_counter() + seconds, 0
+    while done < 2 or (done < history and time.perf_counter() < until):
+        batch.step()
+        synchronise(device)
+        done += 1
+    return done
+
+
+def time_in_turns(
+    batch: Batch, device: torch.device, limits: Limits
+) -> tuple[float, float, dict[Hashable, float]]:
+    """Seconds of a step that nobody watches, of one that is watched, and the latter's by stage.
+
+    Blocks of steps take turns, so that the machine's moods hit both alike; of each kind the quickest eighth
+    counts.
+    """
+    clock: Clock = DeviceClock() if device.type == "cuda" else HostClock()
+
+    def plain(steps: int) -> Block:
+        def run() -> None:
+            for _ in range(steps):
+                batch.step()
+
+        return Block(_seconds(run, device) / steps, {})
+
+    def watched(steps: int) -> Block:
+        timeline = Timeline(clock)
+
+        def run() -> None:
+            for _ in range(steps):
+                watched_step(batch, timeline)
+
+        with watching(batch, timeline):
+            whole = _seconds(run, device)
+        return Block(whole / steps, {key: seconds / steps for key, seconds in timeline.seconds().items()})
+
+    one = _seconds(batch.step, device)
+    steps = min(max(1, int(_BLOCK_SECONDS / one)), max(1, limits.evaluations // _FEWEST_BLOCKS))
+    blocks = max(_FEWEST_BLOCKS, round(limits.evaluations / steps))
+    until = time.perf_counter() + limits.seconds
+    plains: list[Block] = []
+    watcheds: list[Block] = []
+    gc.collect()
+    gc.disable()
+    try:
+        for done in range(blocks):
+            if done >= _FEWEST_BLOCKS and time.perf_counter() > until:
+                break
+            for run, kept in ((plain, plains), (watched, watcheds))[:: 1 if done % 2 else -1]:
+                kept.append(run(steps))
+    finally:
+        gc.enable()
+    quick = quickest(watcheds)
+    return quickest(plains).seconds, quick.seconds, quick.parts
+
+
+def quickest(blocks: Sequence[Block]) -> Block:
+    """The mean of the quickest eighth: what slows a block is seldom its own doing."""
+    kept = sorted(blocks, key=lambda block: block.seconds)[: (len(blocks) + 7) // 8]
+    parts: dict[Hashable, float] = {}
+    for block in kept:
+        for key, seconds in block.parts.items():
+            parts[key] = parts.get(key, 0.0) + seconds / len(kept)
+    return Block(sum(block.seconds for block in kept) / len(kept), parts)
+
+
+def _seconds(run: Callable[[], None], device: torch.device) -> float:
+    synchronise(device)
+    begin = time.perf_counter()
+    run()
+    synchronise(device)
+    return time.perf_counter() - begin
+
+
+def _layer_seconds(batch: Batch, device: torch.device, step_seconds: float) -> dict[Hashable, float]:
+    """Of one step, by ``(layer, part)``."""
+    matching = batch.objective.matching
+    if not isinstance(matching, ExplicitMatching):
+        return {}
+    clock: Clock = DeviceClock() if device.type == "cuda" else HostClock()
+    blocks = []
+    for _ in range(min(max(_FEWEST_BLOCKS, int(_LAYER_SECONDS / step_seconds)), _MOST_LAYER_STEPS)):
+        timeline = Timeline(clock)
+        with watching_layers(matching, timeline):
+            whole = _seconds(batch.step, device)
+        timeline.switch(None)
+        synchronise(device)
+        blocks.append(Block(whole, timeline.seconds()))
+    return quickest(blocks).parts
+
+
+def _count(batch: Batch) -> dict[Hashable, Work]:
+    """Work of one step by stage, and of explicit mode's layers by ``(layer, part)``."""
+    matching = batch.objective.matching
+    stage, layer = Pointer(), Pointer()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(watching(batch, stage))
+        if isinstance(matching, ExplicitMatching):
+            stack.enter_context(watching_layers(matching, layer))
+        counter = stack.enter_context(WorkCounter(lambda: (stage.current, layer.current)))
+        watched_step(batch, stage)
+    found: dict[Hashable, Work] = {}
+    for (of_stage, of_layer), work in counter.found.items():
+        for key in (of_stage, of_layer):
+            if key is not None:
+                found[key] = found.get(key, Work()) + work
+    return found
+
+
+def _gaps(found: Traced, step_seconds: float) -> dict[str, float]:
+    """Fractions of the stages in which nothing ran. What a GPU idles cannot be told by stage: the same for
+    all."""
+    if found.busy is None:
+        return found.gaps
+    return dict.fromkeys(STAGES, max(0.0, 1.0 - found.busy / step_seconds))
+
+
+def _stage(
+    name: str, seconds: float, gap: float, work: dict[Hashable, Work], ceilings: Ceilings
+) -> StageProfile:
+    done = work.get(name, Work())
+    least = bound(done, ceilings)
+    return StageProfile(name, seconds * (1.0 - gap), seconds * gap, done, least.seconds, least.by)
+
+
+def _layers(
+    matching: ExplicitMatching,
+    seconds: dict[Hashable, float],
+    work: dict[Hashable, Work],
+    step_seconds: float,
+) -> tuple[LayerProfile, ...]:
+    described: dict[str, list[dict[str, str]]] = {}
+    for row in matching.describe():
+        described.setdefault(row["layer"], []).append(row)
+    found = []
+    for layer, rows in described.items():
+        forward, sums = (layer, FORWARD_PART), (layer, SUMS_PART)
+        both = seconds.get(forward, 0.0) + seconds.get(sums, 0.0)
+        found.append(
+            LayerProfile(
+                layer=layer,
+                rule=rows[0]["rule"],
+                ways={row["parameter"]: row["way"] for row in rows},
+                why={row["parameter"]: row["why"] for row in rows},
+                forward_seconds=seconds.get(forward, 0.0),
+                sums_seconds=seconds.get(sums, 0.0),
+                share=both / step_seconds,
+                work=work.get(forward, Work()) + work.get(sums, Work()),
+            )
+        )
+    return tuple(found)
+
+
+def _replayed(batch: Batch, device: torch.device) -> float | None:
+    """Seconds of a step as the attack runs it on a GPU: a captured graph. None elsewhere."""
+    if device.type != "cuda":
+        return None
+    step = captured(batch.step, device)
+
+    def replay() -> None:
+        for _ in range(_GRAPH_STEPS):
+            step()
+
+    replay()  # the first calls only make up for the capture's own steps
+    return _seconds(replay, device) / _GRAPH_STEPS

@@ -1,0 +1,183 @@
+"""`profile_attack`: the profiler's one function."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import platform
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sapag_fast import ops
+from sapag_fast import validation as check
+from sapag_fast.gradient_distance import GradientDistance
+from sapag_fast.memory import free_bytes
+from sapag_fast.profiler.bottleneck import bottleneck
+from sapag_fast.profiler.ceilings import measure_ceilings
+from sapag_fast.profiler.measure import Limits, measure
+from sapag_fast.profiler.preparation import Overrides, prepare
+from sapag_fast.profiler.result import AttackProfile, Level
+from sapag_fast.recipes import Recipe
+from sapag_fast.surrogate import Surrogate
+
+__all__ = ["profile_attack"]
+
+_MEMORY_SHARE = 0.7  # of what is free: more recoveries than fit into it are not tried
+
+
+def profile_attack(
+    model: nn.Module,
+    input_shape: Sequence[int],
+    *,
+    recoveries: int | Sequence[int] = (1, 8, 64),
+    evaluations: int = 100,
+    seconds: float = 10.0,
+    trace: str | Path | None = None,
+    loss_fn: Callable[[Tensor, Tensor], Tensor] | None = None,
+    batch_size: int = 1,
+    labels: Tensor | Sequence[int] | None = None,
+    recipe: str | Recipe = "auto",
+    distance: str | GradientDistance | None = None,
+    optimizer: str | None = None,
+    steps: int | None = None,
+    basis: str | None = None,
+    surrogate: str | bool | Surrogate | None = None,
+    box: float | None = None,
+    tv: float | None = None,
+    bounds: tuple[float, float] | None = (0.0, 1.0),
+    layers: str | Sequence[int] = "modules",
+    seed: int = 0,
+    device: torch.device | str | None = None,
+) -> AttackProfile:
+    """Where the time of an attack on `model` goes, step by step.
+
+    The attack is the one that `recover` runs, R restarts against the gradient of one random input with a
+    random label. Each R is profiled on its own: steps that nobody watches and steps whose stages are timed
+    take turns; what is seen layer by layer, counted or traced has steps of its own. An attack that is not
+    profiled pays nothing.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The victim network; left as it is found.
+    input_shape : sequence of int
+        Shape of one input, without the batch.
+    recoveries : int or sequence of int
+        R, one or several. An R whose steps would take more than 70 % of the free memory, judged by the R
+        before it, is skipped.
+    evaluations : int
+        Steps to time each way, for each R.
+    seconds : float
+        About how long the timing may take for each R; as long again to fill the optimiser's history before
+        it. At least five steps each way are timed.
+    trace : str or Path, optional
+        Where to write a Chrome or Perfetto trace (JSON) of a few steps at the largest R.
+    labels : Tensor or sequence of int, optional
+        ``[B, ...]``, for models whose output is not ``[B, classes]``; None: random classes.
+    loss_fn, batch_size, recipe, distance, optimizer, steps, basis, surrogate, box, tv, bounds, layers, seed
+        As in `recover`, and so is `device`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments that do not fit; the message names the argument, what was expected and what was found.
+    """
+    counts = _counts(recoveries)
+    limits = Limits(check.check_count("evaluations", evaluations), _positive("seconds", seconds))
+    path = None if trace is None else _writable("trace", trace)
+    preparation = prepare(
+        model,
+        input_shape,
+        loss_fn=loss_fn,
+        batch_size=batch_size,
+        labels=labels,
+        overrides=Overrides(recipe, distance, optimizer, steps, basis, surrogate, box, tv, bounds, layers),
+        seed=seed,
+        device=device,
+    )
+    place = preparation.device
+    levels: list[Level] = []
+    skipped: dict[int, str] = {}
+    with preparation.conditions():
+        ceilings = measure_ceilings(place, preparation.dtype, seed=seed)
+        for count in counts:
+            reason = _too_many(count, levels, place)
+            if reason is not None:
+                skipped[count] = reason
+                continue
+            levels.append(measure(preparation, count, ceilings, limits, path))
+    return AttackProfile(
+        model=type(model).__name__,
+        input_shape=preparation.shape[1:],
+        batch_size=preparation.shape[0],
+        recipe=asdict(preparation.recipe),
+        machine=_machine(place, preparation.dtype),
+        ceilings=ceilings,
+        levels=tuple(levels),
+        skipped=skipped,
+        bottleneck=bottleneck(levels),
+    )
+
+
+def _counts(recoveries: object) -> list[int]:
+    given = (
+        [recoveries] if isinstance(recoveries, int) or not isinstance(recoveries, Iterable) else recoveries
+    )
+    counts = sorted({check.check_count("recoveries", count) for count in given})
+    if not counts:
+        raise ValueError("recoveries must hold at least one number, found none")
+    return counts
+
+
+def _positive(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, found {type(value).__name__}")
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be positive and finite, found {value}")
+    return float(value)
+
+
+def _writable(name: str, path: str | Path) -> Path:
+    """Found out before the work, not after it."""
+    path = Path(path)
+    if not path.parent.is_dir() or path.is_dir():
+        raise ValueError(f"{name} must be a file in an existing folder, found {str(path)!r}")
+    return path
+
+
+def _too_many(count: int, levels: Sequence[Level], device: torch.device) -> str | None:
+    """Why so many recoveries are not tried."""
+    if not levels:
+        return None
+    last = levels[-1]
+    needed, free = last.peak_bytes / last.recoveries * count, free_bytes(device)
+    if needed <= _MEMORY_SHARE * free:
+        return None
+    return f"needs about {needed / 2**30:.1f} GiB of {free / 2**30:.1f} GiB that are free"
+
+
+def _machine(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    on_gpu = device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(device) if on_gpu else _processor(),
+        "type": device.type,
+        "capability": None if on_gpu else ops.cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "dtype": str(dtype).removeprefix("torch."),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _processor() -> str:
+    """Its name where Linux tells, else its architecture."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()

@@ -1,0 +1,104 @@
+"""A few steps under torch.profiler: how much of each stage its operators do not account for, kernel launches,
+and a trace for Chrome or Perfetto.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Hashable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.autograd import DeviceType
+from torch.autograd.profiler import record_function
+from torch.profiler import ProfilerActivity, profile
+
+from sapag_fast.batch import Batch
+from sapag_fast.profiler.ceilings import synchronise
+from sapag_fast.profiler.stages import watched_step, watching
+
+__all__ = ["Traced", "traced"]
+
+_PREFIX = "sapag_fast: "
+_LAUNCHES = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx")
+
+
+@dataclass(frozen=True)
+class Traced:
+    """``gaps``: by stage the fraction of the host's time outside of operators. On a GPU, else None:
+    ``launches``, kernels a step, and ``busy``, seconds a step in which kernels run."""
+
+    gaps: dict[str, float]
+    launches: float | None
+    busy: float | None
+
+
+class _Ranges:
+    """A `Switch` that names what is going on for torch.profiler and, on a GPU, for NVTX."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.current: Hashable | None = None
+        self._nvtx = device.type == "cuda"
+        self._open: contextlib.ExitStack | None = None
+
+    def switch(self, to: Hashable | None) -> None:
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+        self.current = to
+        if to is None:
+            return
+        self._open = contextlib.ExitStack()
+        self._open.enter_context(record_function(f"{_PREFIX}{to}"))
+        if self._nvtx:
+            self._open.enter_context(torch.cuda.nvtx.range(str(to)))
+
+
+def traced(batch: Batch, device: torch.device, steps: int, path: Path | None = None) -> Traced:
+    """Run so many steps, and write their trace (JSON) to `path`."""
+    activities = [ProfilerActivity.CPU]
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        activities.append(ProfilerActivity.CUDA)
+    ranges = _Ranges(device)
+    with watching(batch, ranges):
+        watched_step(batch, ranges)  # what is set up once is none of a step's
+        synchronise(device)
+        with profile(activities=activities, acc_events=True) as found:
+            for _ in range(steps):
+                watched_step(batch, ranges)
+            synchronise(device)
+    if path is not None:
+        from sapag_fast.files import replacing  # here: it alone needs safetensors
+
+        with replacing(path) as temporary:
+            found.export_chrome_trace(str(temporary))
+    gaps = _gaps(found, steps)
+    if not on_gpu:
+        return Traced(gaps, None, None)
+    averages = {event.key: event for event in found.key_averages()}
+    launches = sum(averages[name].count for name in _LAUNCHES if name in averages)
+    kernels = [event for key, event in averages.items() if not key.startswith(_PREFIX)]
+    busy = sum(event.self_device_time_total for event in kernels) / 1e6
+    return Traced(gaps, launches / steps, busy / steps)
+
+
+def _gaps(found: profile, steps: int) -> dict[str, float]:
+    """Of each stage, in that quarter of the steps in which it was quickest: a step that was interrupted is all
+    gap."""
+    ranges: dict[str, list[tuple[float, float]]] = {}
+    for event in sorted(found.events(), key=lambda event: event.time_range.start):
+        if event.key.startswith(_PREFIX) and event.device_type == DeviceType.CPU:
+            entry = (event.cpu_time_total, event.self_cpu_time_total)
+            ranges.setdefault(event.key.removeprefix(_PREFIX), []).append(entry)
+    gaps = {}
+    for stage, all_of_it in ranges.items():
+        each = len(all_of_it) // steps
+        by_step = sorted(
+            tuple(map(sum, zip(*all_of_it[step * each : (step + 1) * each], strict=True)))
+            for step in range(steps)
+        )
+        whole, outside = map(sum, zip(*by_step[: (steps + 3) // 4], strict=True))
+        gaps[stage] = outside / whole if whole else 0.0
+    return gaps
