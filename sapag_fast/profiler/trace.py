@@ -85,7 +85,7 @@ def traced(batch: Batch, device: torch.device, steps: int, path: Path | None = N
 
 
 def _gaps(found: profile, steps: int) -> dict[str, float]:
-    """Of each stage, in that quarter of the steps in which it was quickest: a step that was interrupted is all
+    """Of each stage, in the quarter of the steps in which it was quickest: one that was interrupted is all
     gap."""
     ranges: dict[str, list[tuple[float, float]]] = {}
     for event in sorted(found.events(), key=lambda event: event.time_range.start):

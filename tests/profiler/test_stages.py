@@ -1,0 +1,135 @@
+"""A step that is watched is the same step, and its stages come in their order."""
+
+import pytest
+import torch
+from attacks import MODES, prepared
+
+from sapag_fast.explicit import matching as explicit_matching
+from sapag_fast.profiler.layers import watching_layers
+from sapag_fast.profiler.stages import (
+    FIRST_BACKWARD,
+    FORWARD,
+    OPTIMISER,
+    REST,
+    SECOND_BACKWARD,
+    SUMS,
+    watched_step,
+    watching,
+)
+from sapag_fast.profiler.timeline import HostClock, Pointer, Timeline
+
+EVALUATION = [FORWARD, FIRST_BACKWARD, SUMS, SECOND_BACKWARD]
+
+
+class Noted(Pointer):
+    """Every change to something else."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def switch(self, to):
+        if to != self.current:
+            self.seen.append(to)
+        super().switch(to)
+
+
+def stepped(mode, steps, watch, **overrides):
+    model, recoveries = MODES[mode]
+    preparation = prepared(model(), **overrides)
+    with preparation.conditions():
+        batch = preparation.attack(recoveries)
+        assert batch.objective.matching.mode == mode, batch.objective.matching.reason
+        for _ in range(steps):
+            watch(batch)
+    return batch
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_stages_come_in_their_order(mode):
+    noted = Noted()
+
+    def watch(batch):
+        with watching(batch, noted):
+            watched_step(batch, noted)
+
+    stepped(mode, 1, watch)
+    _, recoveries = MODES[mode]
+    # One recovery after the other, with their loop between them.
+    evaluations = ([*EVALUATION, REST] * recoveries)[:-1] if mode == "sequential" else EVALUATION
+    assert noted.seen == [REST, *evaluations, REST, OPTIMISER, REST, None]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
+def test_watched_steps_have_the_same_bits(mode, optimizer):
+    def watch(batch):
+        timeline = Timeline(HostClock())
+        with watching(batch, timeline):
+            watched_step(batch, timeline)
+        seconds = timeline.seconds()
+        assert set(seconds) == {*EVALUATION, OPTIMISER, REST}
+        assert min(seconds.values()) >= 0
+
+    plain = stepped(mode, 5, lambda batch: batch.step(), optimizer=optimizer)
+    watched = stepped(mode, 5, watch, optimizer=optimizer)
+    assert torch.equal(plain.history[:, :5], watched.history[:, :5])
+    for name, tensor in plain.state().items():
+        assert torch.equal(tensor.nan_to_num(), watched.state()[name].nan_to_num()), name
+
+
+def test_watched_layers_have_the_same_bits_and_tell_every_layer():
+    seen = []
+
+    def watch(batch):
+        timeline = Timeline(HostClock())
+        with watching_layers(batch.objective.matching, timeline):
+            batch.step()
+        timeline.switch(None)
+        seen.append(timeline.seconds())
+
+    plain = stepped("explicit", 3, lambda batch: batch.step())
+    watched = stepped("explicit", 3, watch)
+    assert torch.equal(plain.variables, watched.variables)
+    assert set(seen[-1]) == {(layer, part) for layer in ("0", "3") for part in ("forward", "sums")}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_nothing_is_left_behind(mode):
+    losses = explicit_matching.losses
+
+    def names(batch):
+        matching = batch.objective.matching
+        inner = matching.victims[0] if mode == "sequential" else matching
+        owners = [matching, inner, inner.problem, inner.distance, batch.optimizer, batch]
+        if mode == "explicit":
+            owners += [module for _, module, _, _ in matching.network.covered]
+            owners += [rule for _, _, rule, _ in matching.network.covered]
+        return [dict(vars(owner)) for owner in owners]
+
+    def watch(batch):
+        batch.step()
+        before = names(batch)
+        timeline = Timeline(HostClock())
+        with watching(batch, timeline):
+            pass
+        if mode == "explicit":
+            with watching_layers(batch.objective.matching, timeline):
+                pass
+        for one, other in zip(before, names(batch), strict=True):
+            assert one.keys() == other.keys()
+            assert all(one[name] is other[name] for name in one if callable(one[name]))
+        assert explicit_matching.losses is losses
+
+    stepped(mode, 1, watch)
+
+
+def test_an_error_inside_puts_everything_back():
+    def watch(batch):
+        timeline = Timeline(HostClock())
+        with pytest.raises(RuntimeError, match="stop"), watching(batch, timeline):
+            raise RuntimeError("stop")
+        assert "value_and_gradient" not in vars(batch.objective.matching)
+        assert "step" not in vars(batch.optimizer)
+
+    stepped("explicit", 1, watch)
