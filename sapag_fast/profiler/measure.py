@@ -5,10 +5,8 @@ counted, traced and weighed, each in steps of its own.
 from __future__ import annotations
 
 import contextlib
-import gc
 import time
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable
 from pathlib import Path
 
 import torch
@@ -24,35 +22,18 @@ from sapag_fast.profiler.result import LayerProfile, Level, StageProfile
 from sapag_fast.profiler.stages import STAGES, watched_step, watching
 from sapag_fast.profiler.timeline import Clock, DeviceClock, HostClock, Pointer, Timeline
 from sapag_fast.profiler.trace import Traced, traced
+from sapag_fast.profiler.turns import Block, Limits, quickest, run_seconds, time_in_turns
 from sapag_fast.profiler.work import Work, WorkCounter
 
-__all__ = ["Block", "Limits", "measure", "quickest", "time_in_turns"]
+__all__ = ["measure"]
 
-_BLOCK_SECONDS = 0.001  # long enough for the clock, short enough to find a moment when nothing else runs
-_FEWEST_BLOCKS = 5
-_LAYER_SECONDS, _MOST_LAYER_STEPS = 0.5, 64
+_LAYER_SECONDS, _FEWEST_LAYER_STEPS, _MOST_LAYER_STEPS = 0.5, 5, 64
 _GRAPH_STEPS = 32
 _TRACED, _QUICK_TRACED, _QUICK_STEP = (
     3,
     12,
     0.05,
 )  # steps under torch.profiler, more of them if they are quick
-
-
-@dataclass(frozen=True)
-class Block:
-    """Seconds of a step, averaged over a few of them, and its parts as far as they are told apart."""
-
-    seconds: float
-    parts: dict[Hashable, float]
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How long to measure: so many evaluations each way, but no longer than about so many seconds."""
-
-    evaluations: int
-    seconds: float
 
 
 def measure(
@@ -63,7 +44,8 @@ def measure(
     batch = preparation.attack(recoveries)
     matching = batch.objective.matching
     age = _warm_up(batch, device, preparation.recipe.history, limits.seconds)
-    plain, watched, stages = time_in_turns(batch, device, limits)
+    timed = time_in_turns(batch, device, limits)
+    plain, stages = timed.plain.seconds, timed.watched.parts
     layers = _layer_seconds(batch, device, plain)
     work = _count(batch)
     found = traced(batch, device, _QUICK_TRACED if plain < _QUICK_STEP else _TRACED, trace)
@@ -74,7 +56,8 @@ def measure(
         mode=matching.mode,
         mode_reason=matching.reason,
         step_seconds=plain,
-        watched_seconds=watched,
+        watched_seconds=timed.watched.seconds,
+        processor_overhead=timed.processor_overhead,
         age=age,
         stages=tuple(_stage(s, stages.get(s, 0.0), gaps.get(s, 0.0), work, ceilings) for s in STAGES),
         layers=_layers(matching, layers, work, plain) if isinstance(matching, ExplicitMatching) else (),
@@ -95,72 +78,6 @@ def _warm_up(batch: Batch, device: torch.device, history: int, seconds: float) -
     return done
 
 
-def time_in_turns(
-    batch: Batch, device: torch.device, limits: Limits
-) -> tuple[float, float, dict[Hashable, float]]:
-    """Seconds of a step that nobody watches, of one that is watched, and the latter's by stage.
-
-    Blocks of steps take turns, so that the machine's moods hit both alike; of each kind the quickest eighth
-    counts.
-    """
-    clock: Clock = DeviceClock() if device.type == "cuda" else HostClock()
-
-    def plain(steps: int) -> Block:
-        def run() -> None:
-            for _ in range(steps):
-                batch.step()
-
-        return Block(_seconds(run, device) / steps, {})
-
-    def watched(steps: int) -> Block:
-        timeline = Timeline(clock)
-
-        def run() -> None:
-            for _ in range(steps):
-                watched_step(batch, timeline)
-
-        with watching(batch, timeline):
-            whole = _seconds(run, device)
-        return Block(whole / steps, {key: seconds / steps for key, seconds in timeline.seconds().items()})
-
-    one = _seconds(batch.step, device)
-    steps = min(max(1, int(_BLOCK_SECONDS / one)), max(1, limits.evaluations // _FEWEST_BLOCKS))
-    blocks = max(_FEWEST_BLOCKS, round(limits.evaluations / steps))
-    until = time.perf_counter() + limits.seconds
-    plains: list[Block] = []
-    watcheds: list[Block] = []
-    gc.collect()
-    gc.disable()
-    try:
-        for done in range(blocks):
-            if done >= _FEWEST_BLOCKS and time.perf_counter() > until:
-                break
-            for run, kept in ((plain, plains), (watched, watcheds))[:: 1 if done % 2 else -1]:
-                kept.append(run(steps))
-    finally:
-        gc.enable()
-    quick = quickest(watcheds)
-    return quickest(plains).seconds, quick.seconds, quick.parts
-
-
-def quickest(blocks: Sequence[Block]) -> Block:
-    """The mean of the quickest eighth: what slows a block is seldom its own doing."""
-    kept = sorted(blocks, key=lambda block: block.seconds)[: (len(blocks) + 7) // 8]
-    parts: dict[Hashable, float] = {}
-    for block in kept:
-        for key, seconds in block.parts.items():
-            parts[key] = parts.get(key, 0.0) + seconds / len(kept)
-    return Block(sum(block.seconds for block in kept) / len(kept), parts)
-
-
-def _seconds(run: Callable[[], None], device: torch.device) -> float:
-    synchronise(device)
-    begin = time.perf_counter()
-    run()
-    synchronise(device)
-    return time.perf_counter() - begin
-
-
 def _layer_seconds(batch: Batch, device: torch.device, step_seconds: float) -> dict[Hashable, float]:
     """Of one step, by ``(layer, part)``."""
     matching = batch.objective.matching
@@ -168,10 +85,10 @@ def _layer_seconds(batch: Batch, device: torch.device, step_seconds: float) -> d
         return {}
     clock: Clock = DeviceClock() if device.type == "cuda" else HostClock()
     blocks = []
-    for _ in range(min(max(_FEWEST_BLOCKS, int(_LAYER_SECONDS / step_seconds)), _MOST_LAYER_STEPS)):
+    for _ in range(min(max(_FEWEST_LAYER_STEPS, int(_LAYER_SECONDS / step_seconds)), _MOST_LAYER_STEPS)):
         timeline = Timeline(clock)
         with watching_layers(matching, timeline):
-            whole = _seconds(batch.step, device)
+            whole = run_seconds(batch.step, device)
         timeline.switch(None)
         synchronise(device)
         blocks.append(Block(whole, timeline.seconds()))
@@ -251,4 +168,4 @@ def _replayed(batch: Batch, device: torch.device) -> float | None:
             step()
 
     replay()  # the first calls only make up for the capture's own steps
-    return _seconds(replay, device) / _GRAPH_STEPS
+    return run_seconds(replay, device) / _GRAPH_STEPS

@@ -15,6 +15,15 @@ if TYPE_CHECKING:
 
 __all__ = ["AttackProfile", "LayerProfile", "Level", "StageProfile"]
 
+_DERIVED = (
+    "accounted",
+    "accounted_undisturbed",
+    "overhead",
+    "gap",
+    "evaluations_per_second",
+    "recoveries_per_hour",
+)
+
 
 @dataclass(frozen=True)
 class StageProfile:
@@ -97,6 +106,8 @@ class Level:
         Wall time of a step that nobody watches.
     watched_seconds : float
         Of one whose stages are timed, in turns with the former.
+    processor_overhead : float
+        What watching adds to the processor's time, as a fraction: other processes have no share in it.
     age : int
         Evaluations before the first timed one: L-BFGS costs more the more of its history is filled.
     stages : tuple of StageProfile
@@ -117,6 +128,7 @@ class Level:
     mode_reason: str
     step_seconds: float
     watched_seconds: float
+    processor_overhead: float
     age: int
     stages: tuple[StageProfile, ...]
     layers: tuple[LayerProfile, ...]
@@ -129,6 +141,13 @@ class Level:
     def accounted(self) -> float:
         """Sum of all stages and their gaps as a fraction of the wall time of a step that nobody watches."""
         return sum(stage.whole for stage in self.stages) / self.step_seconds
+
+    @property
+    def accounted_undisturbed(self) -> float:
+        """The same, had no other process taken the processor away at times: what the stages cover of the
+        watched steps, with what watching adds to the processor's time."""
+        covered = sum(stage.whole for stage in self.stages) / self.watched_seconds
+        return covered * (1.0 + self.processor_overhead)
 
     @property
     def overhead(self) -> float:
@@ -200,7 +219,7 @@ class AttackProfile:
         """Everything, derived figures included, as JSON has it."""
         found = asdict(self)
         for level, plain in zip(self.levels, found["levels"], strict=True):
-            for name in ("accounted", "overhead", "gap", "evaluations_per_second", "recoveries_per_hour"):
+            for name in _DERIVED:
                 plain[name] = getattr(level, name)
             for stage, entry in zip(level.stages, plain["stages"], strict=True):
                 entry["roofline"] = stage.roofline

@@ -56,7 +56,7 @@ def _rates(profile: AttackProfile) -> Table:
         "peak MiB",
         "launches",
         "stages/wall",
-        "watching",
+        "undisturbed",
     )
     table = _table("Rates", ("R", "batched"), *columns)
     for level in profile.levels:
@@ -70,7 +70,7 @@ def _rates(profile: AttackProfile) -> Table:
             f"{level.peak_bytes / _MIB:.1f}",
             launches,
             f"{level.accounted:.1%}",
-            f"{level.overhead:+.1%}",
+            f"{level.accounted_undisturbed:.1%}",
         )
     return table
 

@@ -12,7 +12,7 @@ def level(recoveries, seconds, *, gap=0.0, roofline=0.2):
         StageProfile(FORWARD, long * (1 - gap), long * gap, Work(1, 1), roofline * long, "compute"),
         StageProfile(OPTIMISER, short * (1 - gap), short * gap, Work(), 0.0, "memory"),
     )
-    return Level(recoveries, "explicit", "", seconds, seconds, 1, stages, (), 0, None, None, 300)
+    return Level(recoveries, "explicit", "", seconds, seconds, 0.0, 1, stages, (), 0, None, None, 300)
 
 
 def test_more_recoveries_first():

@@ -2,8 +2,8 @@
 
 import pytest
 
-from sapag_fast.profiler.measure import Block, quickest
 from sapag_fast.profiler.timeline import HostClock, Timeline
+from sapag_fast.profiler.turns import Block, quickest
 
 
 def timeline(*times):
