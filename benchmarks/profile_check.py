@@ -27,7 +27,7 @@ from sapag_fast.profiler import AttackProfile, profile_attack
 BAR = 0.05
 RECOVERIES = {
     "LeNet": (1, 8, 64),
-    "ResNet-18, BatchNorm eval": (1, 4, 16),
+    "ResNet-18, BatchNorm eval": (1, 4),
     "transformer, 2 layers": (1, 8, 32),
 }
 

@@ -27,7 +27,7 @@ from sapag_fast.profiler.work import Work, WorkCounter
 
 __all__ = ["measure"]
 
-_LAYER_SECONDS, _FEWEST_LAYER_STEPS, _MOST_LAYER_STEPS = 0.5, 5, 64
+_LAYER_SECONDS, _FEWEST_LAYER_STEPS, _MOST_LAYER_STEPS = 0.5, 3, 64
 _GRAPH_STEPS = 32
 _TRACED, _QUICK_TRACED, _QUICK_STEP = (
     3,

@@ -77,9 +77,12 @@ def traced(batch: Batch, device: torch.device, steps: int, path: Path | None = N
     gaps = _gaps(found, steps)
     if not on_gpu:
         return Traced(gaps, None, None)
-    averages = {event.key: event for event in found.key_averages()}
-    launches = sum(averages[name].count for name in _LAUNCHES if name in averages)
-    kernels = [event for key, event in averages.items() if not key.startswith(_PREFIX)]
+    launches = sum(event.key in _LAUNCHES for event in found.events())
+    kernels = [
+        event
+        for event in found.events()
+        if event.device_type == DeviceType.CUDA and not event.is_user_annotation
+    ]
     busy = sum(event.self_device_time_total for event in kernels) / 1e6
     return Traced(gaps, launches / steps, busy / steps)
 
