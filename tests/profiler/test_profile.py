@@ -139,6 +139,15 @@ def test_other_ways_of_batching(mode):
     assert all(stage.whole > 0 for stage in level.stages)
 
 
+def test_networks_with_kinks_and_batches_of_images():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
+    profile = sf.profile_attack(model, SHAPE, recoveries=3, evaluations=2, seconds=0.2, batch_size=2)
+    assert profile.recipe["name"] == "relu"
+    assert profile.batch_size == 2
+    assert profile.levels[0].mode == "explicit"
+    assert all(stage.whole > 0 for stage in profile.levels[0].stages)
+
+
 def test_overrides_reach_the_attack():
     profile = sf.profile_attack(
         small(),
