@@ -6,7 +6,7 @@ rounds of the sum of all stages over the wall time. *undisturbed* is the same wi
 place of the wall's, in which other processes on the machine have no share: where it is in and the former out,
 they were in the way.
 
-    python -m benchmarks.profile_check --rounds 5
+    OMP_NUM_THREADS=1 python -m benchmarks.profile_check
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--evaluations", type=int, default=400)
-    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--evaluations", type=int, default=100_000)
+    parser.add_argument("--seconds", type=float, default=15.0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--networks", nargs="*", default=list(RECOVERIES), help="beginnings of names")
     parser.add_argument(

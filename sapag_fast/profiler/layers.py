@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -38,6 +39,18 @@ def _within(to: Switch, key: tuple[str, str]) -> Callable[[Callable], Callable]:
     return wrap
 
 
+def _unowned(owner: Any, name: str) -> Callable:
+    """The method, without keeping its owner: what an owner holds of itself would keep its tensors until the
+    garbage collector comes by."""
+    reference = weakref.ref(owner)
+
+    def method(*args: Any, **kwargs: Any) -> Any:
+        found = reference()
+        return getattr(type(found), name)(found, *args, **kwargs)
+
+    return method
+
+
 def _watched_calls(to: Switch, names: dict[int, str]) -> Callable[[Callable], Callable]:
     """Wraps a rule's ``call``: what it makes tells of its own work."""
 
@@ -47,7 +60,7 @@ def _watched_calls(to: Switch, names: dict[int, str]) -> Callable[[Callable], Ca
             call = within(function)(module, *args, **kwargs)
             # Of this evaluation alone: nothing to put back.
             for method in _CALL_METHODS:
-                setattr(call, method, within(getattr(call, method)))
+                setattr(call, method, within(_unowned(call, method)))
             return call
 
         return wrapped
@@ -62,7 +75,7 @@ def _watched_sums(to: Switch, key: tuple[str, str]) -> Callable[[Callable], Call
     def wrap(function: Callable) -> Callable:
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             sums, products = within(function)(*args, **kwargs)
-            products.products = within(products.products)
+            products.products = within(_unowned(products, "products"))
             return sums, products
 
         return wrapped

@@ -1,5 +1,8 @@
 """A step that is watched is the same step, and its stages come in their order."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from attacks import MODES, prepared
@@ -13,6 +16,7 @@ from sapag_fast.profiler.stages import (
     REST,
     SECOND_BACKWARD,
     SUMS,
+    replaced,
     watched_step,
     watching,
 )
@@ -92,6 +96,31 @@ def test_watched_layers_have_the_same_bits_and_tell_every_layer():
     watched = stepped("explicit", 3, watch)
     assert torch.equal(plain.variables, watched.variables)
     assert set(seen[-1]) == {(layer, part) for layer in ("0", "3") for part in ("forward", "sums")}
+
+
+def test_watched_layers_keep_no_tensors():
+    kept = []
+
+    def watch(batch):
+        matching = batch.objective.matching
+        with watching_layers(matching, Pointer()):
+            calls = matching._calls
+
+            def noted(*given):
+                found = calls(*given)
+                kept.extend(map(weakref.ref, found))
+                return found
+
+            with replaced(matching, "_calls", lambda _: noted):
+                batch.step()
+
+    gc.disable()
+    try:
+        stepped("explicit", 1, watch)
+        assert kept
+        assert all(reference() is None for reference in kept)
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("mode", MODES)
