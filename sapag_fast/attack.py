@@ -37,7 +37,8 @@ def make_optimizer(recipe: Recipe, steps: int, rows: int, size: int, like: Tenso
         return LBFGS(rows, size, lr=recipe.lr, history=history, line_search=recipe.line_search, **place)
     milestones = tuple(int(fraction * steps) for fraction in recipe.milestones)
     signed = recipe.optimizer == "signed-adam"
-    return Adam(rows, size, lr=recipe.lr, signed=signed, milestones=milestones, **place)
+    schedule = {"milestones": milestones, "cosine": steps if recipe.cosine else None}
+    return Adam(rows, size, lr=recipe.lr, signed=signed, eps=recipe.eps, **schedule, **place)
 
 
 def run_attack(

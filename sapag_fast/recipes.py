@@ -42,6 +42,10 @@ class Recipe:
         an evaluation.
     milestones : tuple of float
         Fractions of the steps after which Adam's rate is multiplied by 0.1.
+    cosine : bool
+        Adam's rate falls as half a cosine, to zero at the last step.
+    eps : float
+        Added to the root of Adam's second moment. Gradients far smaller than it come to a standstill.
     steps : int
         Evaluations of each restart.
     basis : str or tuple of str
@@ -75,6 +79,8 @@ class Recipe:
     history: int = 100
     line_search: str | None = None
     milestones: tuple[float, ...] = ()
+    cosine: bool = False
+    eps: float = 1e-8
     steps: int = 300
     basis: str | tuple[str, ...] = "pixel"
     box: float = 1.0

@@ -143,6 +143,23 @@ def test_adam_follows_torch(signed, eps, backend):
         schedule.step()
 
 
+@both_backends
+def test_adams_rate_falls_as_a_cosine(backend):
+    matrix, start = quadratics(6)
+    options = {"lr": 0.3, "eps": 1e-20, "cosine": 8, "backend": backend}
+    ours = path_of(Adam(RECOVERIES, SIZE, dtype=torch.float64, **options), matrix, start, 11)
+    x = start.clone().requires_grad_()
+    optimizer = torch.optim.Adam([x], lr=0.3, eps=1e-20)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 8)
+    for k in range(8):
+        torch.testing.assert_close(ours[:, k], x.detach())
+        x.grad = gradient(matrix, x)
+        optimizer.step()
+        schedule.step()
+    assert torch.equal(ours[:, 9], ours[:, 8])
+    assert torch.equal(ours[:, 10], ours[:, 8])
+
+
 def test_adam_in_single_precision_is_as_exact_as_torch():
     given = noise(3, 1001, 30, torch.float32) * 10.0 ** noise(1, 1001, 1, torch.float32).mul(2)
     exact, ours = Adam(3, 1001, dtype=torch.float64), Adam(3, 1001)

@@ -60,6 +60,12 @@ class MatrixTarget:
         columns = (plain, difference, inner - square, dummy_square, inner, torch.full_like(inner, torch.nan))
         return torch.stack(columns, -1), RowProducts(self, assignment, a, b, gram_a, gram_b, onto_target)
 
+    def sums_of_zero(self, assignment: Assignment) -> Tensor:
+        """The same for g' = 0, of a matrix that no row reached."""
+        total, square = assignment.pick(self.total), assignment.pick(self.square)
+        none = torch.zeros_like(square)
+        return torch.stack((-total, square, -square, none, none, torch.full_like(none, torch.nan)), -1)
+
 
 class RowProducts:
     """The rows of one evaluation and their Gram matrices, float64."""

@@ -11,7 +11,6 @@ is one more backward pass, from all a and b at once.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -23,7 +22,7 @@ from sapag_fast.explicit.assignment import Assignment
 from sapag_fast.explicit.ghost import MatrixTarget, RowProducts
 from sapag_fast.explicit.loss import losses
 from sapag_fast.explicit.network import Capture, Network, NotCovered
-from sapag_fast.explicit.plan import Choice, Matrix, choose_ways, same_way
+from sapag_fast.explicit.plan import Choice, Matrix, choose_ways, needs_elements, same_way
 from sapag_fast.explicit.rules import LayerCall, Rule
 from sapag_fast.problem import Problem, rebuilt
 from sapag_fast.segments import Layering
@@ -81,6 +80,8 @@ class ExplicitMatching:
             for index, target in enumerate(problem.targets)
         ]
         self.settings: Settings = self.distance.settings(self.targets)
+        # What is formed comes without the None entries that the numbers of layers count.
+        self.distance = self.distance.copy(layers=self.settings.found.layer_of)
         self.choices: dict[int, Choice] | None = None
         self.retarget(problem.rows())
 
@@ -142,21 +143,32 @@ class ExplicitMatching:
         with torch.enable_grad():
             captures, arrived = self._differentiate(*leaves, sharpness)
         with torch.no_grad():
-            calls = self._calls(captures, arrived)
-            if self.choices is None:
-                self._plan(captures, calls)
+            calls = self._planned_calls(captures, arrived)
             value, flows = self._match(captures, calls, inputs)
         return value, *self._pull_back(captures, arrived, flows, leaves)
 
+    def value(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        """D ``[R]`` alone, at less than half the cost: no graph of the gradients is kept."""
+        with torch.enable_grad():
+            captures, arrived = self._differentiate(*self.problem.leaves(inputs, labels), None, graph=False)
+        with torch.no_grad():
+            calls = self._planned_calls(captures, arrived)
+            dummy = self._form(captures, calls, self.formed, inputs)
+            if len(self.formed) == len(self.matched):
+                return self.distance(dummy, self.rows)
+            columns = self._difference(captures, calls, dummy, inputs)[0]
+            sums = GradientSums.from_columns(columns, self.target_sums, self.settings.size)
+            return self.settings.on_sums(sums).to(ops.result_dtype([inputs]))
+
     def _differentiate(
-        self, inputs: Tensor, labels: Tensor, sharpness: Tensor | None
+        self, inputs: Tensor, labels: Tensor, sharpness: Tensor | None, *, graph: bool = True
     ) -> tuple[list[Capture], list[Tensor]]:
         """Captures of the layers that reach the loss, and the gradients of their outputs."""
         output, captures = self.network.run(inputs, sharpness)
         known = labels.softmax(-1) if self.problem.joint else labels
         total = losses(self.problem.loss_fn, output, known).sum()
         edges = [capture.edge for capture in captures]
-        arrived = torch.autograd.grad(total, edges, create_graph=True, allow_unused=True)
+        arrived = torch.autograd.grad(total, edges, create_graph=graph, allow_unused=True)
         kept = [(c, b) for c, b in zip(captures, arrived, strict=True) if b is not None]
         return [c for c, _ in kept], [b for _, b in kept]
 
@@ -186,6 +198,12 @@ class ExplicitMatching:
             )
             call.scratch = self.scratch.setdefault(position, {})
             calls.append(call)
+        return calls
+
+    def _planned_calls(self, captures: list[Capture], arrived: list[Tensor]) -> list[LayerCall]:
+        calls = self._calls(captures, arrived)
+        if self.choices is None:
+            self._plan(captures, calls)
         return calls
 
     def _form(
@@ -238,6 +256,20 @@ class ExplicitMatching:
     ) -> tuple[Tensor, list[Tensor], dict[int, RowProducts], Tensor]:
         """D, V of what is formed, the row products of what is not, and the coefficients ``[R, L, 5]``."""
         settings = self.settings
+        difference, by_rows = self._difference(captures, calls, dummy, inputs)
+        value, coefficients = value_and_coefficients(
+            settings.on_sums, difference, self.target_sums, settings.size
+        )
+        slopes = []
+        if dummy:
+            slopes = ops.apply(settings.backend, dummy, self.rows, self.formed_layers, True, coefficients)
+        return value.to(ops.result_dtype([inputs])), slopes, by_rows, coefficients
+
+    def _difference(
+        self, captures: list[Capture], calls: list[LayerCall], dummy: list[Tensor], inputs: Tensor
+    ) -> tuple[Tensor, dict[int, RowProducts]]:
+        """The six sums of every layer, ``[R, L, 6]``, and the row products of what is not formed."""
+        settings = self.settings
         if dummy:
             difference = ops.difference_sums(settings.backend, dummy, self.rows, self.formed_layers, True)
         else:
@@ -249,26 +281,12 @@ class ExplicitMatching:
             a, b = (torch.cat(side, 1) if len(side) > 1 else side[0] for side in zip(*rows, strict=True))
             sums, by_rows[index] = self._matrix(index).sums(a, b, self.assignment)
             difference[:, self.layer_of[index]] += sums
-        for index in self._unused(by_rows):
-            difference[:, self.layer_of[index]] += self._sums_of_zero(index, difference)
-        value, coefficients = value_and_coefficients(
-            settings.on_sums, difference, self.target_sums, settings.size
-        )
-        slopes = []
-        if dummy:
-            slopes = ops.apply(settings.backend, dummy, self.rows, self.formed_layers, True, coefficients)
-        return value.to(ops.result_dtype([inputs])), slopes, by_rows, coefficients
-
-    def _unused(self, by_rows: dict[int, RowProducts]) -> list[int]:
-        """Matrices that are not formed and that no call reached."""
-        return [i for i in self.matched if self._matrix(i) is not None and i not in by_rows]
-
-    def _sums_of_zero(self, index: int, like: Tensor) -> Tensor:
-        """The six sums for g' = 0."""
-        matrix = self._matrix(index)
-        total, square = self.assignment.pick(matrix.total), self.assignment.pick(matrix.square)
-        none = torch.zeros_like(square)
-        return torch.stack((-total, square, -square, none, none, torch.full_like(none, torch.nan)), -1)
+        for index in self.matched:
+            if self._matrix(index) is None or index in by_rows:
+                continue
+            # Not formed, and no call reached it.
+            difference[:, self.layer_of[index]] += self._matrix(index).sums_of_zero(self.assignment)
+        return difference, by_rows
 
     def _uses(
         self, captures: list[Capture], calls: list[LayerCall]
@@ -339,7 +357,7 @@ class ExplicitMatching:
     def _plan(self, captures: list[Capture], calls: list[LayerCall]) -> None:
         """Choose the ways from the first evaluation's shapes."""
         matrices: dict[str, Matrix] = {}
-        if self.settings.backend != "reference" and not self._needs_elements():
+        if self.settings.backend != "reference" and not needs_elements(self.settings):
             rows: dict[int, list[tuple[Tensor, Tensor]]] = {}
             for capture, call in zip(captures, calls, strict=True):
                 for local in capture.rule.matrices_of(capture.module) & set(capture.parameters):
@@ -361,16 +379,6 @@ class ExplicitMatching:
             present = [self.targets[i] for i in self.matched]
             self._victims_sums = ops.target_sums(self.settings.backend, present, self.settings.found, True)
         self._lay_out()
-
-    def _needs_elements(self) -> bool:
-        """Whether the distance sees more than the sums that rows can give: Σ|d|."""
-        layers = self.settings.found.layers
-        ones = torch.ones(1, layers, 6, dtype=torch.float64, device=self._first().device)
-        ones[..., 5] = torch.nan
-        target = torch.ones(1, layers, 3, dtype=torch.float64, device=self._first().device)
-        sums = GradientSums.from_columns(ones, target, self.settings.size)
-        settings = replace(self.settings, variance=None)
-        return not bool(settings.on_sums(sums).isfinite().all())
 
     @property
     def formed_share(self) -> float:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from sapag_fast.autograd import Settings
 from sapag_fast.explicit.assignment import Assignment
 from sapag_fast.explicit.cost import MatrixWork, rates_of, way_costs
 from sapag_fast.explicit.ghost import GhostTarget, MatrixTarget
 from sapag_fast.explicit.low_rank import LowRankTarget, factor
+from sapag_fast.sums import GradientSums
 
-__all__ = ["WAYS", "Choice", "Matrix", "choose_ways", "same_way"]
+__all__ = ["WAYS", "Choice", "Matrix", "choose_ways", "needs_elements", "same_way"]
 
 WAYS = ("materialised", "ghost", "low-rank")
 _MIXED_OVERHEAD = 1.5e-3
@@ -45,6 +47,16 @@ def same_way(way: str) -> dict[str, str]:
     if way not in WAYS:
         raise ValueError(f"ways: unknown way {way!r}; expected one of {', '.join(WAYS)}")
     return {"": way}
+
+
+def needs_elements(settings: Settings) -> bool:
+    """Whether the distance sees more than the sums that rows can give: Σ|d|."""
+    layers, device = settings.found.layers, settings.size.device
+    ones = torch.ones(1, layers, 6, dtype=torch.float64, device=device)
+    ones[..., 5] = torch.nan
+    target = torch.ones(1, layers, 3, dtype=torch.float64, device=device)
+    sums = GradientSums.from_columns(ones, target, settings.size)
+    return not bool(replace(settings, variance=None).on_sums(sums).isfinite().all())
 
 
 def choose_ways(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -33,6 +34,8 @@ class Adam(Optimizer):
         Decay of the two moments.
     eps : float
         Added to the second moment's root.
+    cosine : int, optional
+        The rate falls as half a cosine, to zero after this number of a recovery's calls.
     backend : str, optional
         ``compiled`` (one sweep over memory in C++) or ``torch``; chosen by device when None.
 
@@ -53,6 +56,7 @@ class Adam(Optimizer):
         decay: float = 0.1,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
+        cosine: int | None = None,
         backend: str | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
@@ -60,6 +64,7 @@ class Adam(Optimizer):
         self.backend = choose_backend(backend, device, dtype)
         self.lr, self.signed, self.betas, self.eps = lr, signed, betas, eps
         self.milestones, self.decay = sorted(set(milestones)), decay
+        self.cosine = cosine
         super().__init__(Rows(recoveries, device), size, dtype)
         self._rows.add("mean", (size,), dtype)
         self._rows.add("square", (size,), dtype)
@@ -72,7 +77,8 @@ class Adam(Optimizer):
         mean, square, calls = rows["mean"], rows["square"], rows["calls"]
         if self.backend == "compiled":
             schedule = (self.lr, self.milestones, self.decay)
-            return adam_step(gradient, mean, square, calls, *schedule, first, second, self.eps, self.signed)
+            change = adam_step(gradient, mean, square, calls, *schedule, first, second, self.eps, self.signed)
+            return self._slowed(change)
         calls += 1
         count = calls.double()[:, None]
         rate = torch.full_like(count, self.lr)
@@ -84,4 +90,12 @@ class Adam(Optimizer):
         mean.lerp_(gradient, 1.0 - first)
         square.mul_(second).addcmul_(gradient, gradient, value=1.0 - second)
         deviation = (square / (1.0 - second**count).to(square.dtype)).sqrt_().add_(self.eps)
-        return (mean / deviation).mul_((-rate / (1.0 - first**count)).to(mean.dtype))
+        return self._slowed((mean / deviation).mul_((-rate / (1.0 - first**count)).to(mean.dtype)))
+
+    def _slowed(self, change: Tensor) -> Tensor:
+        """`change` ``[R, N]`` at the rate that the cosine schedule has left, in place."""
+        if self.cosine is None:
+            return change
+        done = ((self._rows["calls"] - 1).double() / self.cosine).clamp(max=1.0)
+        left = 0.5 * (1.0 + (math.pi * done).cos())
+        return change.mul_(left[:, None].to(change.dtype))

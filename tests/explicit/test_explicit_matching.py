@@ -58,6 +58,26 @@ def test_is_sequential(name, victims, way):
     }
 
 
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", ["linear", "conv2d", "embedding", "twice"])
+def test_the_value_alone_is_the_same(name, way):
+    model, shape = make_model(name)
+    problem, inputs, labels = _setup(model, shape)
+    expected = SequentialMatching(problem).value_and_gradient(inputs, labels)[0]
+    found = ExplicitMatching(problem, ways=way).value(inputs, labels)
+    torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-12)
+    assert not found.requires_grad
+
+
+def test_withheld_layers_keep_the_others_numbers():
+    """The distance is told each tensor's layer, and some tensors are not there."""
+    model, shape = make_model("linear-tokens")
+    problem, inputs, labels = _setup(model, shape, layer_weights=[0.5, 1.0, 2.0, 3.0, 4.0])
+    for withheld in ([0, 1], [2, 3], [5]):
+        problem.targets = [None if i in withheld else t for i, t in enumerate(problem.targets)]
+        _agrees(problem, inputs, labels)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", [n for n in MODELS if "conv" in n or "norm" in n])
 def test_large_convolutions(monkeypatch, name, dtype):

@@ -1,0 +1,41 @@
+"""Continuous embeddings, in units of their table's deviation."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from sapag_fast.matching import Matching
+
+__all__ = ["ScaledEmbeddings"]
+
+
+class ScaledEmbeddings:
+    """Matching in v ``[R, 1, T, H]``: the word embeddings are std(E)·v.
+
+    Parameters
+    ----------
+    inner : Matching
+        In embeddings.
+    embedding : Tensor
+        E, ``[vocabulary, H]``.
+    victims : Tensor
+        ``[A]``: the search's victim a is the inner matching's ``victims[a]``.
+    """
+
+    def __init__(self, inner: Matching, embedding: Tensor, victims: Tensor) -> None:
+        self.inner, self.victims = inner, victims
+        self.mode, self.reason = inner.mode, inner.reason
+        self.scale = embedding.detach().std()
+
+    def retarget(self, victims: Tensor) -> None:
+        self.inner.retarget(self.victims[victims])
+
+    def embeddings(self, inputs: Tensor) -> Tensor:
+        """What the model gets for v."""
+        return self.scale * inputs
+
+    def value_and_gradient(
+        self, inputs: Tensor, labels: Tensor, sharpness: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        value, slope, _ = self.inner.value_and_gradient(self.embeddings(inputs), labels, sharpness)
+        return value, self.scale * slope, None

@@ -1,0 +1,69 @@
+"""From a search's continuous result to whole tokens."""
+
+from __future__ import annotations
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from sapag_fast.text.bag import Bag
+
+__all__ = ["assign_tokens", "nearest_tokens"]
+
+
+def assign_tokens(shares: Tensor, bag: Bag) -> Tensor:
+    """The likeliest sentence that has every token of the bag.
+
+    Parameters
+    ----------
+    shares : Tensor
+        ``[T, K]``, the tokens' probabilities at each position.
+    bag : Bag
+
+    Returns
+    -------
+    Tensor
+        ``[T]``, int64: a maximum of Σ log p over all assignments in which each token occurs at least once.
+    """
+    size = len(bag.tokens)
+    score = shares[:, :size].detach().double().cpu().clamp(min=1e-30).log()
+    # Each token has a place that must be filled, and as many more as there are repeats.
+    must = 2 * bag.length * (1 + score.abs().max())
+    columns = torch.cat((score + must, *[score] * bag.repeats), 1)
+    positions, chosen = linear_sum_assignment(columns.numpy(), maximize=True)
+    found = torch.empty(bag.length, dtype=torch.long)
+    found[torch.from_numpy(positions)] = torch.from_numpy(chosen) % size
+    return bag.tokens.cpu()[found].to(bag.tokens.device)
+
+
+def nearest_tokens(embeddings: Tensor, table: Tensor, positions: Tensor | None, count: int) -> Tensor:
+    """The `count` tokens whose embeddings lie closest to each continuous one, closest first.
+
+    The layer normalisation after a sum of word and position embedding sees neither its mean nor its size, so
+    that the gradient determines it up to these: angles of the centred sums are compared.
+
+    Parameters
+    ----------
+    embeddings : Tensor
+        ``[N, T, H]``.
+    table : Tensor
+        ``[vocabulary, H]``.
+    positions : Tensor or None
+        ``[T, H]``, what the model adds at each position.
+
+    Returns
+    -------
+    Tensor
+        ``[N, T, count]``, int64.
+    """
+    found = []
+    for t in range(embeddings.shape[1]):
+        shift = 0.0 if positions is None else positions[t]
+        found.append(
+            (_direction(embeddings[:, t] + shift) @ _direction(table + shift).mT).topk(count).indices
+        )
+    return torch.stack(found, 1)
+
+
+def _direction(vectors: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(vectors - vectors.mean(-1, keepdim=True), dim=-1)

@@ -1,0 +1,57 @@
+"""Sentences one change away from another: what the discrete search tries."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+__all__ = ["orders", "replacements"]
+
+
+@lru_cache(maxsize=32)
+def orders(length: int) -> tuple[Tensor, Tensor]:
+    """Rearrangements of T places, each once, without the one that changes nothing: ``[N, T]``, int64.
+
+    First the swaps of two places; then reversals of a segment, and exchanges of two adjacent segments, which
+    are the moves of any segment to anywhere.
+    """
+    places = list(range(length))
+    swaps: dict[tuple[int, ...], None] = {}
+    others: dict[tuple[int, ...], None] = {}
+    for i, j in combinations(range(length), 2):
+        swapped = places.copy()
+        swapped[i], swapped[j] = places[j], places[i]
+        swaps[tuple(swapped)] = None
+        others[(*places[:i], *places[i : j + 1][::-1], *places[j + 1 :])] = None
+        for k in range(j + 1, length + 1):
+            others[(*places[:i], *places[j:k], *places[i:j], *places[k:])] = None
+    far = [order for order in others if order not in swaps]
+    return tuple(torch.tensor(found, dtype=torch.long).reshape(-1, length) for found in (list(swaps), far))
+
+
+def replacements(sentence: Tensor, choices: Tensor, required: Tensor | None) -> Tensor:
+    """`sentence` ``[T]`` with one token replaced.
+
+    Parameters
+    ----------
+    choices : Tensor
+        ``[T, C]``, what may stand at each position.
+    required : Tensor or None
+        ``[K]``, tokens that must all remain.
+
+    Returns
+    -------
+    Tensor
+        ``[N, T]``.
+    """
+    length, count = choices.shape
+    found = sentence.repeat(length * count, 1)
+    at = torch.arange(length, device=sentence.device).repeat_interleave(count)
+    found[torch.arange(len(found), device=sentence.device), at] = choices.flatten()
+    keep = (found != sentence).any(1)
+    if required is not None:
+        keep &= (found[:, :, None] == required).any(1).all(1)
+    return found[keep]

@@ -1,0 +1,116 @@
+"""Settings of the search for sentences."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from sapag_fast import validation as check
+from sapag_fast.distances import find_kind
+from sapag_fast.recipes import Recipe
+
+__all__ = ["TEXT_RECIPES", "TextRecipe", "choose_text_recipe"]
+
+
+@dataclass(frozen=True)
+class TextRecipe:
+    """Everything that the search for a sentence can be told, apart from the victim.
+
+    Attributes
+    ----------
+    name : str
+    distance : str
+        A distance's kind.
+    bandwidth : float or None
+        The kernel's bandwidth; None is the kind's own.
+    optimizer : str
+        ``adam`` or ``lbfgs``, of the continuous search.
+    lr : float
+        Step length; Adam's falls as half a cosine.
+    history : int
+        Pairs of L-BFGS.
+    eps : float
+        Of Adam: near the truth the distance's gradient is far below the usual 1e-8.
+    steps : int
+        Evaluations of the continuous search in each restart.
+    spread : float
+        Deviation of the normal starts: logits with the bag, without it embeddings in units of their table's.
+    candidates : int
+        Sentences that the discrete search may score in each restart.
+    at_once : int
+        Of these how many at a pass for one victim.
+    choices : int
+        Without the bag: nearest tokens that the discrete search tries at each position.
+    kick : int
+        Random replacements and swaps by which the discrete search leaves a local minimum.
+    """
+
+    name: str
+    distance: str = "sapag"
+    bandwidth: float | None = None
+    optimizer: str = "adam"
+    lr: float = 0.3
+    history: int = 100
+    eps: float = 1e-20
+    steps: int = 300
+    spread: float = 0.1
+    candidates: int = 8000
+    at_once: int = 128
+    choices: int = 8
+    kick: int = 3
+
+    def attack(self, stop_distance: float) -> Recipe:
+        """The continuous search, as `run_attack` takes it."""
+        return Recipe(
+            self.name,
+            distance=self.distance,
+            bandwidth=self.bandwidth,
+            optimizer=self.optimizer,
+            lr=self.lr,
+            history=self.history,
+            cosine=self.optimizer != "lbfgs",
+            eps=self.eps,
+            steps=self.steps,
+            box=0.0,
+            tv=0.0,
+            stop_distance=stop_distance,
+        )
+
+
+TEXT_RECIPES: dict[str, TextRecipe] = {
+    "text": TextRecipe("text"),
+    "text-no-bag": TextRecipe("text-no-bag", optimizer="lbfgs", lr=1.0, candidates=4000),
+}
+"""By name; ``text`` without the bag is ``text-no-bag``."""
+
+
+def choose_text_recipe(
+    recipe: str | TextRecipe,
+    *,
+    bag: bool,
+    distance: str | None = None,
+    steps: int | None = None,
+    candidates: int | None = None,
+) -> TextRecipe:
+    """The recipe itself or by name, with recover_text's own arguments in place of its values.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For an unknown name, an unknown distance, and numbers that do not fit.
+    """
+    if isinstance(recipe, str):
+        if recipe not in TEXT_RECIPES:
+            known = ", ".join(TEXT_RECIPES)
+            raise ValueError(f"unknown recipe {recipe!r}; expected a TextRecipe or one of {known}")
+        recipe = TEXT_RECIPES["text-no-bag" if recipe == "text" and not bag else recipe]
+    elif not isinstance(recipe, TextRecipe):
+        raise TypeError(f"recipe must be a name or a TextRecipe, found {type(recipe).__name__}")
+    if distance is not None:
+        find_kind(distance)
+        bandwidth = recipe.bandwidth if distance == recipe.distance else None
+        recipe = replace(recipe, distance=distance, bandwidth=bandwidth)
+    if steps is not None:
+        recipe = replace(recipe, steps=check.check_count("steps", steps))
+    if candidates is not None:
+        recipe = replace(recipe, candidates=check.check_count("candidates", candidates))
+    return recipe

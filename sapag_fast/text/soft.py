@@ -1,0 +1,66 @@
+"""Soft assignment: which token of the bag stands where, as probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sapag_fast.matching import Matching
+from sapag_fast.text.bag import Bag
+
+__all__ = ["SoftAssignment", "padded_bags"]
+
+
+def padded_bags(bags: Sequence[Bag]) -> tuple[Tensor, Tensor]:
+    """Tokens ``[V, K]`` of all bags, K the size of the largest, and which of them are there (bool)."""
+    largest = max(len(bag.tokens) for bag in bags)
+    tokens = bags[0].tokens.new_zeros(len(bags), largest)
+    present = torch.zeros(tokens.shape, dtype=torch.bool, device=tokens.device)
+    for row, bag in enumerate(bags):
+        tokens[row, : len(bag.tokens)] = bag.tokens
+        present[row, : len(bag.tokens)] = True
+    return tokens, present
+
+
+class SoftAssignment:
+    """Matching in logits z ``[R, 1, T, K]``: the embedding at position t is softmax(z_t)·E[bag].
+
+    Parameters
+    ----------
+    inner : Matching
+        In embeddings ``[R, 1, T, H]``.
+    embedding : Tensor
+        ``[vocabulary, H]``.
+    tokens, present : Tensor
+        ``[A, K]``, each victim's bag, and which of its places are filled.
+    victims : Tensor
+        ``[A]``: the search's victim a is the inner matching's ``victims[a]``.
+    """
+
+    def __init__(
+        self, inner: Matching, embedding: Tensor, tokens: Tensor, present: Tensor, victims: Tensor
+    ) -> None:
+        self.inner, self.victims = inner, victims
+        self.mode, self.reason = inner.mode, inner.reason
+        self.choices = embedding.detach()[tokens] * present[..., None]
+        self.absent = torch.zeros(present.shape, dtype=embedding.dtype, device=embedding.device)
+        self.absent.masked_fill_(~present, float("-inf"))
+
+    def retarget(self, victims: Tensor) -> None:
+        self.inner.retarget(self.victims[victims])
+        self.table = self.choices[victims][:, None]
+        self.mask = self.absent[victims][:, None, None]
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """``[R, 1, T, K]``."""
+        return (logits + self.mask).softmax(-1)
+
+    def value_and_gradient(
+        self, inputs: Tensor, labels: Tensor, sharpness: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        shares = self.probabilities(inputs)
+        value, slope, _ = self.inner.value_and_gradient(shares @ self.table, labels, sharpness)
+        toward = slope @ self.table.mT
+        return value, shares * (toward - (shares * toward).sum(-1, keepdim=True)), None

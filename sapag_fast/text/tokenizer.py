@@ -1,0 +1,57 @@
+"""A tokenizer trained on sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from sapag_fast import validation as check
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+__all__ = ["PADDING", "UNKNOWN", "encode", "train_tokenizer"]
+
+PADDING, UNKNOWN = "[PAD]", "[UNK]"
+"""The first two tokens of every vocabulary, 0 and 1."""
+
+
+def train_tokenizer(sentences: Iterable[str], vocabulary: int = 2000) -> Tokenizer:
+    """A WordPiece tokenizer (lower case, split at spaces and punctuation as BERT's) with at most `vocabulary`
+    tokens, trained on `sentences`. Needs the ``text`` extra.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a vocabulary that is no positive number, and for sentences that hold nothing.
+    """
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers  # here: an extra
+
+    check.check_count("vocabulary", vocabulary)
+    if isinstance(sentences, str):
+        raise TypeError("sentences must be a sequence of strings, found str")
+    sentences = list(sentences)
+    if not any(sentence.strip() for sentence in sentences):
+        raise ValueError(f"sentences: expected some text to train on, found {len(sentences)} empty ones")
+    tokenizer = Tokenizer(models.WordPiece(unk_token=UNKNOWN))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocabulary, special_tokens=[PADDING, UNKNOWN], show_progress=False
+    )
+    tokenizer.train_from_iterator(sentences, trainer)
+    return tokenizer
+
+
+def encode(tokenizer: Tokenizer, sentences: Sequence[str], length: int) -> tuple[Tensor, Tensor]:
+    """The first `length` tokens of every sentence that has so many, ``[N, length]``, int64, and which
+    sentences those are, ``[N]``.
+    """
+    check.check_count("length", length)
+    rows = [encoding.ids[:length] for encoding in tokenizer.encode_batch(list(sentences))]
+    kept = [index for index, row in enumerate(rows) if len(row) == length]
+    found = torch.tensor([rows[index] for index in kept], dtype=torch.long).reshape(-1, length)
+    return found, torch.tensor(kept, dtype=torch.long)
