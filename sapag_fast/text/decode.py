@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from sapag_fast.text.bag import Bag
@@ -25,6 +24,8 @@ def assign_tokens(shares: Tensor, bag: Bag) -> Tensor:
     Tensor
         ``[T]``, int64: a maximum of Σ log p over all assignments in which each token occurs at least once.
     """
+    from scipy.optimize import linear_sum_assignment  # here: images and kernels need no scipy
+
     size = len(bag.tokens)
     score = shares[:, :size].detach().double().cpu().clamp(min=1e-30).log()
     # Each token has a place that must be filled, and as many more as there are repeats.
