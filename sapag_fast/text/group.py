@@ -17,15 +17,13 @@ from sapag_fast.text.continuous import ScaledEmbeddings
 from sapag_fast.text.decode import assign_tokens, nearest_tokens
 from sapag_fast.text.discrete import Climb, search_sentences
 from sapag_fast.text.network import Tables
-from sapag_fast.text.recipe import TextRecipe
-from sapag_fast.text.recovery import CERTIFIED
+from sapag_fast.text.recipe import CERTIFIED, TextRecipe
 from sapag_fast.text.scoring import Scorer
 from sapag_fast.text.soft import SoftAssignment, padded_bags
 
 __all__ = ["Group"]
 
 _TRIED = 4  # searches on whose starts the way of batching is chosen
-_SOLVED = 1e-2  # of the certified distance: a soft sentence this close has one token at each position
 
 
 class Group:
@@ -127,7 +125,7 @@ class Group:
     def _attack(
         self, matching: SoftAssignment | ScaledEmbeddings, starts: Tensor, active: list[int]
     ) -> AttackResult:
-        recipe = self.settings.attack(_SOLVED * self.floor)
+        recipe = self.settings.attack()
         device, dtype = self.embedding.device, self.embedding.dtype
         result = run_attack(
             matching,
@@ -139,6 +137,8 @@ class Group:
             bounds=None,
             rows=self.at_once,
         )
+        if result.interrupted:
+            raise KeyboardInterrupt
         for index, evaluations in zip(active, result.evaluations.tolist(), strict=True):
             self.evaluations[index] += evaluations
         return result

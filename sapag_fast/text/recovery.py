@@ -7,12 +7,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from sapag_fast.text.bag import Bag
-from sapag_fast.text.recipe import TextRecipe
+from sapag_fast.text.recipe import CERTIFIED, TextRecipe
 
-__all__ = ["CERTIFIED", "TextRecovery", "certify"]
-
-CERTIFIED: dict[str, float] = {"sapag": 1e-8}
-"""By kind of distance, from where on down a sentence counts as the truth."""
+__all__ = ["TextRecovery", "certify"]
 
 
 def certify(distance: float, kind: str) -> str:
