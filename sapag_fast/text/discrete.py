@@ -85,7 +85,7 @@ class Climb:
     @property
     def varied(self) -> bool:
         """Whether there is any other sentence."""
-        return len(self.best) > 1 or self.choices.shape[1] > 1
+        return len(self.best.unique()) > 1 or self.choices.shape[1] > 1
 
     def propose(self, count: int) -> Tensor:
         """The next sentences to score, ``[at most count, T]``."""

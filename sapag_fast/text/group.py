@@ -84,8 +84,10 @@ class Group:
         self.evaluations = [0] * count
         self.starts: list[list[tuple[float, Tensor]]] = [[] for _ in self.victims]
         self.nearest: dict[int, Tensor] = {}
-        few = torch.tensor(self.victims[:_TRIED], device=self.embedding.device)
-        trial = self.embedding.std() * torch.stack([self._noise(i, 0) for i in range(len(few))])
+        # Twice the same one where there is but one: its sentences come in batches all the same.
+        tried = [index % count for index in range(max(2, min(count, _TRIED)))]
+        few = torch.tensor([self.victims[index] for index in tried], device=self.embedding.device)
+        trial = self.embedding.std() * torch.stack([self._noise(i, k) for k, i in enumerate(tried)])
         self.matching = choose_matching(problem, trial, labels[few], few, recoveries=count)
         self.mode, self.mode_reason = self.matching.mode, self.matching.reason
         self.scorer = Scorer(problem, self.matching, self.embedding, labels, at_once)

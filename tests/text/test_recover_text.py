@@ -35,6 +35,16 @@ def test_sentences_come_back(victims, bag):
     assert found.recipe.name == ("text" if bag else "text-no-bag")
 
 
+def test_one_victim_alone(victims):
+    model, tokens, labels, target = victims
+    found = sf.recover_text(model, [t[1] for t in target])
+    assert found.mode == "explicit"
+    assert torch.equal(found.tokens, tokens[1:2])
+    assert torch.equal(found.labels, labels[1:2])
+    short = sf.recover_text(model, [t[1] for t in target], restarts=1, steps=1, candidates=40)
+    assert 0 < short.scored[0] <= 41
+
+
 def test_the_same_seed_gives_the_same_bits(victims):
     model, _, _, target = victims
     one, two = (

@@ -210,6 +210,8 @@ def test_a_climb_ends_with_its_candidates_or_its_sentences():
     search_sentences([climb], _Hamming(truth), candidates=100, at_once=16, floor=0.0)
     assert climb.scored == 100
     assert sorted(climb.best.tolist()) == [0, 1, 2, 3]
-    alone = _climb(torch.zeros(1, dtype=torch.long), torch.empty(1, 0, dtype=torch.long))
-    search_sentences([alone], _Hamming(truth[:, :1]), candidates=100, at_once=16, floor=0.0)
-    assert alone.scored == 0
+    for length, choices in ((1, 0), (3, 0), (3, 1)):
+        zeros = torch.zeros(length, dtype=torch.long)
+        alone = _climb(zeros, zeros[:, None].expand(-1, choices))
+        search_sentences([alone], _Hamming(truth[:, :length]), candidates=100, at_once=16, floor=0.0)
+        assert alone.scored == 0
