@@ -10,7 +10,7 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 from torch.utils.cpp_extension import BuildExtension, CppExtension
 
 CSRC = Path("csrc")
@@ -78,15 +78,7 @@ class Build(BuildExtension):
 
 
 setup(
-    packages=[
-        "sapag_fast",
-        "sapag_fast.data",
-        "sapag_fast.explicit",
-        "sapag_fast.integrations",
-        "sapag_fast.kernels",
-        "sapag_fast.models",
-        "sapag_fast.optimizers",
-    ],
+    packages=[*find_packages(include=["sapag_fast", "sapag_fast.*"]), "sapag_fast.kernels"],
     package_dir={"sapag_fast.kernels": "kernels"},
     package_data={"sapag_fast": ["py.typed", "certificates.json", "templates/*.html"]},
     ext_modules=[
