@@ -193,6 +193,7 @@ def image_result(hits: int, of: int, method: str = "sapag", **settings: object) 
     fixed |= {
         "epochs": 0,
         "batch_size": 1,
+        "distinct": False,
         "defence": [],
         "training_mode": False,
         "restarts": 2,

@@ -41,7 +41,7 @@ class Lead:
     least: float
 
 
-_INVERTING = ("inverting", "inverting-long")
+_INVERTING = ("inverting", "inverting-tuned")
 
 LEADS = (Lead("convnet", False, _INVERTING, 6.0), Lead("convnet", True, _INVERTING, 2.0))
 

@@ -15,13 +15,14 @@ RIVALS = ("dlg", "layer-cosine", "cosine-plain")
 
 
 def cells(data: Path, quick: bool) -> list[Cell]:
-    """Untrained LeNets with 4 and 8 images a gradient; 20 gradients, so 80 and 160 images, a cell."""
+    """Untrained LeNets with 4 and 8 images a gradient; 20 gradients, so 80 and 160 images, a cell. Labels are
+    distinct in each batch, or fall as they may: images of one label are much harder to tell apart.
+    """
     if quick:
         few = {"victims": 4, "networks": 1, "restarts": 1, "pictured": True}
         return [
             lenet_cell(data, "batches", "mnist", "default", 0, "sapag", batch_size=4, variant="b4", **few)
         ]
-    methods = {4: ("sapag", *RIVALS), 8: ("sapag",)}
     return [
         lenet_cell(
             data,
@@ -31,11 +32,17 @@ def cells(data: Path, quick: bool) -> list[Cell]:
             0,
             method,
             batch_size=size,
-            variant=f"b{size}",
-            restarts=4,
+            distinct=distinct,
+            variant=f"b{size}" + ".distinct" * distinct,
+            restarts=2,
             pictured=method == "sapag",
         )
-        for size in (4, 8)
+        for size, distinct, methods in (
+            (4, True, ("sapag",)),
+            (8, True, ("sapag",)),
+            (4, False, ("sapag", *RIVALS)),
+            (8, False, ("sapag",)),
+        )
         for dataset, initialisation in NETWORKS
-        for method in methods[size]
+        for method in methods
     ]

@@ -38,7 +38,7 @@ METHODS = (
     "dlg-own",
     "sapag-pixel",
     "inverting",
-    "inverting-long",
+    "inverting-tuned",
     "relu-adam",
 )
 """Names that `make_method` knows."""
@@ -55,7 +55,7 @@ LABELS = {
     "dlg-own": "DLG, its own budget",
     "sapag-pixel": "SAPAG, pixels",
     "inverting": "Inverting Gradients",
-    "inverting-long": "Inverting Gradients, one long search",
+    "inverting-tuned": "Inverting Gradients, tuned, one long search",
     "relu-adam": "SAPAG, bare network",
 }
 """How the tables call them, where not by the name itself."""
@@ -79,9 +79,13 @@ def make_method(
     restarts: int,
     *,
     piecewise_linear: bool = False,
+    trained: bool = False,
     steps: int | None = None,
 ) -> Method:
     """The method by name, against inputs of this shape; ``steps`` in place of SAPAG's own for all.
+
+    ``inverting-tuned`` has the rate, start and total variation that were best for it on eight photographs which
+    are no victims, untrained and trained, and all evaluations in one search, which serves it better.
 
     Raises
     ------
@@ -114,8 +118,9 @@ def make_method(
     if name == "relu-adam":
         return Method(_changed(bare, steps=ours.steps), "infer", restarts)
     bare = replace(_changed(bare, distance="cosine"), name="inverting", starts=("noise",))
-    if name == "inverting-long":
-        return Method(replace(bare, steps=ours.steps * restarts), "infer", 1)
+    if name == "inverting-tuned":
+        tuned = replace(bare, lr=0.03, tv=0.1 if trained else 0.01, starts=("grey",))
+        return Method(replace(tuned, steps=ours.steps * restarts), "infer", 1)
     return Method(replace(bare, steps=ours.steps), "infer", restarts)
 
 

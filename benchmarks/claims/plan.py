@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-import sapag_fast
 from benchmarks.claims.cell import Cell
 from benchmarks.claims.scores import median_curve, restart_images, strip, victim_entries
 from benchmarks.claims.trace import Traced
-from benchmarks.claims.victims import shared_gradients, victim_images, victim_network
+from benchmarks.claims.victims import SHAPES, shared_gradients, victim_images, victim_network
+from sapag_fast.certificate import families
 from sapag_fast.named_defences import named_defences
 from sapag_fast.recipes import Recipe
 from sapag_fast.recover import Recovery, recover
@@ -26,8 +26,6 @@ __all__ = ["Plan", "image_cell", "run_plan"]
 
 PICTURED = 5
 """Victims whose recoveries a pictured cell keeps."""
-
-_CERTIFICATES = Path(sapag_fast.__file__).with_name("certificates.json")
 
 
 @dataclass(frozen=True)
@@ -49,6 +47,8 @@ class Plan:
     networks : int
         Networks of different seeds, among which the victims are shared out evenly.
     batch_size : int
+    distinct : bool
+        The images of one gradient have different labels; else labels fall as they may.
     defence : tuple of str
         As on the command line: ``relative-noise:0.1``. Withheld layers take the labels along: they are given
         then.
@@ -74,6 +74,7 @@ class Plan:
     victims: int = 20
     networks: int = 4
     batch_size: int = 1
+    distinct: bool = False
     defence: tuple[str, ...] = ()
     training_mode: bool = False
     traced: bool = False
@@ -87,15 +88,19 @@ def image_cell(data: Path, group: str, plan: Plan, variant: str = "") -> Cell:
     words = (group, plan.dataset, plan.network, plan.activation, plan.initialisation, phase, plan.method)
     name = ".".join(filter(None, (*words, variant)))
     settings = json.loads(json.dumps(asdict(plan)))
-    if plan.method.startswith("sapag") and _CERTIFICATES.exists():
+    channels = SHAPES[plan.dataset][0]
+    if plan.method.startswith("sapag"):
         # They decide when a victim's restarts stop.
-        settings["certificates"] = hashlib.sha256(_CERTIFICATES.read_bytes()).hexdigest()[:16]
+        deciding = [repr(family) for family in families() if family.channels == channels]
+        settings["certificates"] = hashlib.sha256("".join(deciding).encode()).hexdigest()[:16]
     return Cell(name, group, settings, partial(run_plan, data, plan))
 
 
 def run_plan(data: Path, plan: Plan) -> dict[str, object]:
     """Attack all victims of the plan, network by network, and score them."""
-    images, labels, places = victim_images(data, plan.dataset, plan.victims * plan.batch_size)
+    images, labels, places = victim_images(
+        data, plan.dataset, plan.victims, plan.batch_size, distinct=plan.distinct
+    )
     grouped = images.view(plan.victims, plan.batch_size, *images.shape[1:])
     known = labels.view(plan.victims, plan.batch_size)
     entries: list[dict[str, object]] = []

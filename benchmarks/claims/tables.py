@@ -13,6 +13,7 @@ from typing import Any
 
 from benchmarks.claims.bars import bar_of, lead_lines, verdict
 from benchmarks.claims.engine import read_result
+from benchmarks.claims.images import COMPARED_RESTARTS
 from benchmarks.claims.methods import LABELS, METHODS
 from benchmarks.claims.plots import plot_curves, plot_phases, save_strips
 from benchmarks.claims.summary import Summary, summarise, wilson
@@ -98,7 +99,8 @@ def _opening(results: Sequence[Result]) -> str:
                 4000 to 7999, the class folders `test` of CIFAR-10, CoLA's `in_domain_dev.tsv`. Trained
                 networks have seen other images, for as many epochs of Adam as is said. An image is
                 recovered when the mean squared error of its pixels in [0, 1] is below 0.01. Rival distances
-                get SAPAG's starts, restarts, evaluations and priors; since equal priors and the optimiser's
+                get SAPAG's starts, evaluations and priors, and where they have fewer restarts, SAPAG's first
+                ones stand beside them; since equal priors and the optimiser's
                 absolute thresholds hold back a distance with a small gradient, L2 and cosine are also there
                 without priors and a million times larger; DLG is as published (labels searched jointly,
                 noise starts, no priors), at equal evaluations and at its own budget of 6000, but never
@@ -130,20 +132,29 @@ def _machines(rows: Sequence[Row]) -> str:
 
 def _where(settings: Mapping[str, Any]) -> tuple:
     """What stays the same along a row of the first table."""
-    keys = ("dataset", "network", "activation", "initialisation", "epochs", "batch_size", "defence")
+    keys = (
+        "dataset",
+        "network",
+        "activation",
+        "initialisation",
+        "epochs",
+        "batch_size",
+        "distinct",
+        "defence",
+    )
     values = [settings[key] for key in keys]
     return (*values[:-1], " ".join(values[-1]), settings["training_mode"])
 
 
 def _words(where: tuple, accuracy: Sequence[float | None]) -> str:
-    dataset, network, activation, initialisation, epochs, batch, defence, mode = where
+    dataset, network, activation, initialisation, epochs, batch, distinct, defence, mode = where
     reached = [one for one in accuracy if one is not None]
     words = [f"{dataset} {network} ({activation}, {initialisation})"]
     words.append("untrained" if not epochs else f"{epochs} epochs")
     if reached:
         span = sorted({f"{100 * one:.0f}" for one in (min(reached), max(reached))}, key=float)
         words[-1] += f", accuracy {'-'.join(span)} %"
-    words += [f"B = {batch}"] if batch > 1 else []
+    words += [f"B = {batch}, labels {'distinct' if distinct else 'as they fall'}"] if batch > 1 else []
     words += [f"`{defence}`"] if defence else []
     words += ["BatchNorm in training mode"] if mode else []
     return ", ".join(words)
@@ -156,6 +167,7 @@ def _image_group(group: str, rows: Sequence[Row]) -> list[str]:
     for found, summary in rows:
         by_place.setdefault(_where(found["settings"]), {})[found["settings"]["method"]] = (found, summary)
     entry = _decibels if group == "relu" else _count
+    compared = group == "images" and methods[0] == "sapag" and len(methods) > 1
     lines, details = [], []
     for where in sorted(by_place):
         cells = by_place[where]
@@ -163,9 +175,14 @@ def _image_group(group: str, rows: Sequence[Row]) -> list[str]:
         words = _words(where, ordered[0][0]["accuracy"])
         judged = [verdict(bar, summary) for found, summary in ordered if (bar := bar_of(found))]
         figures = [entry(cells[name][1]) if name in cells else "" for name in methods]
+        if compared:
+            figures.insert(1, _first_restarts(cells["sapag"][0]["victims"]) if "sapag" in cells else "")
         lines.append([words, *figures, "; ".join(judged)])
         details += [_details(words, *cell) for cell in ordered]
-    head = ["victims' network", *(LABELS.get(name, name) for name in methods), "bar"]
+    names = [LABELS.get(name, name) for name in methods]
+    if compared:
+        names.insert(1, f"SAPAG, {COMPARED_RESTARTS} restarts")
+    head = ["victims' network", *names, "bar"]
     told = (
         "victims' network", "method", "recovered", "median PSNR", "median SSIM", "restarts", "evaluations",
         "CPU s", "whole cell, s",
@@ -194,6 +211,12 @@ def _restart_table(by_place: Mapping[tuple, Mapping[str, Row]]) -> str:
         lines.append([_words(where, ours[where]["accuracy"]), *map(str, reached), str(len(hits))])
     head = ["SAPAG, recovered by one of the first restarts", *map(str, counts), "victims"]
     return f"<details><summary>By the number of restarts</summary>\n\n{table(head, lines)}\n\n</details>"
+
+
+def _first_restarts(victims: Sequence[Mapping[str, Any]]) -> str:
+    """SAPAG's success with as few restarts as the rivals have."""
+    hits = sum(True in victim["restarts"][:COMPARED_RESTARTS] for victim in victims)
+    return f"{hits}/{len(victims)}"
 
 
 def _count(summary: Summary) -> str:

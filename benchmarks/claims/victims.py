@@ -9,6 +9,7 @@ CIFAR-10's ``train``.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -57,15 +58,38 @@ def _reserved(data: Path, dataset: str) -> tuple[Tensor, Tensor]:
     return read_class_folders(data / "cifar10", split="test", input_shape=SHAPES["cifar"], classes=10)
 
 
-def victim_images(data: Path, dataset: str, count: int) -> tuple[Tensor, Tensor, list[int]]:
-    """Images ``[count, C, H, W]``, labels ``[count]`` and their places in the data set.
+def victim_images(
+    data: Path, dataset: str, victims: int, batch_size: int = 1, *, distinct: bool = False
+) -> tuple[Tensor, Tensor, list[int]]:
+    """Images ``[N, C, H, W]``, labels ``[N]`` and their places in the data set, N = `victims` x `batch_size`,
+    victim by victim.
 
-    The order is drawn once: fewer victims are the first of more.
+    The order is drawn once: fewer victims are the first of more. With `distinct` an image whose label its
+    victim has already waits for the next one.
     """
     images, labels = _reserved(data, dataset)
-    order = random.Random(f"claims/{dataset}").sample(range(len(images)), len(images))[:count]
+    order = random.Random(f"claims/{dataset}").sample(range(len(images)), len(images))
+    if distinct:
+        order = _distinct(order, labels.tolist(), batch_size)
+    order = order[: victims * batch_size]
     first = _RESERVED.start if dataset == "mnist" else 0
     return images[order], labels[order], [first + place for place in order]
+
+
+def _distinct(order: Sequence[int], labels: Sequence[int], batch_size: int) -> list[int]:
+    """The same order, image by image to the first batch that has room and lacks its label; whole ones."""
+    open_batches: list[list[int]] = []
+    whole: list[int] = []
+    for place in order:
+        fitting = (b for b in open_batches if all(labels[other] != labels[place] for other in b))
+        batch = next(fitting, None)
+        if batch is None:
+            open_batches.append(batch := [])
+        batch.append(place)
+        if len(batch) == batch_size:
+            open_batches.remove(batch)
+            whole += batch
+    return whole
 
 
 @lru_cache(maxsize=4)
