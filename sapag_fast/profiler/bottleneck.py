@@ -42,8 +42,8 @@ def bottleneck(levels: Sequence[Level]) -> str:
             "so only less work would make it faster."
         )
     return (
-        f"The {longest.name}: at R={best.recoveries} {_about(longest, best)}, so its operators and not the "
-        "machine are the limit."
+        f"The operators, not the machine: at R={best.recoveries} {_about(longest, best)}, so better ones "
+        "would make it faster."
     )
 
 
@@ -53,7 +53,7 @@ _CEILINGS = {"compute": "arithmetic", "memory": "memory bandwidth"}
 def _about(stage: StageProfile, level: Level) -> str:
     share = stage.whole / sum(other.whole for other in level.stages)
     said = (
-        f"the {stage.name} takes {share:.0%} of a step, at {stage.roofline:.0%} of what "
+        f"the stage {stage.name!r} takes {share:.0%} of a step, at {stage.roofline:.0%} of what "
         f"{_CEILINGS[stage.bound_by]} allows"
     )
     if stage.name == SUMS and level.layers:

@@ -30,11 +30,12 @@ def test_the_host_where_gaps_are_long():
 def test_a_stage_near_its_ceiling():
     said = bottleneck([level(8, 1.0, roofline=0.9)])
     assert said.startswith("The machine's arithmetic")
-    assert "forward takes 80% of a step, at 90%" in said
+    assert "the stage 'forward' takes 80% of a step, at 90%" in said
 
 
 def test_a_stage_far_from_its_ceiling():
-    assert bottleneck([level(8, 1.0)]).startswith("The forward: at R=8 the forward takes 80%")
+    said = bottleneck([level(8, 1.0)])
+    assert said.startswith("The operators, not the machine: at R=8 the stage 'forward' takes 80%")
 
 
 def test_the_best_number_of_recoveries_counts_not_the_largest():
