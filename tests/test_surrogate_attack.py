@@ -15,6 +15,7 @@ from sapag_fast.models import ConvNet, initialise
 from sapag_fast.optimizers import LBFGS
 from sapag_fast.recipes import RECIPES, choose_recipe
 from sapag_fast.surrogate import Surrogate
+from sapag_fast.training import train_to
 
 STEPS, SIZE = 40, 5
 STAGED = Surrogate(1.0, 16.0, 5, 0.8)
@@ -148,6 +149,38 @@ def test_a_relu_network_is_recovered_through_the_surrogate():
         assert torch.equal(tensor, before[name])
     again = recover(model, target, (3, 16, 16), steps=150)
     assert torch.equal(result.inputs, again.inputs)
+
+
+def _waves(count, size, seed):
+    generator = torch.Generator().manual_seed(seed)
+    frequency = 1 + 3 * torch.rand(count, 3, 2, 1, 1, generator=generator)
+    phase = 6 * torch.rand(count, 3, 2, 1, 1, generator=generator)
+    grid = torch.linspace(0, 3, size)
+    down = (frequency[:, :, 0] * grid[:, None] + phase[:, :, 0]).sin()
+    return 0.5 + 0.4 * down * (frequency[:, :, 1] * grid + phase[:, :, 1]).cos()
+
+
+def test_a_narrow_kernel_loses_what_a_trained_network_shows():
+    images, labels = _waves(60, 16, seed=0), torch.arange(60) % 10
+    model = initialise(ConvNet(image_size=16), "default", seed=1)
+    trained, phase = train_to(model, images, labels, epochs=20, lr=3e-3)
+    assert phase.accuracy > 0.8
+    victims, known = _waves(3, 16, seed=9), torch.tensor([[1], [5], [7]])
+    parameters = tuple(trained.parameters())
+    rows = [
+        torch.autograd.grad(F.cross_entropy(trained(image[None]), label), parameters)
+        for image, label in zip(victims, known, strict=True)
+    ]
+    target = [torch.stack(parts) for parts in zip(*rows, strict=True)]
+
+    def error(recipe):
+        found = recover(trained, target, (3, 16, 16), labels=known, batched=True, steps=150, recipe=recipe)
+        return (found.inputs[:, 0].clamp(0, 1) - victims).square().mean((1, 2, 3)).median()
+
+    chosen = choose_recipe("auto", (3, 16, 16), 1, piecewise_linear=True)
+    ours = error(chosen)
+    assert ours < 2e-2
+    assert ours < 0.7 * error(dataclasses.replace(chosen, bandwidth=0.1))
 
 
 def test_recover_takes_a_surrogate():
