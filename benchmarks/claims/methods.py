@@ -84,8 +84,8 @@ def make_method(
 ) -> Method:
     """The method by name, against inputs of this shape; ``steps`` in place of SAPAG's own for all.
 
-    ``inverting-tuned`` has the rate, start and total variation that were best for it on eight photographs that
-    are no victims, untrained and trained, and all evaluations in one search, which serves it better.
+    ``inverting-tuned`` has the rate, start and total variation that were best for it on eight photographs
+    that are no victims, untrained and trained, and all evaluations in one search, which serves it better.
 
     Raises
     ------
