@@ -41,7 +41,7 @@ class Overrides:
     distance: str | GradientDistance | None = None
     optimizer: str | None = None
     steps: int | None = None
-    basis: str | None = None
+    basis: str | Sequence[str] | None = None
     surrogate: str | bool | Surrogate | None = None
     box: float | None = None
     tv: float | None = None
@@ -63,7 +63,7 @@ class Preparation:
     target: tuple[Tensor | None, ...]
     label: Tensor
     recipe: Recipe
-    basis: Basis
+    bases: tuple[Basis, ...]
     bounds: tuple[float, float] | None
     shape: tuple[int, ...]
     seed: int
@@ -106,13 +106,14 @@ class Preparation:
             matching,
             recipe=self.recipe,
             steps=self.recipe.steps,
-            basis=self.basis,
+            bases=self.bases,
             bounds=self.bounds,
             shape=self.shape,
         )
-        variables = objective.variables(starts, labels)
+        restarts = torch.arange(recoveries, device=self.device)
+        variables = objective.variables(starts, labels, restarts)
         optimizer = make_optimizer(self.recipe, self.recipe.steps, recoveries, variables.shape[1], variables)
-        return Batch(objective, optimizer, variables, labels, range(recoveries))
+        return Batch(objective, optimizer, variables, labels, restarts, range(recoveries))
 
     @contextlib.contextmanager
     def conditions(self) -> Iterator[None]:
@@ -189,7 +190,7 @@ def prepare(
         tuple(None if g is None else g.detach()[None] for g in gradients),
         label,
         recipe,
-        make_basis(recipe.basis, shape, bounds=bounds, device=place, dtype=dtype),
+        tuple(make_basis(n, shape, bounds=bounds, device=place, dtype=dtype) for n in recipe.bases),
         bounds,
         (batch_size, *shape),
         seed,

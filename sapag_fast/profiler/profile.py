@@ -45,7 +45,7 @@ def profile_attack(
     distance: str | GradientDistance | None = None,
     optimizer: str | None = None,
     steps: int | None = None,
-    basis: str | None = None,
+    basis: str | Sequence[str] | None = None,
     surrogate: str | bool | Surrogate | None = None,
     box: float | None = None,
     tv: float | None = None,
