@@ -1,5 +1,5 @@
-# make demo | test | bench | claims-quick | claims | kernels | docs | lint: each sets up what it needs in .venv, and
-# is quick the second time.
+# make demo | test | bench | claims-quick | claims | peers | kernels | docs | lint: each sets up what it needs in .venv,
+# and is quick the second time.
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -16,7 +16,7 @@ CXX_FILES := $(shell find csrc tests -name '*.h' -o -name '*.inl' -o -name '*.cp
 API := sapag_fast $(addprefix sapag_fast., recipes surrogate certificate distances sums explicit models training data \
 	defences metrics)
 
-.PHONY: demo test bench claims claims-quick kernels docs lint format clean
+.PHONY: demo test bench claims claims-quick peers kernels docs lint format clean
 
 demo: $(VENV)/built
 	$(BIN)/sapag-fast demo --output demo_output --overwrite
@@ -35,6 +35,11 @@ bench: $(VENV)/built
 # were stopped; claims takes hours, claims-quick minutes.
 claims claims-quick: $(VENV)/built
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.claims --data $(or $(DATA),$(error say DATA=FOLDER)) --workers $(WORKERS) $(if $(filter %-quick,$@),--quick)
+
+# DATA=FOLDER: with cifar10/test (class folders) and mnist (IDX). Ten minutes on two idle cores.
+peers: $(VENV)/built
+	$(BIN)/python -m benchmarks.peers --data $(or $(DATA),$(error say DATA=FOLDER))
+	$(BIN)/python -m benchmarks.tables
 
 kernels: $(VENV)/built
 	$(BIN)/python -m benchmarks.cuda_machine_code
@@ -68,3 +73,4 @@ $(VENV)/built: $(VENV)/torch setup.py pyproject.toml $(SOURCES)
 	-$(BIN)/pip install --quiet --upgrade --target $(VENV)/breaching --no-deps $(BREACHING)
 	-$(BIN)/pip install --quiet --upgrade --target $(VENV)/breaching "hydra-core>=1.3" tqdm
 	touch $@
+

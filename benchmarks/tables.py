@@ -382,6 +382,8 @@ def breaching_section() -> str:
 
 
 def main() -> None:
+    from benchmarks.peers.report import peers_section  # here: it uses this module
+
     made = (
         distance_section(),
         step_section(),
@@ -389,6 +391,7 @@ def main() -> None:
         attack_section(),
         recovery_section(),
         certificate_section(),
+        peers_section(read("peers")),
         audit_section(),
         breaching_section(),
     )

@@ -1,0 +1,51 @@
+"""What a contender is told and what it reports."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from benchmarks.peers.victims import Victims
+
+__all__ = ["SNAPSHOT_EVERY", "Contender", "Found", "label_of"]
+
+SNAPSHOT_EVERY = 20
+"""Evaluations between the iterates that a contender shows on the way, from which evaluations to success are
+read afterwards: nothing is compared with the truth while it runs.
+"""
+
+
+@dataclass(frozen=True)
+class Found:
+    """One victim's recovery: ``image [C, H, W]``, the evaluations spent on it, and iterates on the way, one
+    after every `SNAPSHOT_EVERY` evaluations (empty where the tool shows none).
+    """
+
+    image: Tensor
+    evaluations: int
+    snapshots: tuple[Tensor, ...] = ()
+
+
+class Contender(Protocol):
+    """One tool, or one way to run it.
+
+    ``budgets``: evaluations a victim that it is tried with, its own published number among them; its own
+    stop may end it sooner. ``at_once``: victims that it searches at once in one process. ``channels``: of
+    the images that it takes.
+    """
+
+    name: str
+    budgets: tuple[int, ...]
+    at_once: int
+    channels: tuple[int, ...]
+
+    def run(self, victims: Victims, chosen: Sequence[int], budget: int) -> list[Found]:
+        """Recover the chosen victims."""
+
+
+def label_of(gradient: Sequence[Tensor]) -> Tensor:
+    """iDLG's label ``[1]``: where the last bias's gradient is negative."""
+    return gradient[-1].argmin().view(1)
