@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import warnings
 from collections.abc import Sequence
 from types import SimpleNamespace
 
@@ -30,7 +32,9 @@ class Breaching:
 
     def run(self, victims: Victims, chosen: Sequence[int], budget: int) -> list[Found]:
         breaching = import_breaching()
-        settings = breaching.get_attack_config("invertinggradients")
+        with warnings.catch_warnings(), contextlib.redirect_stdout(None):
+            warnings.simplefilter("ignore")
+            settings = breaching.get_attack_config("invertinggradients")
         settings.optim.max_iterations = budget
         model = victims.normalised()
         metadata = SimpleNamespace(
