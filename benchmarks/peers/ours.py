@@ -22,7 +22,7 @@ class Ours:
     def __init__(self, at_once: int, *, same_start: bool = False) -> None:
         self.at_once, self.same_start = at_once, same_start
         self.name = f"sapag_fast, R={at_once}{', noise start' if same_start else ''}"
-        self.budgets = (300,) if same_start else (50, 100, 300)
+        self.budgets = (300, 1000) if same_start else (50, 100, 300)
 
     def run(self, victims: Victims, chosen: Sequence[int], budget: int) -> list[Found]:
         rows = list(chosen)
