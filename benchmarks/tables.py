@@ -3,45 +3,21 @@
 python -m benchmarks.tables
 """
 
-import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "results"
+from benchmarks.markdown import duration, machine_line, prose, read, table
+from benchmarks.peers.report import peers_section
+from benchmarks.recovery_tables import (
+    audit_section,
+    breaching_section,
+    certificate_section,
+    recovery_section,
+)
+
+REPORT = Path(__file__).parent / "README.md"
 SCALING_MEMORY = "peak MiB for each recovery"
 SETS = ("lenet", "64xlenet", "resnet-18", "bert-base")
-
-
-def read(name: str) -> dict[str, Any] | None:
-    path = RESULTS / f"{name}.json"
-    return json.loads(path.read_text()) if path.exists() else None
-
-
-def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    head = list(head)
-    lines = [head, ["---"] * len(head), *map(list, rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def machine_line(found: dict[str, Any]) -> str:
-    return (
-        f"{found['device']} ({found['capability']}), {found['threads']} thread(s), torch {found['torch']}, "
-        f"Python {found['python']}, commit {found['commit']}."
-    )
-
-
-def prose(text: str) -> str:
-    """A paragraph on one line, however it is wrapped here."""
-    return " ".join(text.split())
-
-
-def duration(seconds: float) -> str:
-    for unit, scale in (("s", 1.0), ("ms", 1e-3)):
-        if seconds >= scale:
-            return f"{seconds / scale:.3g} {unit}"
-    return f"{seconds / 1e-6:.3g} µs"
 
 
 def distance_section() -> str:
@@ -220,170 +196,7 @@ def optimizer_section() -> str:
     )
 
 
-def audit_section() -> str:
-    found = read("audit_mnist")
-    if not found:
-        return ""
-    low, high = found["success_95"]
-    rows = [
-        (
-            "victims × restarts, evaluations each",
-            f"{found['victims']} × {found['restarts']}, {found['steps']}",
-        ),
-        ("searches at once", ", ".join(map(str, found["at_once"].values()))),
-        ("recoveries a minute", f"{found['recoveries_per_minute']:.0f}"),
-        ("victims recovered (PSNR ≥ 25 dB), 95 % interval", f"{found['success']:.3f} ({low:.3f}-{high:.3f})"),
-        ("peak memory", f"{found['peak_memory_bytes'] / 2**20:.0f} MiB"),
-        ("results after three kills, none twice", str(found["results"])),
-        ("files identical to those of the run left alone", "yes" if found["identical"] else "NO"),
-    ]
-    return "\n".join(
-        [
-            "## An audit, killed and resumed",
-            "",
-            prose(
-                """
-                `python -m benchmarks.audit_mnist --data FOLDER --at-once 256`. One
-                `sapag-fast audit` of MNIST victims left alone, and the same killed with
-                SIGKILL three times and resumed.
-                """
-            ),
-            "",
-            table(("", ""), rows),
-            "",
-            machine_line(found),
-        ]
-    )
-
-
-def recovery_section() -> str:
-    found = read("recover_mnist")
-    if not found:
-        return ""
-    rows = []
-    for init in (key for key, value in found.items() if isinstance(value, dict)):
-        for name, part in found[init].items():
-            success, error, seconds = part["success"], part["median mse"], part["seconds"]
-            rows.append([init, name, f"{success:.0%}", f"{error:.1e}", f"{seconds:.0f} s"])
-    return "\n".join(
-        [
-            "## What is recovered",
-            "",
-            prose(
-                f"""
-                `python -m benchmarks.recover_mnist --data FOLDER` (the folder of
-                MNIST's test set in IDX format). Sigmoid LeNet, untrained,
-                {found["victims"]} victims, default settings; success is
-                {found["success"]} on [0, 1] pixels. `dlg` is the published loop, one
-                start, labels optimised jointly; the two `R=1` rows differ in the
-                optimiser alone.
-                """
-            ),
-            "",
-            table(("weights", "method", "success", "median MSE", "time"), rows),
-            "",
-            machine_line(found),
-        ]
-    )
-
-
-def certificate_section() -> str:
-    found = read("certificate")
-    if not found:
-        return ""
-
-    def share(part: dict[str, Any]) -> str:
-        if not part["below"]:
-            return f"0 of {part['searches']}"
-        low, high = part["interval"]
-        inside = f"{part['hits']} of {part['below']}"
-        return f"{inside} ({low:.1%} to {high:.1%}); {part['searches']} in all"
-
-    rows = [
-        [
-            family["name"],
-            "none" if family["threshold"] is None else f"{family['threshold']:.1e}",
-            *(share(part) for part in (family["set on"], family["held out"], family["held out"]["victims"])),
-        ]
-        for family in found["families"]
-    ]
-    return "\n".join(
-        [
-            "## What the distance certifies",
-            "",
-            prose(
-                f"""
-                `python -m benchmarks.certificate --data DATA`. Successes ({found["success"]}) among the
-                searches at the threshold or below, with Wilson's 95 % interval: on the victims that the
-                threshold was set on, on others with other networks, and of these the restart with the lowest
-                distance of each victim. Networks, initialisations and phases are in
-                `results/certificate.json`.
-                """
-            ),
-            "",
-            table(("family", "threshold", "set on", "held out", "held out, winners"), rows),
-            "",
-            machine_line(found["families"][0]),
-        ]
-    )
-
-
-def breaching_section() -> str:
-    found = read("breaching_speed")
-    if not found:
-        return ""
-    lines = ["## breaching's own attack, with its objectives and with the fused ones", ""]
-    if speeds := found.get("speed"):
-        cases = {name: case for name, case in speeds.items() if isinstance(case, dict)}
-        rows = []
-        for name, case in cases.items():
-            for contender, spent in case["milliseconds"].items():
-                times = case["times faster"].get(contender)
-                gain = "" if times is None else f"{times['q50']:.2f}×"
-                rows.append([name, contender, f"{spent['q50']:.1f} ms", gain])
-        lines += [
-            prose(
-                """
-                `python -m benchmarks.breaching_speed`. One iteration of its loop, Inverting
-                Gradients' configuration, all included, in the process's own time.
-                *distance alone*: its gradients, our distance; *fused*: both from us; *sapag*: our
-                distance for its; *free distance*: its gradients, and a distance at no cost, which
-                none can surpass; *free objective*: all that is neither.
-                """
-            ),
-            "",
-            table(("network, objective", "contender", "time", "over its own"), rows),
-            "",
-            machine_line(speeds),
-            "",
-        ]
-    if recovered := found.get("recovery"):
-        rows = [
-            [init, name, f"{case['recovered']} of {recovered['victims']}", f"{case['median mse']:.1e}"]
-            for init, cases in recovered.items()
-            if isinstance(cases, dict)
-            for name, case in cases.items()
-        ]
-        lines += [
-            prose(
-                f"""
-                `python -m benchmarks.breaching_speed --data FOLDER`. MNIST, sigmoid LeNet,
-                {recovered["steps"]} steps of its L-BFGS (up to 20 evaluations each) from the same grey
-                start, no priors; success is a mean squared error below {recovered["success"]:g}. All but
-                `sapag` are its own objectives.
-                """
-            ),
-            "",
-            table(("weights", "objective", "recovered", "median MSE"), rows),
-            "",
-            machine_line(recovered),
-        ]
-    return "\n".join(lines).rstrip()
-
-
 def main() -> None:
-    from benchmarks.peers.report import peers_section  # here: it uses this module
-
     made = (
         distance_section(),
         step_section(),
@@ -398,7 +211,7 @@ def main() -> None:
     sections = filter(None, made)
     note = "Written by `python -m benchmarks.tables` from `results/`. No GPU has been measured yet."
     head = f"# Benchmarks\n\n{note}"
-    (HERE / "README.md").write_text("\n\n".join([head, *sections]) + "\n")
+    REPORT.write_text("\n\n".join([head, *sections]) + "\n")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from benchmarks.claims.images import COMPARED_RESTARTS
 from benchmarks.claims.methods import LABELS, METHODS
 from benchmarks.claims.plots import plot_curves, plot_phases, save_strips
 from benchmarks.claims.summary import Summary, summarise, wilson
-from benchmarks.tables import prose, table
+from benchmarks.markdown import prose, table
 from sapag_fast.files import replacing
 
 __all__ = ["QUICK_RESULTS", "RESULTS", "report_path", "write"]
