@@ -37,17 +37,36 @@ RIVALS = ("layer-cosine", "cosine-plain", "dlg")
 
 
 def cells(data: Path, quick: bool) -> list[Cell]:
-    """SAPAG on untrained and trained LeNets with torch's own initialisation, and rivals for three."""
+    """SAPAG on LeNets with torch's own initialisation, whose first layers have by far the smallest gradients,
+    and with uniform weights, where all layers' are alike; and rivals for three.
+    """
     if quick:
         few = {"victims": 8, "networks": 1, "restarts": 1}
         return [_cell(data, defence, 0, "sapag", **few) for defence in (("relative-noise:0.1",), ("sign",))]
-    plain = [_cell(data, defence, epochs, "sapag") for epochs in (0, 20) for defence in STRENGTHS]
-    return plain + [_cell(data, defence, 0, rival) for defence in COMPARED for rival in RIVALS]
+    plain = [
+        _cell(data, defence, epochs, "sapag", initialisation)
+        for initialisation, epochs in (("uniform", 0), ("default", 0), ("default", 20))
+        for defence in STRENGTHS
+    ]
+    compared = [
+        _cell(data, defence, 0, rival, initialisation)
+        for initialisation in ("uniform", "default")
+        for defence in COMPARED
+        for rival in RIVALS
+    ]
+    return plain + compared
 
 
-def _cell(data: Path, defence: tuple[str, ...], epochs: int, method: str, **options: object) -> Cell:
+def _cell(
+    data: Path,
+    defence: tuple[str, ...],
+    epochs: int,
+    method: str,
+    initialisation: str = "default",
+    **options: object,
+) -> Cell:
     variant = "+".join(text.replace(":", "").replace(",", "_") for text in defence) or "none"
     chosen = {"restarts": 4, "pictured": method == "sapag" and not epochs} | options
     return lenet_cell(
-        data, "defences", "mnist", "default", epochs, method, defence=defence, variant=variant, **chosen
+        data, "defences", "mnist", initialisation, epochs, method, defence=defence, variant=variant, **chosen
     )
