@@ -37,11 +37,11 @@ from torch.nn import functional as F
 
 from benchmarks.breaching_import import import_breaching
 from benchmarks.interleaved import machine, quantiles, ratio, time_in_turns
+from benchmarks.victims import SUCCESS
 from sapag_fast.data import digits, read_dataset
 from sapag_fast.integrations import breaching as fused
 from sapag_fast.models import LeNet, ResNet, initialise
 
-SUCCESS = 1e-2
 IMAGE = (3, 32, 32)  # breaching's total variation takes three channels
 NETWORKS = {
     "LeNet": (lambda: initialise(LeNet(channels=3, image_size=32), "normal.1"), 10),

@@ -28,10 +28,10 @@ from typing import Any
 
 import torch
 from scipy.stats import binomtest
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from benchmarks.interleaved import machine
+from benchmarks.victims import SUCCESS, shared_gradients
 from sapag_fast.certificate import FILE
 from sapag_fast.data import read_dataset, read_mnist
 from sapag_fast.metrics import assign
@@ -41,7 +41,6 @@ from sapag_fast.training import train_to
 
 PRECISION, OF_A_CELL, LOWEST = 0.995, 0.98, 0.95
 COVERED = 0.99
-SUCCESS = 1e-2
 EPOCHS = 20
 RESULTS = Path(__file__).parent / "results" / "certificate.json"
 SIX = ("default", "uniform", "normal.1", "normal.5", "xavier", "kaiming")
@@ -91,16 +90,6 @@ def victims_of(data: str, folder: Path, half: int) -> tuple[Tensor, Tensor, Tens
     return *turned, images[:, theirs].flatten(0, 1), labels[:, theirs].flatten()
 
 
-def gradients(model: nn.Module, images: Tensor, labels: Tensor) -> list[Tensor]:
-    """``[V, *parameter shape]`` of ``images [V, B, *input_shape]``."""
-    parameters = tuple(model.parameters())
-    rows = [
-        torch.autograd.grad(F.cross_entropy(model(x), y), parameters)
-        for x, y in zip(images, labels, strict=True)
-    ]
-    return [torch.stack(parts) for parts in zip(*rows, strict=True)]
-
-
 def succeeded(found: Tensor, truth: Tensor) -> bool:
     """Whether every image of ``[B, *input_shape]`` is there, in any order."""
     if not torch.isfinite(found).all():
@@ -139,7 +128,7 @@ def measure(tasks: Tasks, folder: Path, half: int) -> tuple[list[Search], list[d
         taken += tasks.victims * size
         found = recover(
             model,
-            gradients(model, images[rows], labels[rows]),
+            shared_gradients(model, images[rows], labels[rows]),
             shape,
             batched=True,
             batch_size=size,

@@ -30,6 +30,7 @@ from torch.nn import functional as F
 
 from benchmarks.attack_peers import OFF, dlg_loop
 from benchmarks.interleaved import machine
+from benchmarks.victims import SUCCESS, shared_gradients
 from sapag_fast.data import read_mnist
 from sapag_fast.gradient_distance import GradientDistance
 from sapag_fast.matching import SingleMatching
@@ -40,7 +41,6 @@ from sapag_fast.recipes import RECIPES, Recipe
 from sapag_fast.recover import recover
 from sapag_fast.starts import make_start, recovery_generator
 
-SUCCESS = 1e-2
 SHAPE = (1, 28, 28)
 PLAIN = replace(RECIPES["smooth"], line_search=None)
 
@@ -50,16 +50,6 @@ def load(folder: Path, count: int) -> tuple[Tensor, Tensor]:
     files.
     """
     return read_mnist(folder, count=count, classes=10)
-
-
-def gradients(model: nn.Module, images: Tensor, labels: Tensor) -> list[Tensor]:
-    """``[V, *parameter shape]``: one gradient an image."""
-    parameters = tuple(model.parameters())
-    rows = [
-        torch.autograd.grad(F.cross_entropy(model(x[None]), y[None]), parameters)
-        for x, y in zip(images, labels, strict=True)
-    ]
-    return [torch.stack(parts) for parts in zip(*rows, strict=True)]
 
 
 def summary(found: Tensor, truth: Tensor, seconds: float) -> dict[str, object]:
@@ -183,7 +173,7 @@ def main() -> None:
     }
     for init in options.inits:
         model = initialise(LeNet(), init, seed=options.seed)
-        target = gradients(model, images, labels)
+        target = shared_gradients(model, images[:, None], labels[:, None])
         parts = {
             "sapag": run_sapag(model, target, images, labels, options.restarts, options.seed),
             "sapag R=1": run_sapag(model, target, images, labels, 1, options.seed, PLAIN),

@@ -11,9 +11,8 @@ from torch.nn import functional as F
 
 from sapag_fast.basis import make_basis
 from sapag_fast.gradient_distance import GradientDistance
-from sapag_fast.priors import require_image_shape
 from sapag_fast.problem import Problem
-from sapag_fast.recipes import Recipe, apply_overrides, choose_recipe
+from sapag_fast.recipes import Recipe, settled_recipe
 from sapag_fast.segments import model_layers
 from sapag_fast.trial import classes_of, trial
 from sapag_fast.victims import Listed
@@ -111,13 +110,14 @@ def _recipe(
     piecewise_linear: bool,
     device: torch.device,
 ) -> Recipe:
-    recipe = apply_overrides(
-        choose_recipe(options.recipe, shape, batch_size, piecewise_linear=piecewise_linear),
+    recipe = settled_recipe(
+        options.recipe,
+        shape,
+        batch_size,
+        piecewise_linear=piecewise_linear,
         start=None,
         **{name: getattr(options, name) for name in _OVERRIDES},
     )
-    if recipe.tv:
-        require_image_shape(shape)
     for basis in recipe.bases:
         make_basis(basis, shape, bounds=(0.0, 1.0), device=device, dtype=torch.float32)
     if options.stop_distance is not None:

@@ -5,16 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sapag_fast import validation as check
 from sapag_fast.gradient_distance import GradientDistance
+from sapag_fast.priors import require_image_shape
 from sapag_fast.starts import START_KINDS
 from sapag_fast.surrogate import Surrogate
 
-__all__ = ["OPTIMIZERS", "RECIPES", "OperatorRecorder", "Recipe", "apply_overrides", "choose_recipe"]
+__all__ = [
+    "OPTIMIZERS",
+    "RECIPES",
+    "OperatorRecorder",
+    "Recipe",
+    "apply_overrides",
+    "choose_recipe",
+    "settled_recipe",
+]
 
 OPTIMIZERS = ("lbfgs", "adam", "signed-adam")
 """Names that a recipe's optimiser may have."""
@@ -279,3 +289,25 @@ def apply_overrides(
         # Clamping coordinates of another basis would mean nothing.
         recipe = replace(recipe, clip=False)
     return recipe
+
+
+def settled_recipe(
+    recipe: str | Recipe,
+    input_shape: Sequence[int],
+    batch_size: int,
+    *,
+    piecewise_linear: bool,
+    **overrides: Any,
+) -> Recipe:
+    """`choose_recipe`, then `apply_overrides` with `overrides`; total variation has to fit the input.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For what either refuses, and for total variation on inputs that are not images.
+    """
+    chosen = choose_recipe(recipe, input_shape, batch_size, piecewise_linear=piecewise_linear)
+    settled = apply_overrides(chosen, **overrides)
+    if settled.tv:
+        require_image_shape(input_shape)
+    return settled

@@ -17,18 +17,16 @@ from sapag_fast.basis import make_basis
 from sapag_fast.certificate import certifier_for
 from sapag_fast.gradient_distance import GradientDistance
 from sapag_fast.labels import infer_labels
-from sapag_fast.matching import choose_matching
-from sapag_fast.priors import require_image_shape
 from sapag_fast.problem import Problem
 from sapag_fast.progress import progress_callback
-from sapag_fast.recipes import OperatorRecorder, Recipe, apply_overrides, choose_recipe
+from sapag_fast.recipes import Recipe, settled_recipe
 from sapag_fast.recovery import Recovery, winners
-from sapag_fast.searches import MEASURED, searches_at_once
+from sapag_fast.searches import first_matching, searches_at_once
 from sapag_fast.segments import model_layers
 from sapag_fast.starts import make_start, recovery_generator
 from sapag_fast.surrogate import Surrogate, flushed_denormals
 from sapag_fast.tasks import AttackResult
-from sapag_fast.trial import classes_of, trial
+from sapag_fast.trial import checked_trial, classes_of
 
 if TYPE_CHECKING:
     from sapag_fast.checkpoint import Checkpoint
@@ -36,19 +34,6 @@ if TYPE_CHECKING:
 __all__ = ["Recovery", "recover"]
 
 _NOISE_IMAGES = 64  # for the mean output that the label counts of a batch need
-
-
-def _tried(
-    problem: Problem, input_shape: tuple[int, ...], batch_size: int, dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, OperatorRecorder]:
-    """`trial`, with an error that names the arguments."""
-    try:
-        return trial(problem, input_shape, batch_size, dtype, device)
-    except Exception as error:
-        raise ValueError(
-            f"input_shape {list(input_shape)} with batch_size {batch_size}: the model rejects inputs "
-            f"of shape {[batch_size, *input_shape]} ({type(error).__name__}: {error})"
-        ) from error
 
 
 def recover(
@@ -167,8 +152,7 @@ def recover(
             check.check_count(name, count)
     if on_finished is not None:
         check.check_callable("on_finished", on_finished)
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise TypeError(f"seed must be an int, found {type(seed).__name__}")
+    check.check_seed(seed)
     paired = model_layers(model, layers)
     targets = check.check_target(target, parameters, batched=batched, device=place, move=device is not None)
     dtype = parameters[0].dtype
@@ -189,10 +173,13 @@ def recover(
             local_lr=local_lr,
             device=device,
         )
-        output, recorder = _tried(draft, shape, batch_size, dtype, place)
+        output, recorder = checked_trial(draft, shape, batch_size, dtype, place)
         classes = classes_of(output)
-        settings = apply_overrides(
-            choose_recipe(recipe, shape, batch_size, piecewise_linear=recorder.piecewise_linear),
+        settings = settled_recipe(
+            recipe,
+            shape,
+            batch_size,
+            piecewise_linear=recorder.piecewise_linear,
             distance=distance,
             optimizer=optimizer,
             steps=steps,
@@ -202,8 +189,6 @@ def recover(
             box=box,
             tv=tv,
         )
-        if settings.tv:
-            require_image_shape(shape)
         if isinstance(distance, GradientDistance):
             draft.distance = distance
         else:
@@ -226,7 +211,6 @@ def recover(
 
         place_of = {"bounds": bounds, "device": place, "dtype": dtype}
         bases = [make_basis(name, shape, **place_of) for name in settings.bases]
-        rows_of = draft.rows()
         certifier = certifier_for(
             draft,
             settings,
@@ -252,26 +236,14 @@ def recover(
             flushed_denormals(settings.surrogate is not None and place.type == "cpu"),
             progress_callback(progress, settings.steps) as callback,
         ):
-            few = min(starts.shape[0], max(MEASURED))
-            sharp = None
-            if settings.surrogate is not None:
-                sharp = settings.surrogate.sharpness(torch.zeros(few, device=place), settings.steps)
-            # Chosen for all tasks, however many run at once: a stopped run goes on with the same bits.
-            matching = choose_matching(
-                draft,
-                starts[:few],
-                known[:few],
-                rows_of[:few],
-                recoveries=starts.shape[0],
-                sharpness=sharp,
-            )
+            matching, sharp = first_matching(draft, starts, known, settings)
             rows = at_once
             if rows is None:
                 size = starts[0].numel() + (known[0].numel() if joint else 0)
                 with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
                     # At once as many as measured, or as many given: the same random numbers afterwards.
                     rows = searches_at_once(
-                        matching, starts, known, rows_of, sharp, settings, size, max_memory
+                        matching, starts, known, draft.rows(), sharp, settings, size, max_memory
                     )
             told = {"joint": joint, "matching": matching, "recipe": settings, "certifier": certifier}
 

@@ -16,6 +16,7 @@ __all__ = [
     "check_labels",
     "check_local_steps",
     "check_model",
+    "check_seed",
     "check_shape",
     "check_target",
     "check_weight",
@@ -29,6 +30,13 @@ def check_count(name: str, value: object) -> int:
     if value < 1:
         raise ValueError(f"{name} must be at least 1, found {value}")
     return value
+
+
+def check_seed(seed: object) -> int:
+    """`seed` as an int."""
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"seed must be an int, found {type(seed).__name__}")
+    return seed
 
 
 def check_weight(name: str, value: object) -> float:

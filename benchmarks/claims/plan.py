@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from benchmarks.claims.cell import Cell
 from benchmarks.claims.scores import median_curve, restart_images, strip, victim_entries
 from benchmarks.claims.trace import Traced
-from benchmarks.claims.victims import SHAPES, shared_gradients, victim_images, victim_network
+from benchmarks.claims.victims import SHAPES, victim_images, victim_network
+from benchmarks.victims import shared_gradients
 from sapag_fast.certificate import families
 from sapag_fast.named_defences import named_defences
 from sapag_fast.recipes import Recipe

@@ -11,14 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.victims import SUCCESS
 from sapag_fast.metrics import Scores, assign, score
 from sapag_fast.pictures import to_picture
 from sapag_fast.recover import Recovery
 
-__all__ = ["SUCCESS", "median_curve", "restart_images", "strip", "victim_entries"]
-
-SUCCESS = 1e-2
-"""An image is recovered when the mean squared error of its pixels in [0, 1] is below this."""
+__all__ = ["median_curve", "restart_images", "strip", "victim_entries"]
 
 CURVE_POINTS = 40
 

@@ -13,9 +13,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sapag_fast.data import class_names, read_class_folders, read_mnist
 from sapag_fast.models import make_model
@@ -23,7 +21,6 @@ from sapag_fast.training import Phase, train_to
 
 __all__ = [
     "SHAPES",
-    "shared_gradients",
     "trained_epochs",
     "training_images",
     "victim_images",
@@ -127,17 +124,3 @@ def victim_network(
     if epochs == 0:
         return model, None
     return train_to(model, *training_images(data, dataset), epochs=epochs, seed=seed, cache=_CACHE)
-
-
-def shared_gradients(model: nn.Module, images: Tensor, labels: Tensor) -> list[Tensor]:
-    """``[V, *parameter shape]`` for images ``[V, B, *input_shape]`` and labels ``[V, B]``: one gradient for
-    each batch of B, at the same weights and running statistics.
-    """
-    parameters = tuple(p for p in model.parameters() if p.requires_grad)
-    state = {name: tensor.clone() for name, tensor in model.named_buffers()}
-    rows = []
-    for x, y in zip(images, labels, strict=True):
-        rows.append(torch.autograd.grad(F.cross_entropy(model(x), y), parameters))
-        for name, tensor in model.named_buffers():
-            tensor.copy_(state[name])
-    return [torch.stack(parts) for parts in zip(*rows, strict=True)]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from benchmarks.victims import shared_gradients
 from sapag_fast.data import read_dataset
 from sapag_fast.models import make_model
 from sapag_fast.starts import recovery_generator
@@ -91,18 +91,13 @@ class Victims:
 
 def attacked(model: nn.Module, images: Tensor, labels: Tensor) -> Victims:
     """Victims with one image ``[C, H, W]`` each, and the starts that belong to them by number."""
-    parameters = tuple(model.parameters())
-    rows = [
-        torch.autograd.grad(F.cross_entropy(model(x[None]), y[None]), parameters)
-        for x, y in zip(images, labels, strict=True)
-    ]
     draws = [recovery_generator(_SEED, victim, 0) for victim in range(len(images))]
     mean, deviation = (torch.tensor(entry).view(-1, 1, 1) for entry in _MOMENTS[images.shape[1]])
     return Victims(
         model=model,
         images=images,
         labels=labels,
-        target=[torch.stack(parts) for parts in zip(*rows, strict=True)],
+        target=shared_gradients(model, images[:, None], labels[:, None]),
         starts=torch.stack([torch.randn(1, *images.shape[1:], generator=draw) for draw in draws]),
         label_starts=torch.stack([torch.randn(1, 10, generator=draw) for draw in draws]),
         mean=mean,

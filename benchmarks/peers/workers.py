@@ -22,12 +22,11 @@ import torch
 from benchmarks.peers.contender import SNAPSHOT_EVERY
 from benchmarks.peers.contenders import CONTENDERS
 from benchmarks.peers.victims import Case, load
+from benchmarks.victims import SUCCESS
 from sapag_fast.memory import peak_bytes
 
-__all__ = ["SUCCESS", "Job", "Outcome", "Run", "Workers", "run_job"]
+__all__ = ["Job", "Outcome", "Run", "Workers", "run_job"]
 
-SUCCESS = 1e-2
-"""A recovery succeeds below this mean squared error on [0, 1] pixels."""
 _SMALLEST = 1e-12  # 120 dB
 
 

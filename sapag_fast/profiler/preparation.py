@@ -18,19 +18,16 @@ from sapag_fast.attack import make_optimizer
 from sapag_fast.basis import Basis, make_basis
 from sapag_fast.batch import Batch
 from sapag_fast.gradient_distance import GradientDistance
-from sapag_fast.matching import choose_matching
 from sapag_fast.objective import Objective
-from sapag_fast.priors import require_image_shape
 from sapag_fast.problem import LossFunction, Problem
-from sapag_fast.recipes import Recipe, apply_overrides, choose_recipe
+from sapag_fast.recipes import Recipe, settled_recipe
+from sapag_fast.searches import first_matching
 from sapag_fast.segments import model_layers
 from sapag_fast.starts import make_start, recovery_generator
 from sapag_fast.surrogate import Surrogate, flushed_denormals
-from sapag_fast.trial import classes_of, trial
+from sapag_fast.trial import checked_trial, classes_of
 
 __all__ = ["Overrides", "Preparation", "prepare"]
-
-_VERIFIED = 6  # recoveries on which the way of batching is tried, as many as in `recover`
 
 
 @dataclass(frozen=True)
@@ -89,18 +86,7 @@ class Preparation:
         ]
         starts = torch.stack(drawn).to(device=self.device, dtype=self.dtype)
         labels = self.label.repeat_interleave(recoveries, 0)
-        few = min(recoveries, _VERIFIED)
-        sharp = None
-        if self.recipe.surrogate is not None:
-            sharp = self.recipe.surrogate.sharpness(torch.zeros(few, device=self.device), self.recipe.steps)
-        matching = choose_matching(
-            problem,
-            starts[:few],
-            labels[:few],
-            problem.rows()[:few],
-            recoveries=recoveries,
-            sharpness=sharp,
-        )
+        matching, _ = first_matching(problem, starts, labels, self.recipe)
         matching.retarget(problem.rows())
         objective = Objective(
             matching,
@@ -150,8 +136,7 @@ def prepare(
     shape = check.check_shape(input_shape)
     batch_size = check.check_count("batch_size", batch_size)
     bounds = check.check_bounds(overrides.bounds)
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise TypeError(f"seed must be an int, found {type(seed).__name__}")
+    check.check_seed(seed)
     loss = F.cross_entropy if loss_fn is None else check.check_callable("loss_fn", loss_fn)
     dtype = parameters[0].dtype
     nothing = [torch.zeros_like(p, device=place)[None] for p in parameters]
@@ -161,13 +146,7 @@ def prepare(
         sdpa_kernel(SDPBackend.MATH),
     ):
         torch.manual_seed(seed)
-        try:
-            output, recorder = trial(draft, shape, batch_size, dtype, place)
-        except Exception as error:
-            raise ValueError(
-                f"input_shape {list(shape)} with batch_size {batch_size}: the model rejects inputs of shape "
-                f"{[batch_size, *shape]} ({type(error).__name__}: {error})"
-            ) from error
+        output, recorder = checked_trial(draft, shape, batch_size, dtype, place)
         generator = recovery_generator(seed, 0, -1)
         truth = make_start("uniform", (batch_size, *shape), bounds, generator).to(place, dtype)
         label = _labels(labels, output, batch_size, generator, place)
@@ -203,8 +182,11 @@ def prepare(
 def _recipe(
     overrides: Overrides, shape: tuple[int, ...], batch_size: int, *, piecewise_linear: bool
 ) -> Recipe:
-    recipe = apply_overrides(
-        choose_recipe(overrides.recipe, shape, batch_size, piecewise_linear=piecewise_linear),
+    return settled_recipe(
+        overrides.recipe,
+        shape,
+        batch_size,
+        piecewise_linear=piecewise_linear,
         distance=overrides.distance,
         optimizer=overrides.optimizer,
         steps=overrides.steps,
@@ -214,9 +196,6 @@ def _recipe(
         box=overrides.box,
         tv=overrides.tv,
     )
-    if recipe.tv:
-        require_image_shape(shape)
-    return recipe
 
 
 def _labels(
