@@ -1,6 +1,7 @@
 """Peers side by side: what each contender starts from and spends, and the figures and table that follow."""
 
 import json
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
@@ -8,13 +9,14 @@ import torch
 from PIL import Image
 
 from benchmarks.breaching_import import import_breaching
-from benchmarks.peers.contender import SNAPSHOT_EVERY
 from benchmarks.peers.contenders import CONTENDERS, OURS
 from benchmarks.peers.figures import figures
-from benchmarks.peers.measure import Plan, victims_for
+from benchmarks.peers.measure import Plan, measure, victims_for
 from benchmarks.peers.report import peers_section, write_plot
 from benchmarks.peers.victims import Case, attacked, load
-from benchmarks.peers.workers import Job, Outcome, Run, run_job
+from benchmarks.peers.watch import Watch, error
+from benchmarks.peers.workers import Job, Outcome, Run, Workers, run_job
+from benchmarks.victims import SUCCESS
 from sapag_fast import data
 from sapag_fast.models import LeNet, initialise
 
@@ -70,10 +72,56 @@ def test_ours_begins_at_the_same_numbers_if_told(victims):
         torch.testing.assert_close(one.image, victims.starts[victim, 0], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", [*LBFGS, "Inverting Gradients"])
-def test_iterates_are_shown_on_the_way(victims, name):
-    found = CONTENDERS[name].run(victims, [0], 3 * SNAPSHOT_EVERY + 1)[0]
-    assert len(found.snapshots) == found.evaluations // SNAPSHOT_EVERY
+class Noted(Watch):
+    """Keeps the errors."""
+
+    def __init__(self, truth):
+        super().__init__(truth)
+        self.errors = []
+
+    def look(self, image):
+        self.note(error(image, self.truth))
+
+    def note(self, mse):
+        self.errors.append(mse)
+        super().note(mse)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", PEERS)
+def test_watches_see_every_evaluation_of_the_search_that_is_timed(victims, name):
+    watches = [Noted(victims.images[victim]) for victim in (1, 0)]
+    timed = contender(name).run(victims, [1, 0], 30)
+    seen = seen_by(victims.model)
+    watched = contender(name).run(victims, [1, 0], 30, watches)
+    errors = [[error(image[0], watch.truth) for image in seen] for watch in watches]
+    calls = len(seen) // 2
+    for k, (one, same, watch) in enumerate(zip(timed, watched, watches, strict=True)):
+        assert torch.equal(one.image, same.image)
+        assert len(watch.errors) == one.evaluations == same.evaluations
+        assert watch.errors == pytest.approx(errors[k][k * calls : k * calls + one.evaluations])
+
+
+@pytest.mark.parametrize("name", [OURS[0], OURS[1], OURS[-1]])
+def test_watches_see_every_evaluation_of_ours(victims, name):
+    """Fewer victims than can be traced, and the result is among what was seen."""
+    watches = [Noted(victims.images[victim]) for victim in (1, 0)]
+    timed = CONTENDERS[name].run(victims, [1, 0], 12)
+    watched = CONTENDERS[name].run(victims, [1, 0], 12, watches)
+    for one, same, watch in zip(timed, watched, watches, strict=True):
+        torch.testing.assert_close(one.image, same.image, rtol=1e-2, atol=1e-2)
+        assert len(watch.errors) == one.evaluations == same.evaluations
+        found = error(same.image, watch.truth)
+        assert min(abs(mse - found) for mse in watch.errors) < 1e-6
+
+
+def test_a_watch_keeps_the_first_success():
+    truth = torch.full((1, 2, 2), 0.5)
+    watch = Watch(truth)
+    for image in (truth + 0.4, truth * torch.nan, truth, truth + 0.4):
+        watch.look(image)
+    watch.note(SUCCESS / 2)
+    assert (watch.success_at, watch.evaluations) == (3, 5)
 
 
 def test_ours_recovers_what_is_attacked():
@@ -114,10 +162,10 @@ def test_victims_are_fixed_and_fewer_are_the_first_of_more(photographs):
 
 def test_a_job_times_and_scores_its_victims(photographs):
     case = Case("CIFAR, uniform", "cifar10", "test", 3, "uniform", longest=300)
-    seconds, memory, outcomes = run_job(Job(photographs, case, 3, "iDLG", 25, (2, 0)))
+    seconds, memory, outcomes = run_job(Job(photographs, case, 3, "iDLG", 25, (2, 0), watched=2))
     assert seconds > 0
     assert memory >= 0
-    assert [outcome.victim for outcome in outcomes] == [2, 0]
+    assert [(outcome.victim, outcome.watched) for outcome in outcomes] == [(2, False), (0, True)]
     assert all(0 < outcome.evaluations <= 25 and 0 <= outcome.mse <= 1 for outcome in outcomes)
 
 
@@ -132,8 +180,62 @@ def test_long_budgets_get_fewer_victims_and_batches_are_filled():
     assert plan.most(list(CONTENDERS)) == 128
 
 
-def outcome(victim, *, mse=0.5, evaluations=300, at=None, shown=False):
-    return Outcome(victim, mse, 20.0 + victim, evaluations, at, shown)
+class Recorder:
+    """In place of workers."""
+
+    form = (2, 1)
+
+    def __init__(self):
+        self.jobs = []
+
+    def run(self, job):
+        self.jobs.append(job)
+        return run(job.contender, 1.0, [outcome(victim) for victim in job.chosen], budget=job.budget)
+
+
+def test_parts_of_a_round_fill_the_cores_and_every_victim_is_watched_once(tmp_path):
+    case = Case("CIFAR, uniform", "cifar10", "test", 3, "uniform", longest=6000)
+    plan, pool = Plan(victims=6, rounds=2, evaluations=6000, cores=2), Recorder()
+    names = ["DLG", "sapag_fast, R=8"]
+    forms, runs = measure(tmp_path, case, names, plan, [pool], lambda line: None)
+    assert forms == dict.fromkeys(names, (2, 1))
+    probes, jobs = pool.jobs[:2], pool.jobs[2:]
+    assert len(runs) == len(jobs)
+    assert not any(job.watched for job in probes)
+    parts = [job.chosen for job in jobs if (job.contender, job.budget) == ("DLG", 300)]
+    assert parts == [(0, 1, 4, 5), (2, 3)]
+    assert [job.chosen for job in jobs if job.budget == 6000] == [(0, 1)]
+    watched = [job.watched for job in jobs if (job.contender, job.budget) == ("sapag_fast, R=8", 50)]
+    assert watched == [6, 0]
+
+
+class Busy:
+    """A pool of one process that was busy for so long, and held so much."""
+
+    def __init__(self, seconds, memory):
+        self.done = seconds, memory
+
+    def submit(self, work, job):
+        future = Future()
+        future.set_result((*self.done, tuple(outcome(victim) for victim in job.chosen)))
+        return future
+
+    def shutdown(self, **options):
+        pass
+
+
+@pytest.mark.parametrize(("chosen", "seconds", "memory"), [((0, 1, 2), 3.0, 7), ((0,), 2.0, 5)])
+def test_the_time_of_a_run_is_the_mean_of_all_processes(tmp_path, chosen, seconds, memory):
+    case = Case("CIFAR, uniform", "cifar10", "test", 3, "uniform", longest=300)
+    with Workers(2, 1) as workers:
+        workers.pools = [Busy(4.0, 5), Busy(2.0, 7)]
+        found = workers.run(Job(tmp_path, case, 3, "DLG", 300, chosen, watched=3))
+    assert (found.seconds, found.memory) == (seconds, memory)
+    assert sorted(one.victim for one in found.outcomes) == list(chosen)
+
+
+def outcome(victim, *, mse=0.5, evaluations=300, at=None, watched=True):
+    return Outcome(victim, mse, 20.0 + victim, evaluations, at, watched)
 
 
 def run(name, seconds, outcomes, *, budget=300, processes=2):
@@ -142,8 +244,8 @@ def run(name, seconds, outcomes, *, budget=300, processes=2):
 
 def test_failures_count_in_the_time_of_a_success():
     runs = [
-        run("DLG", 60.0, [outcome(0, mse=1e-3, at=100, shown=True), outcome(2, shown=True)]),
-        run("DLG", 60.0, [outcome(1, mse=1e-3, at=200, shown=True), outcome(3, evaluations=60, shown=True)]),
+        run("DLG", 60.0, [outcome(0, mse=1e-3, at=100), outcome(2)]),
+        run("DLG", 60.0, [outcome(1, mse=1e-3, at=200), outcome(3, evaluations=60)]),
     ]
     row = figures(runs, shared=20)["DLG"]["budgets"]["300"]
     assert row["seconds a success"] == 60.0
@@ -157,13 +259,23 @@ def test_failures_count_in_the_time_of_a_success():
 
 
 def test_success_is_counted_on_the_victims_in_common_and_once_each():
-    ours = [outcome(victim, mse=1e-3) for victim in range(4)]
+    ours = [outcome(victim, mse=1e-3, watched=False) for victim in range(4)]
     runs = [run("sapag_fast, R=64", 2.0, ours), run("sapag_fast, R=64", 2.0, ours)]
     row = figures(runs, shared=3)["sapag_fast, R=64"]["budgets"]["300"]
     assert row["shared victims"] == row["recovered of these"] == [0, 1, 2]
     assert row["victims"] == 4
     assert row["recoveries an hour"] == 3600 * 8 / 4
     assert row["in hindsight"] is None
+
+
+def test_searches_watched_in_one_round_tell_for_all():
+    first = [outcome(0, mse=1e-3, at=30), outcome(1, mse=1e-3, at=60), outcome(2, mse=1e-3, watched=False)]
+    again = [outcome(victim, mse=1e-3, watched=False) for victim in range(3)]
+    runs = [run("sapag_fast, R=64", 9.0, first), run("sapag_fast, R=64", 9.0, again)]
+    row = figures(runs, shared=2)["sapag_fast, R=64"]["budgets"]["300"]
+    assert row["evaluations to success"] == 45
+    # An evaluation takes 1/100 s of all cores. Stopped at 30: one success in 60; at 60: two in 120.
+    assert row["in hindsight"] == pytest.approx(3600 * 2 / 1.2)
 
 
 def test_best_budget_is_that_of_most_successes_an_hour():
@@ -194,23 +306,25 @@ def test_ours_is_compared_where_it_recovers_as_many():
         run("sapag_fast, R=64", 4.0, [outcome(0, mse=1e-3), outcome(1, mse=1e-3)], budget=300),
     ]
     lines = _lines(_results(runs, shared=2))
-    assert lines["DLG"].endswith("| 25.0× |")
-    assert _lines(_results(runs[:2], shared=2))["DLG"].endswith("| fewer successes |")
+    assert "| 72 | 25.0× |" in lines["DLG"]
+    assert _lines(_results(runs[:2], shared=2))["DLG"].count("| fewer successes |") == 2
 
 
 def test_table_and_plot_come_from_the_result_file(tmp_path):
     runs = [
-        run("DLG", 100.0, [outcome(0, mse=1e-3, at=60, shown=True)]),
+        run("DLG", 100.0, [outcome(0, mse=1e-3, at=60)]),
         run("breaching", 50.0, [outcome(0)]),
-        run("sapag_fast, R=64", 1.0, [outcome(0, mse=1e-3)]),
+        run("iDLG", 50.0, [outcome(0, mse=1e-3, watched=False)]),
+        run("sapag_fast, R=64", 1.0, [outcome(0, mse=1e-3, at=30)]),
     ]
     found = json.loads(json.dumps(_results(runs, shared=1)))
     rows = _lines(found)
-    # DLG in hindsight: 60 of 300 evaluations, 20 s; ours a second.
-    assert rows["DLG"].endswith("| 20.0× |")
+    # In hindsight: DLG 60 of 300 evaluations, 20 s; ours 30, 0.1 s.
+    assert rows["DLG"].endswith("| 36 | 100.0× | 180 | 200.0× | 2 |")
     assert "| **300** | 1/1 |" in rows["DLG"]
-    assert rows["breaching"].endswith("| > 50× |")
-    assert rows["sapag_fast, R=64"].endswith("| - |")
+    assert rows["breaching"].endswith("| 0 | > 50× | 0 | > 500× | 2 |")
+    assert rows["iDLG"].endswith("| 72 | 50.0× | - | - | 2 |")
+    assert rows["sapag_fast, R=64"].endswith("| 3,600 | - | 36,000 | - | 2 |")
     assert "in hindsight" in rows["contender"]
     write_plot(found, tmp_path)
     with Image.open(tmp_path / "peers.png") as picture:

@@ -1,6 +1,7 @@
 """Peers side by side: whole recoveries by the tools that people use, on the same victims, beside ours.
 
 victims.py      what is attacked: network, gradients, starts
+watch.py        when a search comes to a success
 contender.py    what a contender is told and what it reports
 dlg.py, inverting_gradients.py, breaching_package.py, ours.py      the contenders, a tool a file
 contenders.py   which of them there are

@@ -25,7 +25,7 @@ CASES = {
     for case in (
         Case("CIFAR, uniform", "cifar10", "test", 3, "uniform", longest=24_000),
         Case("CIFAR, default", "cifar10", "test", 3, "default", longest=6000),
-        Case("MNIST, uniform", "mnist", "test", 1, "uniform", longest=1000),
+        Case("MNIST, uniform", "mnist", "test", 1, "uniform", longest=6000),
     )
 }
 

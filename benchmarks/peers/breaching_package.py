@@ -6,13 +6,15 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Sequence
+from itertools import zip_longest
 from types import SimpleNamespace
 
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.breaching_import import import_breaching
 from benchmarks.peers.contender import Found, label_of
 from benchmarks.peers.victims import Victims
+from benchmarks.peers.watch import Watch
 
 __all__ = ["Breaching"]
 
@@ -26,17 +28,28 @@ class Breaching:
     """
 
     name = "breaching"
-    budgets = (300, 1000, 24_000)
+    budgets = (100, 300, 1000, 24_000)
     at_once = 1
     channels = (3,)
 
-    def run(self, victims: Victims, chosen: Sequence[int], budget: int) -> list[Found]:
+    def run(
+        self, victims: Victims, chosen: Sequence[int], budget: int, watches: Sequence[Watch] = ()
+    ) -> list[Found]:
         breaching = import_breaching()
         with warnings.catch_warnings(), contextlib.redirect_stdout(None):
             warnings.simplefilter("ignore")
             settings = breaching.get_attack_config("invertinggradients")
         settings.optim.max_iterations = budget
         model = victims.normalised()
+        watch: Watch | None = None
+
+        def look(_: nn.Module, given: tuple[Tensor]) -> None:
+            # After a search breaching calls the network once more, to score what it has found.
+            if watch is not None and watch.evaluations < budget:
+                watch.look(model.pixels(given[0].detach())[0])
+
+        if watches:
+            model.register_forward_pre_hook(look)  # a function, so that breaching's copies call the same
         metadata = SimpleNamespace(
             shape=list(victims.shape),
             mean=victims.mean.flatten().tolist(),
@@ -52,7 +65,8 @@ class Breaching:
         ]
         attacker = breaching.attacks.prepare_attack(model, nn.CrossEntropyLoss(), settings)
         found = []
-        for victim in chosen:
+        for victim, own in zip_longest(chosen, watches):
+            watch = own
             target = victims.gradient(victim)
             known = {"num_data_points": 1, "labels": label_of(target), "local_hyperparams": None}
             shared = {"gradients": target, "buffers": None, "metadata": known}

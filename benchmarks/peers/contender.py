@@ -9,24 +9,17 @@ from typing import Protocol
 from torch import Tensor
 
 from benchmarks.peers.victims import Victims
+from benchmarks.peers.watch import Watch
 
-__all__ = ["SNAPSHOT_EVERY", "Contender", "Found", "label_of"]
-
-SNAPSHOT_EVERY = 20
-"""Evaluations between the iterates that a contender shows on the way, from which evaluations to success are
-read afterwards: nothing is compared with the truth while it runs.
-"""
+__all__ = ["Contender", "Found", "label_of"]
 
 
 @dataclass(frozen=True)
 class Found:
-    """One victim's recovery: ``image [C, H, W]``, the evaluations spent on it, and iterates on the way, one
-    after every `SNAPSHOT_EVERY` evaluations (empty where the tool shows none).
-    """
+    """One victim's recovery: ``image [C, H, W]`` and the evaluations spent on it."""
 
     image: Tensor
     evaluations: int
-    snapshots: tuple[Tensor, ...] = ()
 
 
 class Contender(Protocol):
@@ -42,8 +35,10 @@ class Contender(Protocol):
     at_once: int
     channels: tuple[int, ...]
 
-    def run(self, victims: Victims, chosen: Sequence[int], budget: int) -> list[Found]:
-        """Recover the chosen victims."""
+    def run(
+        self, victims: Victims, chosen: Sequence[int], budget: int, watches: Sequence[Watch] = ()
+    ) -> list[Found]:
+        """Recover the chosen victims and tell `watches`, one for each of them or none, of the evaluations."""
 
 
 def label_of(gradient: Sequence[Tensor]) -> Tensor:

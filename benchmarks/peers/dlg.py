@@ -8,12 +8,14 @@ optimiser stands still or an iterate is not finite, and report the iterate with 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
 
-from benchmarks.peers.contender import SNAPSHOT_EVERY, Found, label_of
+from benchmarks.peers.contender import Found, label_of
 from benchmarks.peers.victims import Victims
+from benchmarks.peers.watch import Watch
 from sapag_fast.dlg import deep_leakage
 
 __all__ = ["DLG", "IDLG"]
@@ -25,21 +27,22 @@ class DLG:
     """The published loop, ``backward()`` included, for one victim after the other."""
 
     name = "DLG"
-    budgets = (300, _STEPS * 20)
+    budgets = (100, 300, _STEPS * 20)
     at_once = 1
     channels = (1, 3)
     joint = True
     stop_distance = 0.0
 
-    def run(self, victims: Victims, chosen: Sequence[int], budget: int) -> list[Found]:
-        return [self._one(victims, victim, budget) for victim in chosen]
+    def run(
+        self, victims: Victims, chosen: Sequence[int], budget: int, watches: Sequence[Watch] = ()
+    ) -> list[Found]:
+        return [self._one(victims, victim, budget, watch) for victim, watch in zip_longest(chosen, watches)]
 
-    def _one(self, victims: Victims, victim: int, budget: int) -> Found:
-        target, seen = victims.gradient(victim), []
+    def _one(self, victims: Victims, victim: int, budget: int, watch: Watch | None) -> Found:
+        target = victims.gradient(victim)
 
-        def look(evaluations: int, inputs: Tensor) -> None:
-            if evaluations % SNAPSHOT_EVERY == 0:
-                seen.append(inputs.detach().clone()[0])
+        def look(_: int, inputs: Tensor) -> None:
+            watch.look(inputs.detach()[0])
 
         labels = victims.label_starts[victim] if self.joint else label_of(target)
         with torch.enable_grad():
@@ -54,9 +57,9 @@ class DLG:
                 labels=labels,
                 backward=True,
                 stop_distance=self.stop_distance,
-                look=look,
+                look=look if watch is not None else None,
             )
-        return Found(found.input[0], found.evaluations, tuple(seen))
+        return Found(found.input[0], found.evaluations)
 
 
 class IDLG(DLG):

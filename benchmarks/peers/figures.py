@@ -36,7 +36,8 @@ def _row(runs: Sequence[Run], shared: int) -> dict[str, Any]:
     won = sum(outcome.success for outcome in outcomes)
     # Contenders that take all victims in every round find the same again: each victim counts once.
     common = {outcome.victim: outcome for outcome in outcomes if outcome.victim < shared}.values()
-    at = [outcome.success_at for outcome in common if outcome.success_at is not None]
+    watched = [outcome for outcome in outcomes if outcome.watched]
+    at = [outcome.success_at for outcome in watched if outcome.success_at is not None]
     return {
         "victims": len({outcome.victim for outcome in outcomes}),
         "shared victims": sorted(outcome.victim for outcome in common),
@@ -48,7 +49,7 @@ def _row(runs: Sequence[Run], shared: int) -> dict[str, Any]:
         "seconds": seconds,
         "seconds a success": seconds / won if won else None,
         "recoveries an hour": 3600 * won / seconds,
-        "in hindsight": _hindsight(outcomes, seconds / evaluations),
+        "in hindsight": _hindsight(watched, seconds / evaluations),
         "peak MiB": max(run.memory * run.processes for run in runs) / 2**20,
     }
 
@@ -56,10 +57,10 @@ def _row(runs: Sequence[Run], shared: int) -> dict[str, Any]:
 def _hindsight(outcomes: Sequence[Outcome], seconds: float) -> float | None:
     """Successes an hour, had every search been stopped after the number of evaluations that serves the
     contender best, and nothing been lost between an iterate's first success and that number. The truth alone
-    tells that number, so it is more than a user of the tool can reach. None where no iterates were shown;
+    tells that number, so it is more than a user of the tool can reach. None where no search was watched;
     ``seconds`` is the time of an evaluation.
     """
-    if not all(outcome.shown for outcome in outcomes):
+    if not outcomes:
         return None
     rates = [0.0]
     for stop in {outcome.success_at for outcome in outcomes if outcome.success_at is not None}:

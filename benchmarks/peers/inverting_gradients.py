@@ -9,13 +9,15 @@ near the target, and gradients are formed toward the image alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.peers.contender import SNAPSHOT_EVERY, Found, label_of
+from benchmarks.peers.contender import Found, label_of
 from benchmarks.peers.victims import Victims
+from benchmarks.peers.watch import Watch
 
 __all__ = ["InvertingGradients"]
 
@@ -26,14 +28,16 @@ class InvertingGradients:
     """The loop for one victim after the other."""
 
     name = "Inverting Gradients"
-    budgets = (300, 1000, 4800)
+    budgets = (100, 300, 1000, 4800)
     at_once = 1
     channels = (1, 3)
 
-    def run(self, victims: Victims, chosen: Sequence[int], budget: int) -> list[Found]:
-        return [self._one(victims, victim, budget) for victim in chosen]
+    def run(
+        self, victims: Victims, chosen: Sequence[int], budget: int, watches: Sequence[Watch] = ()
+    ) -> list[Found]:
+        return [self._one(victims, victim, budget, watch) for victim, watch in zip_longest(chosen, watches)]
 
-    def _one(self, victims: Victims, victim: int, budget: int) -> Found:
+    def _one(self, victims: Victims, victim: int, budget: int, watch: Watch | None) -> Found:
         model, target = victims.normalised(), victims.gradient(victim)
         parameters, label = tuple(model.parameters()), label_of(target)
         norm = torch.sqrt(sum((t * t).sum() for t in target))
@@ -43,8 +47,10 @@ class InvertingGradients:
         optimizer = torch.optim.Adam([z], lr=0.1)
         drops = [int(budget * part) for part in (3 / 8, 5 / 8, 7 / 8)]
         schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones=drops, gamma=0.1)
-        best, image, seen = float("inf"), z.detach().clone(), []
-        for evaluation in range(budget):
+        best, image = float("inf"), z.detach().clone()
+        for _ in range(budget):
+            if watch is not None:
+                watch.look(model.pixels(z.detach())[0])
             loss = F.cross_entropy(model(z), label)
             dummy = torch.autograd.grad(loss, parameters, create_graph=True)
             length = torch.sqrt(sum((g * g).sum() for g in dummy))
@@ -54,14 +60,12 @@ class InvertingGradients:
             value = objective.item()
             if value < best:
                 best, image = value, z.detach().clone()
-            if evaluation % SNAPSHOT_EVERY == SNAPSHOT_EVERY - 1:
-                seen.append(model.pixels(z.detach())[0])
             z.grad = slope.sign_()
             optimizer.step()
             schedule.step()
             with torch.no_grad():
                 z.copy_(torch.maximum(torch.minimum(z, high), low))
-        return Found(model.pixels(image)[0], budget, tuple(seen))
+        return Found(model.pixels(image)[0], budget)
 
 
 def _total_variation(x: Tensor) -> Tensor:

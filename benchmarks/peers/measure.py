@@ -24,7 +24,7 @@ class Plan:
     victims : int
         Those that all contenders share.
     rounds : int
-        In each, every contender takes its turn with a part of its victims.
+        In each, every contender takes its turn with a part of its victims, one or more for each core.
     evaluations : int
         The most that the victims of one core may take of a budget: long budgets get fewer victims, at least
         one for each core.
@@ -64,24 +64,27 @@ def measure(
     tell: Callable[[str], object],
 ) -> tuple[dict[str, tuple[int, int]], list[Run]]:
     """The form that suits each contender, and its runs with all its budgets, the order turning from round to
-    round. Contenders that search many victims at once take all of them in every round; those that
-    do not take the case's images are left out.
+    round. Contenders that search many victims at once take all of them in every round, and are watched in the
+    first; those that do not take the case's images are left out.
     """
     names = [name for name in names if case.channels in CONTENDERS[name].channels]
     count, chosen, runs = plan.most(names), {}, []
     for name in names:
         few = range(max(2, CONTENDERS[name].at_once) * plan.cores)
-        probe = Job(data, case, count, name, _PROBE, tuple(few[:count]))
+        probe = Job(data, case, count, name, _PROBE, tuple(few[:count]), watched=0)
         chosen[name] = min(workers, key=lambda pool, probe=probe: pool.run(probe).seconds)
         tell(f"{case.name}: {name} on {chosen[name].form[0]} process(es) of {chosen[name].form[1]} thread(s)")
     for turn in range(plan.rounds):
         for name in [*names[turn % len(names) :], *names[: turn % len(names)]]:
             for budget in (budget for budget in CONTENDERS[name].budgets if budget <= case.longest):
                 victims = victims_for(name, budget, plan)
-                part = tuple(victims if CONTENDERS[name].at_once > 1 else victims[turn :: plan.rounds])
+                again = CONTENDERS[name].at_once > 1
+                # No core stands idle while the few victims of a long budget are searched.
+                part = tuple(v for v in victims if again or v // plan.cores % plan.rounds == turn)
                 if not part:
                     continue
-                run = chosen[name].run(Job(data, case, count, name, budget, part))
+                watched = 0 if again and turn > 0 else plan.victims
+                run = chosen[name].run(Job(data, case, count, name, budget, part, watched))
                 won = sum(outcome.success for outcome in run.outcomes)
                 runs.append(run)
                 tell(

@@ -1,8 +1,9 @@
 """Runs of the contenders on all cores.
 
 As many workers as the machine has cores, each one thread, share the victims of a run; the time of a run is
-from its common start to the end of the slowest. A contender whose operations are large may be better off with
-all threads in one process: that is another set of workers, and each contender gets what serves it best.
+the mean of theirs, since whoever has victims enough leaves none of them idle at the end. A contender whose
+operations are large may be better off with all threads in one process: that is another set of workers, and
+each contender gets what serves it best.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.peers.contender import SNAPSHOT_EVERY
 from benchmarks.peers.contenders import CONTENDERS
 from benchmarks.peers.victims import Case, load
+from benchmarks.peers.watch import Watch, error
 from benchmarks.victims import SUCCESS
 from sapag_fast.memory import peak_bytes
 
@@ -32,7 +33,9 @@ _SMALLEST = 1e-12  # 120 dB
 
 @dataclass(frozen=True)
 class Job:
-    """What one worker does of a run: `chosen` of a case's first `count` victims."""
+    """What one worker does of a run: `chosen` of a case's first `count` victims, of which those below
+    `watched` are searched once more, watched.
+    """
 
     data: Path
     case: Case
@@ -40,12 +43,13 @@ class Job:
     contender: str
     budget: int
     chosen: tuple[int, ...]
+    watched: int
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One victim: scores of the image found, evaluations, and the first at which an iterate on the way had an
-    error of a success (None: none; ``shown``: whether iterates were shown).
+    """One victim: scores of the image found, evaluations, and, where the search was ``watched``, the first
+    evaluation at an iterate with a success's error (None: none).
     """
 
     victim: int
@@ -53,7 +57,7 @@ class Outcome:
     psnr: float
     evaluations: int
     success_at: int | None
-    shown: bool
+    watched: bool
 
     @property
     def success(self) -> bool:
@@ -62,8 +66,9 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Run:
-    """One contender, one budget, some victims, in so many processes and threads of each: seconds until all
-    were done, the most memory that one of them took beyond what it held before, bytes, and what came out.
+    """One contender, one budget, some victims, in so many processes and threads of each: seconds that a
+    process was busy, their mean, the most memory that one of them took beyond what it held before, bytes, and
+    what came out.
     """
 
     contender: str
@@ -81,13 +86,6 @@ def _ready(job: Job) -> None:
     CONTENDERS[job.contender].run(victims, job.chosen[:1], min(job.budget, 3))
 
 
-def _error(image: torch.Tensor, truth: torch.Tensor) -> float:
-    """Mean squared error of the image clamped to [0, 1]; 1, the worst, where it is not finite."""
-    if not image.isfinite().all():
-        return 1.0
-    return (image.double().clamp(0, 1) - truth.double()).square().mean().item()
-
-
 def run_job(job: Job) -> tuple[float, int, tuple[Outcome, ...]]:
     """Seconds, peak memory in bytes, and outcomes."""
     victims = load(job.data, job.case, job.count)
@@ -101,20 +99,20 @@ def run_job(job: Job) -> tuple[float, int, tuple[Outcome, ...]]:
         seconds = time.perf_counter() - began
 
     memory = peak_bytes(work, torch.device("cpu"))
+    watches = {victim: Watch(victims.images[victim]) for victim in job.chosen if victim < job.watched}
+    if watches:
+        contender.run(victims, tuple(watches), job.budget, tuple(watches.values()))
     outcomes = []
     for victim, one in zip(job.chosen, found, strict=True):
-        truth = victims.images[victim]
-        error = _error(one.image, truth)
-        below = (k for k, image in enumerate(one.snapshots, 1) if _error(image, truth) < SUCCESS)
-        at = next(below, None)
+        mse = error(one.image, victims.images[victim])
         outcomes.append(
             Outcome(
                 victim=victim,
-                mse=error,
-                psnr=-10 * math.log10(max(error, _SMALLEST)),
+                mse=mse,
+                psnr=-10 * math.log10(max(mse, _SMALLEST)),
                 evaluations=one.evaluations,
-                success_at=None if at is None else at * SNAPSHOT_EVERY,
-                shown=bool(one.snapshots),
+                success_at=watches[victim].success_at if victim in watches else None,
+                watched=victim in watches,
             )
         )
     return seconds, memory, tuple(outcomes)
@@ -160,7 +158,7 @@ class Workers:
             budget=job.budget,
             processes=count,
             threads=self.threads,
-            seconds=max(seconds for seconds, _, _ in done),
+            seconds=sum(seconds for seconds, _, _ in done) / count,
             memory=max(memory for _, memory, _ in done),
             outcomes=tuple(outcome for _, _, outcomes in done for outcome in outcomes),
         )
