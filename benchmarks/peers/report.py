@@ -21,7 +21,7 @@ _HEAD = (
     "successes an hour",
     "ours over it",
     "in hindsight",
-    "ours over it",
+    "ours over it in hindsight",
     "peak MiB",
 )
 _PLOT = "peers.png"
