@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.claims.cell import Cell
-from benchmarks.claims.images import lenet_cell
+from benchmarks.claims.images import COMPARED_RESTARTS, lenet_cell
 
 __all__ = ["EPOCHS", "cells"]
 
@@ -17,14 +17,14 @@ METHODS = ("sapag", "dlg", "layer-cosine", "cosine-plain")
 
 
 def cells(data: Path, quick: bool) -> list[Cell]:
-    """Network x epochs x method, with 4 restarts throughout."""
+    """Network x epochs x method, with the rivals' number of restarts throughout."""
     if quick:
         return [
             lenet_cell(data, "phases", "mnist", "default", epochs, "sapag", victims=8, networks=1, restarts=2)
             for epochs in (1, 5)
         ]
     return [
-        lenet_cell(data, "phases", dataset, initialisation, epochs, method, restarts=4)
+        lenet_cell(data, "phases", dataset, initialisation, epochs, method, restarts=COMPARED_RESTARTS)
         for dataset, initialisation in NETWORKS
         for epochs in EPOCHS[dataset]
         for method in METHODS
