@@ -23,7 +23,7 @@ PICTURED = (("mnist", "default"), ("cifar", "normal.5"))
 """Initialisations whose trained networks' recoveries are shown."""
 
 EXTRA = ("l2-plain", "dlg-own")
-"""A second rival without priors, and DLG with ten times our budget: on the initialisations of `PICTURED` alone."""
+"""On the initialisations of `PICTURED` alone: a second rival without priors, DLG with ten times our budget."""
 
 
 def lenet_cell(
