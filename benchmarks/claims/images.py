@@ -23,7 +23,7 @@ PICTURED = (("mnist", "default"), ("cifar", "normal.5"))
 """Initialisations whose trained networks' recoveries are shown."""
 
 EXTRA = ("l2-plain", "dlg-own")
-"""On the initialisations of `PICTURED` alone: a second rival without priors, DLG with ten times our budget."""
+"""On `PICTURED` initialisations alone: a second rival without priors, DLG with ten times our budget."""
 
 
 def lenet_cell(
