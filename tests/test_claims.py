@@ -4,6 +4,7 @@ and tables that come from their files.
 
 import contextlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -299,6 +300,21 @@ def test_a_plan_runs_every_victim_and_restart(some_images):
         lowest = found["curve"]["distance"]
         assert lowest == sorted(lowest, reverse=True)
         json.dumps(found)
+
+
+def test_a_victim_whose_label_has_left_its_gradient_does_not_cost_the_others(some_images, monkeypatch):
+    labels = victims.victim_images(Path(), "mnist", 4)[1]
+
+    def certain(*arguments: object) -> tuple[torch.nn.Module, None]:
+        model, phase = victims.victim_network(*arguments)
+        with torch.no_grad():
+            model.fc.bias[labels[0]] = 200.0  # probability 1 in float32: no loss, no gradient
+        return model, phase
+
+    monkeypatch.setattr(plan, "victim_network", certain)
+    found = plan.run_plan(Path(), small_plan())
+    assert len(found["victims"]) == 4
+    assert all(math.isfinite(entry["mse"]) for entry in found["victims"])
 
 
 def test_a_recovered_victim_counts_evaluations_to_its_first_success(some_images):

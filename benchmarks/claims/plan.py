@@ -52,7 +52,7 @@ class Plan:
         The images of one gradient have different labels; else labels fall as they may.
     defence : tuple of str
         As on the command line: ``relative-noise:0.1``. Withheld layers take the labels along: they are given
-        then.
+        then, and where a network is so certain of a victim that its gradient holds none.
     training_mode : bool
         The gradient is taken, and matched, with batch statistics (BatchNorm in training mode).
     traced : bool
@@ -155,10 +155,12 @@ def _attack(model: nn.Module, truth: Tensor, labels: Tensor, plan: Plan, network
     if isinstance(model, Traced):
         model.errors.clear()  # of the victims themselves
     given: str | Tensor = plan.labels
+    # A loss so small that its gradient underflows leaves no label in it.
+    unlabelled = bool((target[-1] >= 0).all(-1).any())
     if plan.defence:
         target = named_defences(plan.defence, plan.seed + network)(target, batched=True)
-        if any(entry is None for entry in target):
-            given = labels
+    if given == "infer" and (unlabelled or any(entry is None for entry in target)):
+        given = labels
     return recover(
         model,
         target,

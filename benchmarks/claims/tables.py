@@ -101,10 +101,12 @@ def _opening(results: Sequence[Result]) -> str:
                 recovered when the mean squared error of its pixels in [0, 1] is below 0.01. Rival distances
                 get SAPAG's starts, evaluations and priors, and where they have fewer restarts, SAPAG's first
                 ones stand beside them; since equal priors and the optimiser's
-                absolute thresholds hold back a distance with a small gradient, L2 and cosine are also there
-                without priors and a million times larger; DLG is as published (labels searched jointly,
-                noise starts, no priors), at equal evaluations and at its own budget of 6000, but never
-                stopped by its optimiser's tolerances. Square brackets: Wilson's 95 % interval.
+                absolute thresholds hold back a distance with a small gradient, cosine (and in places L2) is
+                also there without priors and a million times larger; DLG is as published (labels searched
+                jointly, noise starts, no priors), at equal evaluations and in places at its own budget of
+                6000, but never stopped by its optimiser's tolerances. Labels are inferred, but given where a
+                network is so certain of a victim that float32 leaves none in its gradient. Square brackets:
+                Wilson's 95 % interval.
                 *Evaluations* and *CPU s* are those spent for each recovery, victims that were never
                 recovered included; *restarts* is the share of single restarts that succeed. Cells that fall
                 short of their bar stay.
