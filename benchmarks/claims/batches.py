@@ -10,6 +10,9 @@ from benchmarks.claims.images import lenet_cell
 __all__ = ["cells"]
 
 NETWORKS = (("mnist", "default"), ("cifar", "uniform"), ("cifar", "default"))
+RESTARTS = {4: 2, 8: 1}
+"""By images a gradient. A grey and a blurred start come to the same images; eight take twice as long."""
+
 RIVALS = ("dlg", "layer-cosine", "cosine-plain")
 """Beside four images a gradient; beside eight they would take hours to fail."""
 
@@ -34,7 +37,7 @@ def cells(data: Path, quick: bool) -> list[Cell]:
             batch_size=size,
             distinct=distinct,
             variant=f"b{size}" + ".distinct" * distinct,
-            restarts=2,
+            restarts=RESTARTS[size],
             pictured=method == "sapag",
         )
         for size, distinct, methods in (
