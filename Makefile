@@ -36,7 +36,7 @@ bench: $(VENV)/built
 claims claims-quick: $(VENV)/built
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.claims --data $(or $(DATA),$(error say DATA=FOLDER)) --workers $(WORKERS) $(if $(filter %-quick,$@),--quick)
 
-# DATA=FOLDER: with cifar10/test (class folders) and mnist (IDX). Twenty minutes on two idle cores.
+# DATA=FOLDER: with cifar10/test (class folders). A quarter of an hour on two idle cores.
 peers: $(VENV)/built
 	$(BIN)/python -m benchmarks.peers --data $(or $(DATA),$(error say DATA=FOLDER))
 	$(BIN)/python -m benchmarks.tables
