@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from sapag_fast.matching import Matching
 from sapag_fast.recipes import Recipe
 from sapag_fast.tasks import AttackResult
 
-__all__ = ["Recovery", "Restarts", "winners"]
+__all__ = ["Recovery", "Restarts", "joined", "winners"]
 
 
 @dataclass(frozen=True)
@@ -144,4 +144,47 @@ def winners(
         mode_reason=matching.reason,
         at_once=result.rows,
         recipe=recipe,
+    )
+
+
+def joined(found: Recovery, again: Recovery, victims: Tensor) -> Recovery:
+    """`found`, with what `again` found of some victims (``[W]``, int64, their places) as further restarts of
+    theirs; those of the other victims never began.
+    """
+
+    def further(first: Tensor, second: Tensor, filler: float, dim: int = 1) -> Tensor:
+        shape = list(first.shape)
+        shape[dim] = second.shape[dim]
+        new = first.new_full(shape, filler)
+        new.index_copy_(dim - 1, victims, second)
+        return torch.cat((first, new), dim)
+
+    ours, theirs = found.restarts, again.restarts
+    closer = again.distance < found.distance[victims]
+    better = victims[closer]
+
+    def taken(first: Tensor, second: Tensor, dim: int = 0) -> Tensor:
+        kept = second.index_select(dim, closer.nonzero().flatten())
+        return first.clone().index_copy_(dim, better, kept)
+
+    certificate, status = list(found.certificate), list(found.status)
+    for row in closer.nonzero().flatten().tolist():
+        certificate[int(victims[row])] = again.certificate[row]
+        status[int(victims[row])] = again.status[row]
+    return replace(
+        found,
+        inputs=taken(found.inputs, again.inputs),
+        distance=taken(found.distance, again.distance),
+        certificate=tuple(certificate),
+        evaluations=found.evaluations.index_add(0, victims, again.evaluations),
+        status=tuple(status),
+        history=taken(found.history, again.history, 1),
+        winner=taken(found.winner, again.winner + ours.distance.shape[1]),
+        restarts=Restarts(
+            inputs=further(ours.inputs, theirs.inputs, torch.nan),
+            distance=further(ours.distance, theirs.distance, torch.inf),
+            matched=further(ours.matched, theirs.matched, torch.inf),
+            evaluations=further(ours.evaluations, theirs.evaluations, 0),
+            history=further(ours.history, theirs.history, torch.nan, 2),
+        ),
     )

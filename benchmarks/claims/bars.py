@@ -56,7 +56,7 @@ def bar_of(found: Mapping[str, Any]) -> Bar | None:
     if "bar" in found:
         return Bar(**found["bar"])
     settings, group = found["settings"], found["group"]
-    if settings.get("method") != "sapag":
+    if settings.get("method") not in ("sapag", "sapag-separated"):
         return None
     trained = settings["epochs"] > 0
     where = settings["dataset"], settings["initialisation"]

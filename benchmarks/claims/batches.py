@@ -13,6 +13,9 @@ NETWORKS = (("mnist", "default"), ("cifar", "uniform"), ("cifar", "default"))
 RESTARTS = {4: 2, 8: 1}
 """By images a gradient. A grey and a blurred start come to the same images; eight take twice as long."""
 
+SEPARATED = ("mnist", "default"), ("cifar", "default")
+"""Networks on which images of one label come out averaged, and are searched again."""
+
 RIVALS = ("dlg", "layer-cosine", "cosine-plain")
 """Beside four images a gradient; beside eight they would take hours to fail."""
 
@@ -26,7 +29,23 @@ def cells(data: Path, quick: bool) -> list[Cell]:
         return [
             lenet_cell(data, "batches", "mnist", "default", 0, "sapag", batch_size=4, variant="b4", **few)
         ]
-    return [
+    separated = [
+        lenet_cell(
+            data,
+            "batches",
+            dataset,
+            initialisation,
+            0,
+            "sapag-separated",
+            batch_size=size,
+            variant=f"b{size}",
+            restarts=1,
+            pictured=True,
+        )
+        for size in RESTARTS
+        for dataset, initialisation in SEPARATED
+    ]
+    return separated + [
         lenet_cell(
             data,
             "batches",

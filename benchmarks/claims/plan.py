@@ -22,6 +22,7 @@ from sapag_fast.certificate import families
 from sapag_fast.named_defences import named_defences
 from sapag_fast.recipes import Recipe
 from sapag_fast.recover import Recovery, recover
+from sapag_fast.separation import separate_equal_labels
 
 __all__ = ["Plan", "image_cell", "run_plan"]
 
@@ -161,7 +162,8 @@ def _attack(model: nn.Module, truth: Tensor, labels: Tensor, plan: Plan, network
         target = named_defences(plan.defence, plan.seed + network)(target, batched=True)
     if given == "infer" and (unlabelled or any(entry is None for entry in target)):
         given = labels
-    return recover(
+    seed = 1000 * plan.seed + network
+    found = recover(
         model,
         target,
         tuple(truth.shape[2:]),
@@ -169,6 +171,9 @@ def _attack(model: nn.Module, truth: Tensor, labels: Tensor, plan: Plan, network
         labels=given,
         restarts=plan.restarts,
         recipe=plan.recipe,
-        seed=1000 * plan.seed + network,
+        seed=seed,
         batched=True,
     )
+    if plan.method != "sapag-separated":
+        return found
+    return separate_equal_labels(model, target, found, seed=seed, batched=True)

@@ -230,7 +230,7 @@ def _decibels(summary: Summary) -> str:
 
 
 def _details(words: str, found: Result, summary: Summary) -> list[str]:
-    restarts = found["settings"]["restarts"]
+    restarts = max(len(victim["restarts"]) for victim in found["victims"])
     method = found["settings"]["method"]
     share = _number(None if summary.restarts is None else 100 * summary.restarts, "{:.0f} %")
     return [

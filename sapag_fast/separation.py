@@ -1,0 +1,109 @@
+"""The public face of the second search that tells images of one label apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from torch import Tensor, nn
+
+from sapag_fast import validation as check
+from sapag_fast.equal_labels import has_equal_labels, separating_starts
+from sapag_fast.labels import find_last_layer
+from sapag_fast.recover import recover
+from sapag_fast.recovery import Recovery, joined
+
+__all__ = ["separate_equal_labels"]
+
+
+def separate_equal_labels(
+    model: nn.Module,
+    target: Iterable[Tensor | None],
+    found: Recovery,
+    *,
+    restarts: int = 1,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    seed: int = 0,
+    batched: bool = False,
+    max_memory: int | None = None,
+) -> Recovery:
+    """Search batches with equal labels once more, from starts that tell the images of one label apart.
+
+    On networks with small weights (torch's own initialisation) the first search comes to the average of the
+    images of one label. What the last layer's gradient tells of their differences (see
+    `sapag_fast.equal_labels`) makes starts for a second one, with the first one's recipe and the rest of its
+    total variation.
+
+    Parameters
+    ----------
+    model : nn.Module
+        As for `recover`, in evaluation mode, with a linear last layer that has a bias and makes the output.
+    target : iterable of Tensor or None
+        As for `recover`: the gradients that `found` was searched from, of cross-entropy.
+    found : Recovery
+        What `recover` found of them.
+    restarts : int
+        Starts of each victim. They differ by a rotation where more than two images share labels, else
+        by noise.
+    bounds, seed, batched, max_memory
+        As for `recover`.
+
+    Returns
+    -------
+    Recovery
+        `found` with the new searches as further restarts of the victims that have equal labels; of those with
+        distinct labels they never began. The lowest distance wins.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments that do not fit; the message names the argument, what was expected and what was found.
+    """
+    place, parameters = check.check_model(model, None)
+    check.check_count("restarts", restarts)
+    check.check_seed(seed)
+    if model.training:
+        raise ValueError("model is in training mode; images of one label are told apart in evaluation mode")
+    if not isinstance(found, Recovery):
+        raise TypeError(f"found must be a Recovery, found {type(found).__name__}")
+    targets = check.check_target(target, parameters, batched=batched, device=place, move=False)
+    victims = len(found.distance)
+    for entry in targets:
+        if entry is not None and entry.shape[0] != victims:
+            raise ValueError(f"target has {entry.shape[0]} victims, found holds {victims}")
+    if found.labels.dim() != 2 or found.labels.is_floating_point():
+        raise ValueError(f"found.labels must be whole numbers [R, B], found {list(found.labels.shape)}")
+    layer = find_last_layer([None if entry is None else entry[0] for entry in targets])
+    name = [n for n, p in model.named_parameters() if p.requires_grad][layer.weight].rpartition(".")[0]
+    if not isinstance(model.get_submodule(name), nn.Linear):
+        raise ValueError(f"the last matrix must be an nn.Linear's, found {name or 'the model itself'!r}'s")
+    alike = has_equal_labels(found.labels).nonzero().flatten()
+    if len(alike) == 0:
+        return found
+    theirs = [None if entry is None else entry[alike] for entry in targets]
+    starts = separating_starts(
+        model,
+        name,
+        theirs[layer.weight],
+        found.inputs[alike],
+        found.labels[alike],
+        restarts=restarts,
+        bounds=bounds,
+        seed=seed,
+    )
+    recipe = found.recipe
+    again = recover(
+        model,
+        theirs,
+        tuple(found.inputs.shape[2:]),
+        batch_size=found.inputs.shape[1],
+        labels=found.labels[alike],
+        restarts=restarts,
+        recipe=replace(recipe, tv=recipe.tv * recipe.tv_rest, tv_until=1.0, tv_rest=1.0),
+        start=starts,
+        bounds=bounds,
+        seed=seed,
+        batched=True,
+        max_memory=max_memory,
+    )
+    return joined(found, again, alike)
