@@ -62,7 +62,7 @@ def separating_starts(
     Parameters
     ----------
     model : nn.Module
-        The victim network, in evaluation mode; it is left as it is found.
+        The victim network; it is left as it is found.
     layer : str
         Name of the ``nn.Linear`` that makes the output.
     gradient : Tensor
@@ -88,7 +88,7 @@ def separating_starts(
     ValueError
         When that layer does not make the model's output.
     """
-    features = _Features(copy.deepcopy(model).double(), layer)
+    features = _Features(copy.deepcopy(model).double().eval(), layer)
     starts = []
     for victim, (found, known, target) in enumerate(
         zip(inputs.double(), labels, gradient.double(), strict=True)

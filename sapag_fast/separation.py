@@ -37,7 +37,7 @@ def separate_equal_labels(
     Parameters
     ----------
     model : nn.Module
-        As for `recover`, in evaluation mode, with a linear last layer that has a bias and makes the output.
+        As for `recover`, its last layer linear and making the output. Starts come from its evaluation mode.
     target : iterable of Tensor or None
         As for `recover`: the gradients that `found` was searched from, of cross-entropy.
     found : Recovery
@@ -62,8 +62,6 @@ def separate_equal_labels(
     place, parameters = check.check_model(model, None)
     check.check_count("restarts", restarts)
     check.check_seed(seed)
-    if model.training:
-        raise ValueError("model is in training mode; images of one label are told apart in evaluation mode")
     if not isinstance(found, Recovery):
         raise TypeError(f"found must be a Recovery, found {type(found).__name__}")
     targets = check.check_target(target, parameters, batched=batched, device=place, move=False)
