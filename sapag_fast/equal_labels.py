@@ -13,8 +13,8 @@ What the averages are off by enters along the errors e of the labels that occur 
 their features f (from the right). With both projected out, the right singular vectors span the Δ_i, and a
 small least-squares problem gives C between them. C determines the Δ_i but for a rotation among the patterns
 in which the images of the labels can differ: nothing is open for a single pair, and rotations are drawn where
-there are more. The images move by the features' Jacobian: the smallest change that makes the Δ_i, slightly
-regularised.
+there are more. The images move by the features' Jacobian: the smallest change, in the coordinates of
+the search, that makes the Δ_i, slightly regularised.
 
 What is left after the projections is small: float32's rounding of a gradient covers it where few classes are
 free of labels (eight images, ten classes). No paper is behind this.
@@ -29,6 +29,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
+from sapag_fast.basis import Basis
 from sapag_fast.priors import box_prior, total_variation
 from sapag_fast.starts import recovery_generator
 
@@ -53,6 +54,7 @@ def separating_starts(
     inputs: Tensor,
     labels: Tensor,
     *,
+    basis: Basis,
     restarts: int,
     bounds: tuple[float, float] = (0.0, 1.0),
     seed: int = 0,
@@ -71,6 +73,8 @@ def separating_starts(
         ``[V, B, *input_shape]``, what a search has found: averages where labels are equal.
     labels : Tensor
         ``[V, B]``, int64.
+    basis : Basis
+        Coordinates of the search, in which moves are as small as can be: those of natural images are smooth.
     restarts : int
         K starts of each victim.
     bounds : pair of float
@@ -97,7 +101,7 @@ def separating_starts(
         averaged = _averaged(found, groups)
         directions, root = _spread(features, averaged, known, groups, target * len(known))
         several = [group for group in groups if len(group) > 1]
-        moves = _moves(features, averaged, several, directions)
+        moves = _moves(features, averaged, several, directions, basis)
         for restart in range(restarts):
             generator = recovery_generator(seed, victim, restart)
             start = _likeliest(averaged, several, moves, root, bounds, generator)
@@ -206,20 +210,25 @@ def _moves(
     inputs: Tensor,
     groups: Iterable[Sequence[int]],
     directions: Tensor,
+    basis: Basis,
 ) -> dict[int, Tensor]:
     """For each image of the groups its moves ``[k, *input_shape]`` that change its features along the
     directions.
     """
     found = {}
+    middle = basis.forward(torch.zeros_like(inputs[:1]))
     for group in groups:
         base = inputs[group[:1]]
-        _, pull = torch.func.vjp(features, base)
+        _, transposed = torch.func.vjp(features, base)
+
+        def pull(v: Tensor, transposed: Callable = transposed) -> Tensor:
+            return basis.forward(basis.transpose(transposed(v[None])[0])) - middle
 
         def normal(v: Tensor, base: Tensor = base, pull: Callable = pull) -> Tensor:
-            return torch.func.jvp(features, (base,), (pull(v[None])[0],))[1][0]
+            return torch.func.jvp(features, (base,), (pull(v),))[1][0]
 
         # Averages of one label are one image.
-        moves = torch.stack([pull(_solve(normal, direction)[None])[0][0] for direction in directions])
+        moves = torch.stack([pull(_solve(normal, direction))[0] for direction in directions])
         found |= dict.fromkeys(group, moves.detach())
     return found
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 
 from sapag_fast import validation as check
+from sapag_fast.basis import make_basis
 from sapag_fast.equal_labels import has_equal_labels, separating_starts
 from sapag_fast.labels import find_last_layer
 from sapag_fast.recover import recover
@@ -78,6 +80,7 @@ def separate_equal_labels(
     alike = has_equal_labels(found.labels).nonzero().flatten()
     if len(alike) == 0:
         return found
+    recipe, shape = found.recipe, tuple(found.inputs.shape[2:])
     theirs = [None if entry is None else entry[alike] for entry in targets]
     starts = separating_starts(
         model,
@@ -85,15 +88,15 @@ def separate_equal_labels(
         theirs[layer.weight],
         found.inputs[alike],
         found.labels[alike],
+        basis=make_basis(recipe.bases[0], shape, bounds=bounds, device=place, dtype=torch.float64),
         restarts=restarts,
         bounds=bounds,
         seed=seed,
     )
-    recipe = found.recipe
     again = recover(
         model,
         theirs,
-        tuple(found.inputs.shape[2:]),
+        shape,
         batch_size=found.inputs.shape[1],
         labels=found.labels[alike],
         restarts=restarts,

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 import sapag_fast as sf
 from sapag_fast import data
+from sapag_fast.basis import make_basis
 from sapag_fast.equal_labels import _patterns, has_equal_labels, separating_starts
 from sapag_fast.models import make_model
 from sapag_fast.recipes import RECIPES
@@ -36,7 +37,10 @@ def starts_for(labels: list[int], restarts: int = 1) -> tuple[torch.Tensor, torc
     truth = 0.5 + 0.1 * (drawn - 0.5)  # so near to one another that the second order is all that counts
     means = averaged(truth, known)
     gradient = gradient_of(model, truth, known)[2]
-    starts = separating_starts(model, "3", gradient[None], means[None], known[None], restarts=restarts)
+    basis = make_basis("pixel", (1, 6, 6), bounds=(0.0, 1.0), device="cpu", dtype=torch.float64)
+    starts = separating_starts(
+        model, "3", gradient[None], means[None], known[None], basis=basis, restarts=restarts
+    )
     return truth, means, starts[0]
 
 

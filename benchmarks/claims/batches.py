@@ -14,7 +14,9 @@ RESTARTS = {4: 2, 8: 1}
 """By images a gradient. A grey and a blurred start come to the same images; eight take twice as long."""
 
 SEPARATED = ("mnist", "default"), ("cifar", "default")
-"""Networks on which images of one label come out averaged, and are searched again."""
+"""Networks on which images of one label come out averaged: batches of four are searched again. In those of eight
+float32's rounding hides what the second search needs.
+"""
 
 RIVALS = ("dlg", "layer-cosine", "cosine-plain")
 """Beside four images a gradient; beside eight they would take hours to fail."""
@@ -37,12 +39,11 @@ def cells(data: Path, quick: bool) -> list[Cell]:
             initialisation,
             0,
             "sapag-separated",
-            batch_size=size,
-            variant=f"b{size}",
+            batch_size=4,
+            variant="b4",
             restarts=1,
             pictured=True,
         )
-        for size in RESTARTS
         for dataset, initialisation in SEPARATED
     ]
     return separated + [
