@@ -14,8 +14,8 @@ RESTARTS = {4: 2, 8: 1}
 """By images a gradient. A grey and a blurred start come to the same images; eight take twice as long."""
 
 SEPARATED = ("mnist", "default"), ("cifar", "default")
-"""Networks on which images of one label come out averaged: batches of four are searched again. In those of eight
-float32's rounding hides what the second search needs.
+"""Networks on which images of one label come out averaged: batches of four are searched again. In those of
+eight float32's rounding hides what the second search needs.
 """
 
 RIVALS = ("dlg", "layer-cosine", "cosine-plain")
