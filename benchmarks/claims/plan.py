@@ -43,7 +43,8 @@ class Plan:
     epochs : int
         Of training; 0: untrained.
     method : str
-        See `make_method`; `recipe`, `labels` and `restarts` are what it comes to.
+        See `make_method`; `recipe`, `labels` and `restarts` are what it comes to. ``sapag-separated``
+        searches once, and its `restarts` times again where labels are equal.
     victims : int
         Gradients; each is of `batch_size` images.
     networks : int
@@ -162,18 +163,18 @@ def _attack(model: nn.Module, truth: Tensor, labels: Tensor, plan: Plan, network
         target = named_defences(plan.defence, plan.seed + network)(target, batched=True)
     if given == "infer" and (unlabelled or any(entry is None for entry in target)):
         given = labels
-    seed = 1000 * plan.seed + network
+    seed, separated = 1000 * plan.seed + network, plan.method == "sapag-separated"
     found = recover(
         model,
         target,
         tuple(truth.shape[2:]),
         batch_size=plan.batch_size,
         labels=given,
-        restarts=plan.restarts,
+        restarts=1 if separated else plan.restarts,
         recipe=plan.recipe,
         seed=seed,
         batched=True,
     )
-    if plan.method != "sapag-separated":
+    if not separated:
         return found
-    return separate_equal_labels(model, target, found, seed=seed, batched=True)
+    return separate_equal_labels(model, target, found, restarts=plan.restarts, seed=seed, batched=True)
