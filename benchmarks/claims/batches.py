@@ -31,22 +31,7 @@ def cells(data: Path, quick: bool) -> list[Cell]:
         return [
             lenet_cell(data, "batches", "mnist", "default", 0, "sapag", batch_size=4, variant="b4", **few)
         ]
-    separated = [
-        lenet_cell(
-            data,
-            "batches",
-            dataset,
-            initialisation,
-            0,
-            "sapag-separated",
-            batch_size=4,
-            variant="b4",
-            restarts=1,
-            pictured=True,
-        )
-        for dataset, initialisation in SEPARATED
-    ]
-    return separated + [
+    return [
         lenet_cell(
             data,
             "batches",
@@ -57,15 +42,16 @@ def cells(data: Path, quick: bool) -> list[Cell]:
             batch_size=size,
             distinct=distinct,
             variant=f"b{size}" + ".distinct" * distinct,
-            restarts=RESTARTS[size],
-            pictured=method == "sapag",
+            restarts=1 if method == "sapag-separated" else RESTARTS[size],
+            pictured=method.startswith("sapag"),
         )
         for size, distinct, methods in (
             (4, True, ("sapag",)),
             (8, True, ("sapag",)),
-            (4, False, ("sapag", *RIVALS)),
+            (4, False, ("sapag", "sapag-separated", *RIVALS)),
             (8, False, ("sapag",)),
         )
         for dataset, initialisation in NETWORKS
         for method in methods
+        if method != "sapag-separated" or (dataset, initialisation) in SEPARATED
     ]

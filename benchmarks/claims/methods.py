@@ -16,7 +16,7 @@ from sapag_fast.distances import find_kind, register_distance
 from sapag_fast.recipes import Recipe, apply_overrides, choose_recipe
 from sapag_fast.sums import GradientSums
 
-__all__ = ["DISTANCES", "LABELS", "METHODS", "PLAIN", "Method", "make_method"]
+__all__ = ["DISTANCES", "LABELS", "METHODS", "Method", "make_method"]
 
 DISTANCES = ("l2", "l2-normalized", "cosine", "layer-cosine", "tag", "sapag-mean", "sapag-sum")
 """Rival distances, each in the place of `sapag`."""

@@ -161,7 +161,7 @@ def _attack(model: nn.Module, truth: Tensor, labels: Tensor, plan: Plan, network
     unlabelled = bool((target[-1] >= 0).all(-1).any())
     if plan.defence:
         target = named_defences(plan.defence, plan.seed + network)(target, batched=True)
-    if given == "infer" and (unlabelled or any(entry is None for entry in target)):
+    if any(entry is None for entry in target) or (given == "infer" and unlabelled):
         given = labels
     seed, separated = 1000 * plan.seed + network, plan.method == "sapag-separated"
     found = recover(
