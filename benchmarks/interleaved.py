@@ -57,8 +57,7 @@ def ratio(slow: list[float], fast: list[float]) -> dict[str, float]:
 
 
 def machine() -> dict[str, str | int]:
-    """What a result must name to be comparable: processor, versions, commit. The commit is that of this
-    checkout, or SAPAG_FAST_COMMIT where a copy runs that has none (gpu.sh sets it)."""
+    """What a result must name to be comparable: processor, versions, commit."""
     model = "unknown processor"
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -71,14 +70,22 @@ def machine() -> dict[str, str | int]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "sapag_fast": __version__,
-        "commit": os.environ.get("SAPAG_FAST_COMMIT") or _commit(),
+        "commit": source_commit(),
     }
 
 
-def _commit() -> str:
-    folder = str(Path(__file__).resolve().parent)
-    command = ["git", "-C", folder, "describe", "--always", "--dirty"]
+def source_commit() -> str:
+    """This checkout's commit, ``-dirty`` if files other than results and texts have changed since; or
+    SAPAG_FAST_COMMIT, where a copy runs that has none (gpu.sh sets it)."""
+    if given := os.environ.get("SAPAG_FAST_COMMIT"):
+        return given
+    source = (":(top)", ":(top,exclude)benchmarks/results", ":(top,exclude)*.md")
+    commit, changed = _git("rev-parse", "--short", "HEAD"), _git("diff", "--name-only", "HEAD", "--", *source)
+    return commit + "-dirty" * bool(changed) if commit else "unknown"
+
+
+def _git(*words: str) -> str:
     if shutil.which("git") is None:
-        return "unknown"
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    return found.stdout.strip() or "unknown"
+        return ""
+    command = ["git", "-C", str(Path(__file__).parent), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()

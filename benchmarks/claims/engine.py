@@ -8,9 +8,7 @@ import json
 import math
 import multiprocessing
 import os
-import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -22,10 +20,10 @@ from types import FrameType
 import torch
 
 from benchmarks.claims.cell import Cell
-from benchmarks.interleaved import machine
+from benchmarks.interleaved import machine, source_commit
 from sapag_fast.files import replacing
 
-__all__ = ["all_cells", "is_done", "read_result", "run_cell", "run_cells", "select", "source_commit"]
+__all__ = ["all_cells", "is_done", "read_result", "run_cell", "run_cells", "select"]
 
 DIGITS = 5
 """Significant digits that a file keeps of a number."""
@@ -55,22 +53,6 @@ def select(cells: Sequence[Cell], pattern: str | None) -> list[Cell]:
 
 def _path(folder: Path, cell: Cell) -> Path:
     return folder / f"{cell.name}.json"
-
-
-def source_commit() -> str:
-    """This checkout's commit, ``-dirty`` if files other than results have changed since."""
-    if given := os.environ.get("SAPAG_FAST_COMMIT"):
-        return given
-    made = (":(top)", ":(top,exclude)benchmarks/results", ":(top,exclude)benchmarks/CLAIMS.md")
-    commit = _git("rev-parse", "--short", "HEAD")
-    return commit + "-dirty" * bool(_git("diff", "--name-only", "HEAD", "--", *made)) if commit else "unknown"
-
-
-def _git(*words: str) -> str:
-    if shutil.which("git") is None:
-        return ""
-    command = ["git", "-C", str(Path(__file__).parent), *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def read_result(path: Path) -> dict | None:
