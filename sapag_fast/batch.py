@@ -92,7 +92,11 @@ class Batch:
         place = self.age.clamp(max=self.history.shape[1] - 1)[:, None]
         seen = torch.where(self.alive, found.distance, torch.nan)
         self.history.scatter_(1, place, seen[:, None])
-        self.variables += self.optimizer.step(found.gradient, found.objective)
+        scale = self.objective.recipe.scale
+        shown = (found.gradient, found.objective)
+        if scale != 1.0:
+            shown = (scale * found.gradient, scale * found.objective)
+        self.variables += self.optimizer.step(*shown)
         torch.where(self.alive[:, None], self.variables, self.best_variables, out=self.variables)
         self.objective.clip(self.variables)
         self.age += 1

@@ -45,6 +45,9 @@ class Recipe:
         ``lbfgs``, ``adam`` or ``signed-adam``.
     lr : float
         Step length.
+    scale : float
+        The optimiser is shown the objective so many times larger. L-BFGS drops pairs, and Adam stops steps,
+        that are small in absolute terms: where a distance is small all over, a larger scale keeps them going.
     history : int
         Pairs of L-BFGS.
     line_search : str or None
@@ -86,6 +89,7 @@ class Recipe:
     bandwidth: float | None = None
     optimizer: str = "lbfgs"
     lr: float = 1.0
+    scale: float = 1.0
     history: int = 100
     line_search: str | None = None
     milestones: tuple[float, ...] = ()
@@ -108,6 +112,10 @@ class Recipe:
             raise ValueError(
                 f"recipe {self.name!r}: tv_weights must be finite numbers from 0 on, at least one, found "
                 f"{self.tv_weights!r}"
+            )
+        if not 0.0 < self.scale < math.inf:
+            raise ValueError(
+                f"recipe {self.name!r}: scale must be a finite number above 0, found {self.scale!r}"
             )
         if not self.bases:
             raise ValueError(f"recipe {self.name!r}: basis must name at least one, found {self.basis!r}")

@@ -149,8 +149,13 @@ def winners(
 
 def joined(found: Recovery, again: Recovery, victims: Tensor) -> Recovery:
     """`found`, with what `again` found of some victims (``[W]``, int64, their places) as further restarts of
-    theirs; those of the other victims never began.
+    theirs; those of the other victims never began. The shorter of the two histories ends in nan.
     """
+    length = max(len(found.history), len(again.history))
+
+    def lengthened(history: Tensor) -> Tensor:
+        end = history.new_full((length - len(history), *history.shape[1:]), torch.nan)
+        return torch.cat((history, end))
 
     def further(first: Tensor, second: Tensor, filler: float, dim: int = 1) -> Tensor:
         shape = list(first.shape)
@@ -178,13 +183,13 @@ def joined(found: Recovery, again: Recovery, victims: Tensor) -> Recovery:
         certificate=tuple(certificate),
         evaluations=found.evaluations.index_add(0, victims, again.evaluations),
         status=tuple(status),
-        history=taken(found.history, again.history, 1),
+        history=taken(lengthened(found.history), lengthened(again.history), 1),
         winner=taken(found.winner, again.winner + ours.distance.shape[1]),
         restarts=Restarts(
             inputs=further(ours.inputs, theirs.inputs, torch.nan),
             distance=further(ours.distance, theirs.distance, torch.inf),
             matched=further(ours.matched, theirs.matched, torch.inf),
             evaluations=further(ours.evaluations, theirs.evaluations, 0),
-            history=further(ours.history, theirs.history, torch.nan, 2),
+            history=further(lengthened(ours.history), lengthened(theirs.history), torch.nan, 2),
         ),
     )

@@ -12,10 +12,16 @@ from sapag_fast import validation as check
 from sapag_fast.basis import make_basis
 from sapag_fast.equal_labels import has_equal_labels, separating_starts
 from sapag_fast.labels import find_last_layer
+from sapag_fast.recipes import Recipe
 from sapag_fast.recover import recover
 from sapag_fast.recovery import Recovery, joined
 
-__all__ = ["separate_equal_labels"]
+__all__ = ["second_recipe", "separate_equal_labels"]
+
+_LONGER = 2  # times the first search's evaluations
+_SCALE = 100.0  # the differences count in the second order: what is left of the distance is tiny
+_BOX = 0.1  # times the first search's penalty
+_TV = 1e-6  # at most; more of it wipes the differences out again
 
 
 def separate_equal_labels(
@@ -24,6 +30,7 @@ def separate_equal_labels(
     found: Recovery,
     *,
     restarts: int = 1,
+    steps: int | None = None,
     bounds: tuple[float, float] = (0.0, 1.0),
     seed: int = 0,
     batched: bool = False,
@@ -33,8 +40,8 @@ def separate_equal_labels(
 
     On networks with small weights (torch's own initialisation) the first search comes to the average of the
     images of one label. What the last layer's gradient tells of their differences (see
-    `sapag_fast.equal_labels`) makes starts for a second one, with the first one's recipe and the rest of its
-    total variation.
+    `sapag_fast.equal_labels`) makes starts for a second one, with the first one's recipe, hardly any
+    priors, and the objective a hundred times larger for the optimiser.
 
     Parameters
     ----------
@@ -47,6 +54,8 @@ def separate_equal_labels(
     restarts : int
         Starts of each victim. They differ by a rotation where more than two images share labels, else
         by noise.
+    steps : int, optional
+        Evaluations of each start; None: twice the recipe's.
     bounds, seed, batched, max_memory
         As for `recover`.
 
@@ -64,6 +73,8 @@ def separate_equal_labels(
     place, parameters = check.check_model(model, None)
     check.check_count("restarts", restarts)
     check.check_seed(seed)
+    if steps is not None:
+        check.check_count("steps", steps)
     if not isinstance(found, Recovery):
         raise TypeError(f"found must be a Recovery, found {type(found).__name__}")
     targets = check.check_target(target, parameters, batched=batched, device=place, move=False)
@@ -80,7 +91,7 @@ def separate_equal_labels(
     alike = has_equal_labels(found.labels).nonzero().flatten()
     if len(alike) == 0:
         return found
-    recipe, shape = found.recipe, tuple(found.inputs.shape[2:])
+    recipe, shape = second_recipe(found.recipe, steps), tuple(found.inputs.shape[2:])
     theirs = [None if entry is None else entry[alike] for entry in targets]
     starts = separating_starts(
         model,
@@ -100,7 +111,7 @@ def separate_equal_labels(
         batch_size=found.inputs.shape[1],
         labels=found.labels[alike],
         restarts=restarts,
-        recipe=replace(recipe, tv=recipe.tv * recipe.tv_rest, tv_until=1.0, tv_rest=1.0),
+        recipe=recipe,
         start=starts,
         bounds=bounds,
         seed=seed,
@@ -108,3 +119,16 @@ def separate_equal_labels(
         max_memory=max_memory,
     )
     return joined(found, again, alike)
+
+
+def second_recipe(recipe: Recipe, steps: int | None = None) -> Recipe:
+    """The recipe of the second search, after one with this recipe; ``steps`` in place of twice its own."""
+    return replace(
+        recipe,
+        steps=_LONGER * recipe.steps if steps is None else steps,
+        scale=_SCALE * recipe.scale,
+        box=_BOX * recipe.box,
+        tv=min(_TV, recipe.tv * recipe.tv_rest),
+        tv_until=1.0,
+        tv_rest=1.0,
+    )

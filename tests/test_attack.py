@@ -20,8 +20,8 @@ class Bowls:
 
     mode = "bowls"
 
-    def __init__(self, centres, bad_above=torch.inf, most_rows=None):
-        self.centres, self.bad_above, self.most_rows = centres, bad_above, most_rows
+    def __init__(self, centres, bad_above=torch.inf, most_rows=None, height=1.0):
+        self.centres, self.bad_above, self.most_rows, self.height = centres, bad_above, most_rows, height
         self.seen = []
 
     def retarget(self, victims):
@@ -34,7 +34,7 @@ class Bowls:
             raise torch.OutOfMemoryError("CUDA out of memory")
         self.seen.append(self.victims.tolist())
         away = inputs.flatten(1) - self.centres[self.victims]
-        scale = torch.linspace(1, 20, away.shape[1], dtype=away.dtype)
+        scale = self.height * torch.linspace(1, 20, away.shape[1], dtype=away.dtype)
         value = (scale * away.square()).sum(1)
         value = torch.where(inputs.flatten(1).amax(1) > self.bad_above, torch.nan, value)
         return value, (2 * scale * away).view_as(inputs), None
@@ -69,6 +69,24 @@ def _equal(a, b):
         assert torch.equal(getattr(a, name), getattr(b, name)), name
     assert torch.equal(a.history.nan_to_num(-1), b.history.nan_to_num(-1))
     assert a.ended == b.ended
+
+
+@pytest.mark.parametrize("line_search", [None, "armijo"])
+def test_scale_makes_up_for_a_distance_that_is_small_all_over(line_search):
+    recipe = dataclasses.replace(RECIPE, line_search=line_search)
+    height = 2.0**-40  # a power of two leaves the bits alone
+
+    def low(scale):
+        scaled = dataclasses.replace(recipe, scale=scale)
+        return _attack(_bowls(2, height=height), 2, 2, recipe=scaled)
+
+    high, raised = _attack(_bowls(2), 2, 2, recipe=recipe), low(1 / height)
+    assert torch.equal(raised.inputs, high.inputs)
+    assert torch.equal(raised.distance, height * high.distance)
+    assert (low(1.0).distance > 1e3 * raised.distance).all()  # L-BFGS dropped its pairs
+    for scale in (0.0, -1.0, torch.inf, torch.nan):
+        with pytest.raises(ValueError, match="scale must be a finite number above 0"):
+            dataclasses.replace(recipe, scale=scale)
 
 
 def test_first_restarts_begin_first():

@@ -112,14 +112,21 @@ def test_the_second_search_finds_both_images_of_a_label(digits_of_one_label):
     assert errors(found.inputs).max() < 1e-2
     # Distinct labels: untouched, and its further restart never began.
     assert torch.equal(found.inputs[0], first.inputs[0])
-    assert found.restarts.evaluations.tolist() == [[500, 0], [500, 500]]
-    assert found.evaluations.tolist() == [500, 1000]
+    assert found.restarts.evaluations.tolist() == [[500, 0], [500, 1000]]
+    assert found.evaluations.tolist() == [500, 1500]
+    assert found.restarts.history.shape == (1000, 2, 2)
+    assert torch.equal(found.history[:500, 0], first.history[:, 0])  # padded to the longer search's
+    assert found.history[500:, 0].isnan().all()
     assert found.winner.tolist() == [0, 1]
     assert torch.equal(found.history[:, 1], found.restarts.history[:, 1, 1])
     assert torch.equal(found.distance, found.restarts.distance.min(1).values)
     assert torch.isinf(found.restarts.distance[0, 1])
     again = sf.separate_equal_labels(model, target, first, batched=True)
     assert torch.equal(again.inputs, found.inputs)
+    shorter = sf.separate_equal_labels(model, target, first, steps=20, batched=True)
+    assert shorter.restarts.evaluations.tolist() == [[500, 0], [500, 20]]
+    assert shorter.restarts.history.shape == (500, 2, 2)
+    assert shorter.restarts.history[20:, 1, 1].isnan().all()
 
 
 def test_distinct_labels_are_left_alone(digits_of_one_label):
@@ -139,6 +146,8 @@ def test_unfit_arguments_are_refused(digits_of_one_label):
         sf.separate_equal_labels(model, target, truth, batched=True)
     with pytest.raises(ValueError, match="target has 1 victims, found holds 2"):
         sf.separate_equal_labels(model, [t[0] for t in target], found)
+    with pytest.raises(ValueError, match="steps"):
+        sf.separate_equal_labels(model, target, found, steps=0, batched=True)
     doubled = nn.Sequential(model, nn.Identity())
     doubled[1].register_forward_hook(lambda _, given, made: 2 * made)
     with pytest.raises(ValueError, match="does not make the model's output"):

@@ -22,7 +22,7 @@ from sapag_fast.certificate import families
 from sapag_fast.named_defences import named_defences
 from sapag_fast.recipes import Recipe
 from sapag_fast.recover import Recovery, recover
-from sapag_fast.separation import separate_equal_labels
+from sapag_fast.separation import second_recipe, separate_equal_labels
 
 __all__ = ["Plan", "image_cell", "run_plan"]
 
@@ -96,6 +96,8 @@ def image_cell(data: Path, group: str, plan: Plan, variant: str = "") -> Cell:
         # They decide when a victim's restarts stop.
         deciding = [repr(family) for family in families() if family.channels == channels]
         settings["certificates"] = hashlib.sha256("".join(deciding).encode()).hexdigest()[:16]
+    if plan.method == "sapag-separated":
+        settings["second recipe"] = json.loads(json.dumps(asdict(second_recipe(plan.recipe))))
     return Cell(name, group, settings, partial(run_plan, data, plan))
 
 
