@@ -9,7 +9,7 @@ from typing import Any
 
 from scipy.stats import binomtest
 
-__all__ = ["Summary", "summarise", "wilson"]
+__all__ = ["Summary", "recovered_by_first", "summarise", "wilson"]
 
 _COUNTED = ("evaluations", "evaluations to success", "distance", "network", "victim")
 """Numbers of a victim whose mean says nothing."""
@@ -84,6 +84,11 @@ def summarise(found: Mapping[str, Any]) -> Summary:
         evaluations=each,
         seconds=None if each is None else each * cost,
     )
+
+
+def recovered_by_first(victims: Sequence[Mapping[str, Any]], restarts: int) -> int:
+    """How many victims one of the first so many restarts has recovered."""
+    return sum(True in victim["restarts"][:restarts] for victim in victims)
 
 
 def _median(victims: Sequence[Mapping[str, Any]], key: str) -> float | None:

@@ -16,7 +16,8 @@ from benchmarks.claims.engine import read_result
 from benchmarks.claims.images import COMPARED_RESTARTS
 from benchmarks.claims.methods import LABELS, METHODS
 from benchmarks.claims.plots import plot_curves, plot_phases, save_strips
-from benchmarks.claims.summary import Summary, summarise, wilson
+from benchmarks.claims.summary import Summary, recovered_by_first, summarise, wilson
+from benchmarks.claims.totals import totals_table
 from benchmarks.markdown import prose, table
 from sapag_fast.files import replacing
 
@@ -178,7 +179,7 @@ def _image_group(group: str, rows: Sequence[Row]) -> list[str]:
         judged = [verdict(bar, summary) for found, summary in ordered if (bar := bar_of(found))]
         figures = [entry(cells[name][1]) if name in cells else "" for name in methods]
         if compared:
-            figures.insert(1, _first_restarts(cells["sapag"][0]["victims"]) if "sapag" in cells else "")
+            figures.insert(1, _first_restarts(cells))
         lines.append([words, *figures, "; ".join(judged)])
         details += [_details(words, *cell) for cell in ordered]
     names = [LABELS.get(name, name) for name in methods]
@@ -189,7 +190,7 @@ def _image_group(group: str, rows: Sequence[Row]) -> list[str]:
         "victims' network", "method", "recovered", "median PSNR", "median SSIM", "restarts", "evaluations",
         "CPU s", "whole cell, s",
     )  # fmt: skip
-    parts = [table(head, lines)]
+    parts = [totals_table([found for found, _ in rows], methods) if compared else "", table(head, lines)]
     if group == "relu":
         parts.append("\n".join(lead_lines(rows)))
     parts.append(_restart_table(by_place))
@@ -215,10 +216,12 @@ def _restart_table(by_place: Mapping[tuple, Mapping[str, Row]]) -> str:
     return f"<details><summary>By the number of restarts</summary>\n\n{table(head, lines)}\n\n</details>"
 
 
-def _first_restarts(victims: Sequence[Mapping[str, Any]]) -> str:
+def _first_restarts(cells: Mapping[str, Row]) -> str:
     """SAPAG's success with as few restarts as the rivals have."""
-    hits = sum(True in victim["restarts"][:COMPARED_RESTARTS] for victim in victims)
-    return f"{hits}/{len(victims)}"
+    if "sapag" not in cells:
+        return ""
+    victims = cells["sapag"][0]["victims"]
+    return f"{recovered_by_first(victims, COMPARED_RESTARTS)}/{len(victims)}"
 
 
 def _count(summary: Summary) -> str:

@@ -6,7 +6,8 @@ import pytest
 
 from benchmarks.claims import tables
 from benchmarks.claims.bars import bar_of, lead_lines, verdict
-from benchmarks.claims.summary import summarise, wilson
+from benchmarks.claims.summary import recovered_by_first, summarise, wilson
+from benchmarks.claims.totals import totals_table
 
 
 def test_wilson_intervals():
@@ -90,6 +91,26 @@ def test_bars_and_verdicts():
     (line,) = lead_lines([(one, summarise(one)) for one in pair])
     assert "+21.0 dB" in line
     assert "≥ 6 dB: holds" in line
+
+
+def test_totals_are_over_the_places_that_all_were_tried_in():
+    hits = {"sapag": (18, 20), "cosine": (3, 4), "layer-cosine": (20, 20), "l2": (20,)}
+    results = [
+        image_result(count, 20, method, initialisation=place)
+        for method, counts in hits.items()
+        for place, count in zip(("default", "xavier"), counts, strict=False)
+    ]
+    results[0]["victims"][0]["restarts"] = [False, False, True]  # by the third alone
+    assert recovered_by_first(results[0]["victims"], 2) == 17
+    lines = totals_table(results, list(hits)).splitlines()
+    assert lines[0] == "| over all initialisations | mnist, untrained |"
+    assert lines[2:] == [  # l2 was not tried everywhere
+        "| layer cosine | 40/40 [91, 100] |",
+        "| SAPAG | 38/40 [83, 99] |",
+        "| SAPAG, 2 restarts | 37/40 [80, 97] |",
+        "| cosine | 7/40 [9, 32] |",
+    ]
+    assert totals_table([found for found in results if found["settings"]["method"] == "sapag"], hits) == ""
 
 
 def test_tables_come_from_the_files(tmp_path):
