@@ -18,7 +18,7 @@ from sapag_fast.recovery import Recovery, joined
 
 __all__ = ["second_recipe", "separate_equal_labels"]
 
-_LONGER = 2  # times the first search's evaluations
+_LONGER = 6  # times the first search's evaluations: what is left to find is ill-conditioned
 _SCALE = 100.0  # the differences count in the second order: what is left of the distance is tiny
 _BOX = 0.1  # times the first search's penalty
 _TV = 1e-6  # at most; more of it wipes the differences out again
@@ -55,7 +55,7 @@ def separate_equal_labels(
         Starts of each victim. They differ by a rotation where more than two images share labels, else
         by noise.
     steps : int, optional
-        Evaluations of each start; None: twice the recipe's.
+        Evaluations of each start; None: six times the recipe's.
     bounds, seed, batched, max_memory
         As for `recover`.
 
@@ -122,7 +122,7 @@ def separate_equal_labels(
 
 
 def second_recipe(recipe: Recipe, steps: int | None = None) -> Recipe:
-    """The recipe of the second search, after one with this recipe; ``steps`` in place of twice its own."""
+    """The recipe of the second search after one with this recipe; ``steps`` in place of six times its own."""
     return replace(
         recipe,
         steps=_LONGER * recipe.steps if steps is None else steps,

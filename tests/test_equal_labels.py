@@ -14,6 +14,7 @@ from sapag_fast.basis import make_basis
 from sapag_fast.equal_labels import _patterns, has_equal_labels, separating_starts
 from sapag_fast.models import make_model
 from sapag_fast.recipes import RECIPES
+from sapag_fast.separation import second_recipe
 
 
 def small_network() -> nn.Module:
@@ -101,7 +102,7 @@ def test_the_second_search_finds_both_images_of_a_label(digits_of_one_label):
     shape = tuple(truth.shape[2:])
     recipe = replace(RECIPES["smooth-batch-grey"], steps=500)
     first = sf.recover(model, target, shape, batch_size=2, labels=labels, recipe=recipe, batched=True)
-    found = sf.separate_equal_labels(model, target, first, batched=True)
+    found = sf.separate_equal_labels(model, target, first, steps=1000, batched=True)
 
     def errors(inputs: torch.Tensor) -> torch.Tensor:
         """``[2]``, the worst image of each batch, in the better order."""
@@ -121,12 +122,22 @@ def test_the_second_search_finds_both_images_of_a_label(digits_of_one_label):
     assert torch.equal(found.history[:, 1], found.restarts.history[:, 1, 1])
     assert torch.equal(found.distance, found.restarts.distance.min(1).values)
     assert torch.isinf(found.restarts.distance[0, 1])
-    again = sf.separate_equal_labels(model, target, first, batched=True)
+    again = sf.separate_equal_labels(model, target, first, steps=1000, batched=True)
     assert torch.equal(again.inputs, found.inputs)
     shorter = sf.separate_equal_labels(model, target, first, steps=20, batched=True)
     assert shorter.restarts.evaluations.tolist() == [[500, 0], [500, 20]]
     assert shorter.restarts.history.shape == (500, 2, 2)
     assert shorter.restarts.history[20:, 1, 1].isnan().all()
+
+
+def test_the_second_search_is_longer_and_hardly_held():
+    recipe = RECIPES["smooth-batch-grey"]
+    second = second_recipe(recipe)
+    assert second.steps == 6 * recipe.steps
+    assert second_recipe(recipe, 7).steps == 7
+    assert second.tv_at(0, 100) == second.tv_at(99, 100) == 1e-6
+    assert second_recipe(replace(recipe, tv=0.0)).tv == 0.0
+    assert second.scale == 100.0 * recipe.scale
 
 
 def test_distinct_labels_are_left_alone(digits_of_one_label):

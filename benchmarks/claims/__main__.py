@@ -60,7 +60,8 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"wrote {tables.write(folder, tables.report_path(folder))}")
     current = {cell.name for cell in known if is_done(cell, folder)}
     if others := sorted({path.stem for path in folder.glob("*.json")} - current):
-        print("in the tables, but of other settings or of no cell:", *others)
+        few = ", ".join(others[:5]) + ", ..." * (len(others) > 5)
+        print(f"in the tables, but of other settings or of no cell: {len(others)} ({few})")
     return 1 if failed else 0
 
 
