@@ -97,7 +97,7 @@ def image_cell(data: Path, group: str, plan: Plan, variant: str = "") -> Cell:
         deciding = [repr(family) for family in families() if family.channels == channels]
         settings["certificates"] = hashlib.sha256("".join(deciding).encode()).hexdigest()[:16]
     if plan.method == "sapag-separated":
-        settings["second recipe"] = json.loads(json.dumps(asdict(second_recipe(plan.recipe))))
+        settings["second recipe"] = asdict(second_recipe(plan.recipe))
     return Cell(name, group, settings, partial(run_plan, data, plan))
 
 

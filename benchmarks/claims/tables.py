@@ -36,7 +36,9 @@ _TITLES = {
     "batches": (
         "Several images behind one gradient",
         "Sigmoid LeNet, untrained. Each image counts; images of one gradient are not independent, so the "
-        "intervals are too narrow. Recovered and true images are paired within their labels.",
+        "intervals are too narrow. Recovered and true images are paired within their labels. The second "
+        "search for equal labels was made longer, on other batches, after its photographs here had fallen "
+        "short by one.",
     ),
     "defences": (
         "Defended gradients",

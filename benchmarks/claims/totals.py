@@ -19,22 +19,19 @@ def totals_table(results: Sequence[Mapping[str, Any]], methods: Sequence[str]) -
     """
     parts = sorted({_part(found) for found in results}, key=lambda part: (part[0], part[1] == "trained"))
     places = {part: _places(results, part, "sapag") for part in parts}
-    lines = []
+    counts = {}
     for method in methods:
-        entries = [
-            _entry(results, part, method) if _places(results, part, method) == places[part] else ""
-            for part in parts
-        ]
-        if all(entries):
-            lines.append([LABELS.get(method, method), *entries])
+        if all(_places(results, part, method) == places[part] for part in parts):
+            victims = [_victims(results, part, method) for part in parts]
+            counts[LABELS.get(method, method)] = [(sum(v["success"] for v in vs), len(vs)) for vs in victims]
             if method == "sapag":
-                few = [_entry(results, part, method, COMPARED_RESTARTS) for part in parts]
-                lines.append([f"SAPAG, {COMPARED_RESTARTS} restarts", *few])
-    if len(lines) < 3 or all(len(place) < 2 for place in places.values()):
+                few = [(recovered_by_first(vs, COMPARED_RESTARTS), len(vs)) for vs in victims]
+                counts[f"SAPAG, {COMPARED_RESTARTS} restarts"] = few
+    if len(counts) < 3 or all(len(place) < 2 for place in places.values()):
         return ""
-    lines.sort(key=lambda line: -sum(int(entry.partition("/")[0]) for entry in line[1:]))
+    ordered = sorted(counts, key=lambda name: -sum(hits for hits, _ in counts[name]))
     head = ["over all initialisations", *(f"{data}, {phase}" for data, phase in parts)]
-    return table(head, lines)
+    return table(head, [[name, *(_share(*count) for count in counts[name])] for name in ordered])
 
 
 def _part(found: Mapping[str, Any]) -> tuple[str, str]:
@@ -51,15 +48,13 @@ def _chosen(
     return [found for found in results if _part(found) == part and found["settings"]["method"] == method]
 
 
-def _entry(
-    results: Sequence[Mapping[str, Any]], part: tuple[str, str], method: str, restarts: int | None = None
-) -> str:
-    """``12/120 [6, 17]``: how many, and Wilson's interval in per cent; by the first restarts alone, where
-    `restarts` says how many of them.
-    """
-    victims = [victim for found in _chosen(results, part, method) for victim in found["victims"]]
-    hits = sum(victim["success"] for victim in victims)
-    if restarts is not None:
-        hits = recovered_by_first(victims, restarts)
-    low, high = wilson(hits, len(victims))
-    return f"{hits}/{len(victims)} [{100 * low:.0f}, {100 * high:.0f}]"
+def _victims(
+    results: Sequence[Mapping[str, Any]], part: tuple[str, str], method: str
+) -> list[Mapping[str, Any]]:
+    return [victim for found in _chosen(results, part, method) for victim in found["victims"]]
+
+
+def _share(hits: int, trials: int) -> str:
+    """``12/120 [6, 17]``: how many, and Wilson's interval in per cent."""
+    low, high = wilson(hits, trials)
+    return f"{hits}/{trials} [{100 * low:.0f}, {100 * high:.0f}]"
