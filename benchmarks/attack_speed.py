@@ -23,14 +23,14 @@ from torch.nn import functional as F
 
 from benchmarks.attack_peers import dlg_loop
 from benchmarks.interleaved import machine, quantiles, ratio, time_in_turns
-from sapag_fast.attack import run_attack
-from sapag_fast.basis import make_basis
-from sapag_fast.gradient_distance import GradientDistance
-from sapag_fast.matching import choose_matching
+from sapag_fast.distances.gradient_distance import GradientDistance
+from sapag_fast.matching.choose import choose_matching
 from sapag_fast.models import LeNet, initialise
-from sapag_fast.optimizers import LBFGS
-from sapag_fast.problem import Problem
-from sapag_fast.recipes import RECIPES
+from sapag_fast.search.basis import make_basis
+from sapag_fast.search.loop import run_attack
+from sapag_fast.search.optimizers import LBFGS
+from sapag_fast.search.recipe import RECIPES
+from sapag_fast.victim.problem import Problem
 
 RECOVERIES = (1, 8, 64)
 PEERS = ("published", "fair")

@@ -23,10 +23,11 @@ import torch
 
 from benchmarks.interleaved import machine
 from benchmarks.recover_mnist import SHAPE, gradients, load
-from sapag_fast.files import write_tensors
+from sapag_fast.files.fingerprint import model_fingerprint
+from sapag_fast.files.gradient_file import STACKED
+from sapag_fast.files.tensors import write_tensors
 from sapag_fast.models import LeNet
-from sapag_fast.pictures import save_picture, to_picture
-from sapag_fast.victims import STACKED, model_fingerprint
+from sapag_fast.reports.pictures import save_picture, to_picture
 
 MODEL = "from sapag_fast.models import LeNet\n\n\ndef build():\n    return LeNet()\n"
 KILLS = 3

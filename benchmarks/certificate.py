@@ -1,4 +1,4 @@
-"""How well the distance tells success: thresholds for `sapag_fast/certificates.json`, and their precision.
+"""How well the distance tells success: thresholds for `sapag_fast/recovery/certificates.json`, and their precision.
 
 Every family of tasks is measured twice, on victims and networks that have nothing in common. The first half
 sets the threshold: the largest distance below which at least 99.5 % of the searches had succeeded, and 98 %
@@ -32,12 +32,12 @@ from torch import Tensor
 
 from benchmarks.interleaved import machine
 from benchmarks.victims import SUCCESS, shared_gradients
-from sapag_fast.certificate import FILE
+from sapag_fast.clients.training import train_to
 from sapag_fast.data import read_dataset, read_mnist
-from sapag_fast.metrics import assign
 from sapag_fast.models import make_model
-from sapag_fast.recover import recover
-from sapag_fast.training import train_to
+from sapag_fast.recovery.certificate import FILE
+from sapag_fast.recovery.recover import recover
+from sapag_fast.reports.metrics import assign
 
 PRECISION, OF_A_CELL, LOWEST = 0.995, 0.98, 0.95
 COVERED = 0.99

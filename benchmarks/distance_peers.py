@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from sapag_fast.segments import layering, shapes_of
+from sapag_fast.distances.layering import layering, shapes_of
 
 Peer = Callable[[], object]
 

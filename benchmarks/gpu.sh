@@ -91,7 +91,7 @@ cd "$SITE/tree" || exit 1
 }
 
 if has pytest; then
-  stage tests 100 "$PYTHON" -m pytest -q -p no:cacheprovider tests/test_gpu.py
+  stage tests 100 "$PYTHON" -m pytest -q -p no:cacheprovider tests/csrc/test_gpu.py
 else
   missing "the Python package pytest: the GPU tests are left out"
 fi

@@ -19,10 +19,10 @@ import torch
 from benchmarks.attack_peers import dlg_loop
 from benchmarks.interleaved import machine, quantiles
 from benchmarks.step_networks import Case, make_case
-from sapag_fast.attack import make_optimizer, run_attack
-from sapag_fast.basis import make_basis
-from sapag_fast.matching import choose_matching
-from sapag_fast.recipes import RECIPES
+from sapag_fast.matching.choose import choose_matching
+from sapag_fast.search.basis import make_basis
+from sapag_fast.search.loop import make_optimizer, run_attack
+from sapag_fast.search.recipe import RECIPES
 
 CASES = {"LeNet": (1, 64, 1024, 4096), "ResNet-18, BatchNorm eval": (1, 16, 64)}
 EVALUATIONS = 300

@@ -20,7 +20,7 @@ import sapag_fast as sf
 from benchmarks.distance_peers import Eager, Foreach
 from benchmarks.gradient_sets import Shape, bert_base, lenet, resnet18, resnet50
 from benchmarks.interleaved import machine, quantiles, ratio
-from sapag_fast import ops
+from sapag_fast.distances import operators as ops
 
 LEAST_BYTES = 12
 SETS: dict[str, tuple[list[Shape], tuple[int | None, ...]]] = {

@@ -6,7 +6,7 @@ python -m benchmarks.gpu_small_cases
 import torch
 
 import sapag_fast as sf
-from sapag_fast import ops
+from sapag_fast.distances import operators as ops
 
 # Odd sizes, one element, none, a layer too large for one block, one too large for a cluster.
 SHAPES = [(12, 1, 5, 5), (12,), (1,), (0, 3), (257, 129), (257,), (1031, 509), (3001, 401)]

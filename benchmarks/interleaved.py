@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sapag_fast import __version__, ops
+from sapag_fast import __version__
+from sapag_fast.distances import operators as ops
 
 
 def time_in_turns(

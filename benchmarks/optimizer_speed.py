@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.interleaved import machine, quantiles, ratio, time_in_turns
-from sapag_fast.optimizers import LBFGS, Adam, Optimizer
+from sapag_fast.search.optimizers import LBFGS, Adam, Optimizer
 
 SIZES = (784, 3072)
 RECOVERIES = (1, 64)

@@ -32,14 +32,14 @@ from benchmarks.attack_peers import OFF, dlg_loop
 from benchmarks.interleaved import machine
 from benchmarks.victims import SUCCESS, shared_gradients
 from sapag_fast.data import read_mnist
-from sapag_fast.gradient_distance import GradientDistance
-from sapag_fast.matching import SingleMatching
+from sapag_fast.distances.gradient_distance import GradientDistance
+from sapag_fast.matching.one_by_one import SingleMatching
 from sapag_fast.models import LeNet, initialise
-from sapag_fast.priors import box_prior, total_variation
-from sapag_fast.problem import Problem
-from sapag_fast.recipes import RECIPES, Recipe
-from sapag_fast.recover import recover
-from sapag_fast.starts import make_start, recovery_generator
+from sapag_fast.recovery.recover import recover
+from sapag_fast.search.priors import box_prior, total_variation
+from sapag_fast.search.recipe import RECIPES, Recipe
+from sapag_fast.search.starts import make_start, recovery_generator
+from sapag_fast.victim.problem import Problem
 
 SHAPE = (1, 28, 28)
 PLAIN = replace(RECIPES["smooth"], line_search=None)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sapag_fast.gradient_distance import GradientDistance
+from sapag_fast.distances.gradient_distance import GradientDistance
 from sapag_fast.models import LeNet, ResNet, initialise
-from sapag_fast.problem import Problem
+from sapag_fast.victim.problem import Problem
 
 __all__ = ["NETWORKS", "Case", "make_case"]
 

@@ -29,8 +29,8 @@ from torch.nn import functional as F
 from benchmarks.distance_peers import Eager
 from benchmarks.interleaved import machine, quantiles, ratio, time_in_turns
 from benchmarks.step_networks import NETWORKS, Case, make_case
-from sapag_fast.explicit import ExplicitMatching
-from sapag_fast.matching import VmapMatching
+from sapag_fast.matching.explicit import ExplicitMatching
+from sapag_fast.matching.vmap import VmapMatching
 
 SCALING = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 FORCED = {"MLP 784-4096-4096-10": ("ghost", "low-rank")}

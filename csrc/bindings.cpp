@@ -315,7 +315,7 @@ std::string cpu_capability() {
   "target_sums"
 
 TORCH_LIBRARY(sapag_fast, m) {
-  m.set_python_module("sapag_fast.ops");
+  m.set_python_module("sapag_fast.distances.operators");
   m.def("cpu_capability() -> str", &cpu_capability);
   m.def(
       "plan(int[] sizes, int[] layer_of, int layers, int recoveries, str scalar, int sms, int shared_bytes, "

@@ -1,4 +1,4 @@
-"""The seven operators of sapag_fast.ops on Triton kernels, as ``torch.ops.sapag_fast_triton.*``.
+"""The seven operators of distances.operators on Triton kernels, as ``torch.ops.sapag_fast_triton.*``.
 
 Launches, for one call with the target's sums at hand:
 
@@ -21,7 +21,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from sapag_fast import ops
+from sapag_fast.distances import operators as ops
 from sapag_fast.kernels import kinds
 from sapag_fast.kernels.apply import apply as apply_kernel
 from sapag_fast.kernels.finalise import finalise

@@ -1,19 +1,35 @@
 """Fused gradient distances and a batched attack loop for recovering data from shared gradients (SAPAG)."""
 
-from sapag_fast.distances import register_distance
-from sapag_fast.gradient_distance import GradientDistance, distance, distance_and_gradient, gradient_variance
+from sapag_fast import _documented_paths
+from sapag_fast._version import __version__
+from sapag_fast.distances.gradient_distance import (
+    GradientDistance,
+    distance,
+    distance_and_gradient,
+    gradient_variance,
+)
+from sapag_fast.distances.kind import register_distance
+from sapag_fast.matching.explicit import register_rule
 from sapag_fast.profiler import AttackProfile, profile_attack
-from sapag_fast.recover import Recovery, recover
-from sapag_fast.separation import separate_equal_labels
+from sapag_fast.recovery.certificate import Certificate
+from sapag_fast.recovery.recover import recover
+from sapag_fast.recovery.result import Recovery
+from sapag_fast.recovery.separation import separate_equal_labels
+from sapag_fast.search.recipe import Recipe
 from sapag_fast.text import TextRecovery, recover_text
+from sapag_fast.victim.surrogate import Surrogate
 
-__version__ = "0.1.0"
+_documented_paths.install()
 
 __all__ = [
     "AttackProfile",
+    "Certificate",
     "GradientDistance",
+    "Recipe",
     "Recovery",
+    "Surrogate",
     "TextRecovery",
+    "__version__",
     "distance",
     "distance_and_gradient",
     "gradient_variance",
@@ -21,5 +37,6 @@ __all__ = [
     "recover",
     "recover_text",
     "register_distance",
+    "register_rule",
     "separate_equal_labels",
 ]

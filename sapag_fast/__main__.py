@@ -1,6 +1,6 @@
 """``python -m sapag_fast``."""
 
-from sapag_fast.cli import main
+from sapag_fast.command_line.main import main
 
 if __name__ == "__main__":
     main(prog_name="sapag-fast")

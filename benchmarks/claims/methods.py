@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from sapag_fast.distances import find_kind, register_distance
-from sapag_fast.recipes import Recipe, apply_overrides, choose_recipe
-from sapag_fast.sums import GradientSums
+from sapag_fast.distances.kind import find_kind, register_distance
+from sapag_fast.distances.sums import GradientSums
+from sapag_fast.search.recipe import Recipe, apply_overrides, choose_recipe
 
 __all__ = ["DISTANCES", "LABELS", "METHODS", "Method", "make_method"]
 

@@ -18,11 +18,11 @@ from benchmarks.claims.scores import median_curve, restart_images, strip, victim
 from benchmarks.claims.trace import Traced
 from benchmarks.claims.victims import SHAPES, victim_images, victim_network
 from benchmarks.victims import shared_gradients
-from sapag_fast.certificate import families
-from sapag_fast.named_defences import named_defences
-from sapag_fast.recipes import Recipe
-from sapag_fast.recover import Recovery, recover
-from sapag_fast.separation import second_recipe, separate_equal_labels
+from sapag_fast.clients.named_defences import named_defences
+from sapag_fast.recovery.certificate import families
+from sapag_fast.recovery.recover import Recovery, recover
+from sapag_fast.recovery.separation import second_recipe, separate_equal_labels
+from sapag_fast.search.recipe import Recipe
 
 __all__ = ["Plan", "image_cell", "run_plan"]
 

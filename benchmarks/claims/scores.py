@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.victims import SUCCESS
-from sapag_fast.metrics import Scores, assign, score
-from sapag_fast.pictures import to_picture
-from sapag_fast.recover import Recovery
+from sapag_fast.recovery.recover import Recovery
+from sapag_fast.reports.metrics import Scores, assign, score
+from sapag_fast.reports.pictures import to_picture
 
 __all__ = ["median_curve", "restart_images", "strip", "victim_entries"]
 

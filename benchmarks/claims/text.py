@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.claims.cell import Cell
+from sapag_fast.clients.training import train_to
 from sapag_fast.data import read_sentences
 from sapag_fast.models import make_model
 from sapag_fast.text import (
@@ -28,7 +29,6 @@ from sapag_fast.text import (
     span_test,
     train_tokenizer,
 )
-from sapag_fast.training import train_to
 
 __all__ = ["cells"]
 

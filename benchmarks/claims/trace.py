@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sapag_fast.recover import Recovery
+from sapag_fast.recovery.recover import Recovery
 
 __all__ = ["Traced"]
 

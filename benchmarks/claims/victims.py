@@ -15,9 +15,9 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from sapag_fast.clients.training import Phase, train_to
 from sapag_fast.data import class_names, read_class_folders, read_mnist
 from sapag_fast.models import make_model
-from sapag_fast.training import Phase, train_to
 
 __all__ = [
     "SHAPES",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from benchmarks.victims import shared_gradients
 from sapag_fast.data import read_dataset
 from sapag_fast.models import make_model
-from sapag_fast.starts import recovery_generator
+from sapag_fast.search.starts import recovery_generator
 
 __all__ = ["Case", "Normalised", "Victims", "attacked", "load"]
 

@@ -24,7 +24,7 @@ from benchmarks.peers.contenders import CONTENDERS
 from benchmarks.peers.victims import Case, load
 from benchmarks.peers.watch import Watch, error
 from benchmarks.victims import SUCCESS
-from sapag_fast.memory import peak_bytes
+from sapag_fast.runtime.memory import peak_bytes
 
 __all__ = ["Job", "Outcome", "Run", "Workers", "run_job"]
 

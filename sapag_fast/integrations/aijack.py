@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sapag_fast.gradient_distance import GradientDistance
+from sapag_fast.distances.gradient_distance import GradientDistance
 
 __all__ = ["DistanceFunction"]
 

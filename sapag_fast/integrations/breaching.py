@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sapag_fast.distances import kinds
-from sapag_fast.gradient_distance import GradientDistance
+from sapag_fast.distances.gradient_distance import GradientDistance
+from sapag_fast.distances.kind import kinds
 from sapag_fast.integrations.candidate import CandidateDistance
 from sapag_fast.integrations.inverting_gradients import layer_weights
 from sapag_fast.integrations.kept import fixed_norm_cosine

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sapag_fast.gradient_distance import GradientDistance
-from sapag_fast.matching import choose_matching
-from sapag_fast.problem import LossFunction, Problem
+from sapag_fast.distances.gradient_distance import GradientDistance
+from sapag_fast.matching.choose import choose_matching
+from sapag_fast.victim.problem import LossFunction, Problem
 
 __all__ = ["CandidateDistance"]
 

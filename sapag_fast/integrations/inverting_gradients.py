@@ -15,7 +15,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from sapag_fast.distances import kinds
+from sapag_fast.distances.kind import kinds
 from sapag_fast.integrations.kept import kept, separate, tensor_cosines, weighted_cosine
 
 __all__ = ["chosen_positions", "cost", "layer_weights", "reconstruction_costs"]

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sapag_fast.distances import kinds, register_distance, unit_difference
-from sapag_fast.gradient_distance import GradientDistance
-from sapag_fast.sums import GradientSums
+from sapag_fast.distances.gradient_distance import GradientDistance
+from sapag_fast.distances.kind import kinds, register_distance, unit_difference
+from sapag_fast.distances.sums import GradientSums
 
 __all__ = ["fixed_norm_cosine", "kept", "separate", "tensor_cosines", "tensor_norms", "weighted_cosine"]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sapag_fast.distances import kinds
+from sapag_fast.distances.kind import kinds
 from sapag_fast.integrations.kept import kept, tensor_cosines
 
 __all__ = ["grad_dist"]

@@ -20,7 +20,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sapag_fast.gradient_distance import GradientDistance
+from sapag_fast.distances.gradient_distance import GradientDistance
 from sapag_fast.integrations.inverting_gradients import chosen_positions
 from sapag_fast.integrations.kept import kept, tensor_norms
 

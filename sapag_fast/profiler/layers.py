@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import nn
 
-from sapag_fast.explicit import ExplicitMatching
-from sapag_fast.explicit.ghost import MatrixTarget
-from sapag_fast.explicit.rules import LayerCall, Rule
+from sapag_fast.matching.explicit import ExplicitMatching
+from sapag_fast.matching.explicit.ghost import MatrixTarget
+from sapag_fast.matching.explicit.rules import LayerCall, Rule
 from sapag_fast.profiler.stages import replaced
 from sapag_fast.profiler.timeline import Switch
 

@@ -11,10 +11,7 @@ from pathlib import Path
 
 import torch
 
-from sapag_fast.batch import Batch
-from sapag_fast.explicit import ExplicitMatching
-from sapag_fast.graphs import captured
-from sapag_fast.memory import peak_bytes
+from sapag_fast.matching.explicit import ExplicitMatching
 from sapag_fast.profiler.ceilings import Ceilings, bound, synchronise
 from sapag_fast.profiler.layers import FORWARD_PART, SUMS_PART, watching_layers
 from sapag_fast.profiler.preparation import Preparation
@@ -24,6 +21,9 @@ from sapag_fast.profiler.timeline import Clock, DeviceClock, HostClock, Pointer,
 from sapag_fast.profiler.trace import Traced, traced
 from sapag_fast.profiler.turns import Block, Limits, quickest, run_seconds, time_in_turns
 from sapag_fast.profiler.work import Work, WorkCounter
+from sapag_fast.runtime.cuda_graph import captured
+from sapag_fast.runtime.memory import peak_bytes
+from sapag_fast.search.batch import Batch
 
 __all__ = ["measure"]
 

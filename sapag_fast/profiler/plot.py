@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from sapag_fast.files import replacing
+from sapag_fast.files.tensors import replacing
 from sapag_fast.profiler.result import AttackProfile
 from sapag_fast.profiler.stages import STAGES
 

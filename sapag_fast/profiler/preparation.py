@@ -13,19 +13,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from sapag_fast import validation as check
-from sapag_fast.attack import make_optimizer
-from sapag_fast.basis import Basis, make_basis
-from sapag_fast.batch import Batch
-from sapag_fast.gradient_distance import GradientDistance
-from sapag_fast.objective import Objective
-from sapag_fast.problem import LossFunction, Problem
-from sapag_fast.recipes import Recipe, settled_recipe
-from sapag_fast.searches import first_matching
-from sapag_fast.segments import model_layers
-from sapag_fast.starts import make_start, recovery_generator
-from sapag_fast.surrogate import Surrogate, flushed_denormals
-from sapag_fast.trial import checked_trial, classes_of
+from sapag_fast import checks as check
+from sapag_fast.distances.gradient_distance import GradientDistance
+from sapag_fast.distances.layering import model_layers
+from sapag_fast.runtime.denormals import flushed_denormals
+from sapag_fast.search.basis import Basis, make_basis
+from sapag_fast.search.batch import Batch
+from sapag_fast.search.capacity import first_matching
+from sapag_fast.search.loop import make_optimizer
+from sapag_fast.search.objective import Objective
+from sapag_fast.search.recipe import Recipe, settled_recipe
+from sapag_fast.search.starts import make_start, recovery_generator
+from sapag_fast.victim.probe import checked_trial, classes_of
+from sapag_fast.victim.problem import LossFunction, Problem
+from sapag_fast.victim.surrogate import Surrogate
 
 __all__ = ["Overrides", "Preparation", "prepare"]
 

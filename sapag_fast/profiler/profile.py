@@ -13,17 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sapag_fast import ops
-from sapag_fast import validation as check
-from sapag_fast.gradient_distance import GradientDistance
-from sapag_fast.memory import free_bytes
+from sapag_fast import checks as check
+from sapag_fast.distances import operators as ops
+from sapag_fast.distances.gradient_distance import GradientDistance
 from sapag_fast.profiler.bottleneck import bottleneck
 from sapag_fast.profiler.ceilings import measure_ceilings
 from sapag_fast.profiler.measure import Limits, measure
 from sapag_fast.profiler.preparation import Overrides, prepare
 from sapag_fast.profiler.result import AttackProfile, Level
-from sapag_fast.recipes import Recipe
-from sapag_fast.surrogate import Surrogate
+from sapag_fast.runtime.memory import free_bytes
+from sapag_fast.search.recipe import Recipe
+from sapag_fast.victim.surrogate import Surrogate
 
 __all__ = ["profile_attack"]
 

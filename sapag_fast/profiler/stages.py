@@ -8,11 +8,13 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from sapag_fast.batch import Batch
-from sapag_fast.explicit import ExplicitMatching
-from sapag_fast.explicit import matching as explicit_matching
-from sapag_fast.matching import Matching, SequentialMatching, SingleMatching, VmapMatching
+from sapag_fast.matching.base import Matching
+from sapag_fast.matching.explicit import ExplicitMatching
+from sapag_fast.matching.explicit import matching as explicit_matching
+from sapag_fast.matching.one_by_one import SequentialMatching, SingleMatching
+from sapag_fast.matching.vmap import VmapMatching
 from sapag_fast.profiler.timeline import Switch
+from sapag_fast.search.batch import Batch
 
 __all__ = [
     "FIRST_BACKWARD",

@@ -14,9 +14,9 @@ from torch.autograd import DeviceType
 from torch.autograd.profiler import record_function
 from torch.profiler import ProfilerActivity, profile
 
-from sapag_fast.batch import Batch
 from sapag_fast.profiler.ceilings import synchronise
 from sapag_fast.profiler.stages import watched_step, watching
+from sapag_fast.search.batch import Batch
 
 __all__ = ["Traced", "traced"]
 
@@ -70,7 +70,7 @@ def traced(batch: Batch, device: torch.device, steps: int, path: Path | None = N
                 watched_step(batch, ranges)
             synchronise(device)
     if path is not None:
-        from sapag_fast.files import replacing  # here: it alone needs safetensors
+        from sapag_fast.files.tensors import replacing  # here: it alone needs safetensors
 
         with replacing(path) as temporary:
             found.export_chrome_trace(str(temporary))

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import torch
 
-from sapag_fast.batch import Batch
 from sapag_fast.profiler.ceilings import synchronise
 from sapag_fast.profiler.stages import watched_step, watching
 from sapag_fast.profiler.timeline import Clock, DeviceClock, HostClock, Timeline
+from sapag_fast.search.batch import Batch
 
 __all__ = ["Block", "Limits", "Turns", "quickest", "run_seconds", "time_in_turns"]
 

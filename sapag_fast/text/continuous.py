@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sapag_fast.matching import Matching
+from sapag_fast.matching.base import Matching
 
 __all__ = ["ScaledEmbeddings"]
 

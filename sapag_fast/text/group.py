@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from sapag_fast.attack import AttackResult, run_attack
-from sapag_fast.basis import make_basis
-from sapag_fast.matching import choose_matching
-from sapag_fast.problem import Problem
-from sapag_fast.starts import recovery_generator
+from sapag_fast.matching.choose import choose_matching
+from sapag_fast.search.basis import make_basis
+from sapag_fast.search.loop import AttackResult, run_attack
+from sapag_fast.search.starts import recovery_generator
 from sapag_fast.text.bag import Bag
 from sapag_fast.text.continuous import ScaledEmbeddings
 from sapag_fast.text.decode import assign_tokens, nearest_tokens
@@ -20,6 +19,7 @@ from sapag_fast.text.network import Tables
 from sapag_fast.text.recipe import CERTIFIED, TextRecipe
 from sapag_fast.text.scoring import Scorer
 from sapag_fast.text.soft import SoftAssignment, padded_bags
+from sapag_fast.victim.problem import Problem
 
 __all__ = ["Group"]
 

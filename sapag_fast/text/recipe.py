@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from sapag_fast import validation as check
-from sapag_fast.distances import find_kind
-from sapag_fast.recipes import Recipe
+from sapag_fast import checks as check
+from sapag_fast.distances.kind import find_kind
+from sapag_fast.search.recipe import Recipe
 
 __all__ = ["CERTIFIED", "TEXT_RECIPES", "TextRecipe", "choose_text_recipe"]
 

@@ -10,17 +10,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from sapag_fast import validation as check
-from sapag_fast.gradient_distance import GradientDistance
-from sapag_fast.labels import find_last_layer, infer_labels
-from sapag_fast.problem import Problem
-from sapag_fast.segments import model_layers
+from sapag_fast import checks as check
+from sapag_fast.distances.gradient_distance import GradientDistance
+from sapag_fast.distances.layering import model_layers
 from sapag_fast.text.analytic import match_positions, span_test
 from sapag_fast.text.bag import Bag, infer_length, read_bag
 from sapag_fast.text.group import Group
 from sapag_fast.text.network import Tables, TextNetwork, differentiable_attention, find_tables
 from sapag_fast.text.recipe import TextRecipe, choose_text_recipe
 from sapag_fast.text.recovery import TextRecovery, certify
+from sapag_fast.victim.labels import find_last_layer, infer_labels
+from sapag_fast.victim.problem import Problem
 
 __all__ = ["STARTS", "recover_text"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sapag_fast.explicit import ExplicitMatching
-from sapag_fast.matching import Matching
-from sapag_fast.problem import Problem
+from sapag_fast.matching.base import Matching
+from sapag_fast.matching.explicit import ExplicitMatching
+from sapag_fast.victim.problem import Problem
 
 __all__ = ["Scorer"]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sapag_fast.matching import Matching
+from sapag_fast.matching.base import Matching
 from sapag_fast.text.bag import Bag
 
 __all__ = ["SoftAssignment", "padded_bags"]

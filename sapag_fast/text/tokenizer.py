@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from sapag_fast import validation as check
+from sapag_fast import checks as check
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

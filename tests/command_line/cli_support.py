@@ -11,7 +11,7 @@ import torch
 from click.testing import CliRunner
 
 import sapag_fast
-from sapag_fast.cli import main
+from sapag_fast.command_line.main import main
 
 NETS = Path(__file__).with_name("victim_nets.py")
 QUICK = ("--steps", 60, "--restarts", 2, "--device", "cpu")
@@ -61,7 +61,9 @@ def python(*arguments):
 def in_child(arguments, environment):
     """Run the command in a process of its own, where nothing is imported anew, and return its exit status."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["sapag_fast.commands", "sapag_fast.audit", "sapag_fast.summary_plots"])
+    context.set_forkserver_preload(
+        ["sapag_fast.command_line.commands", "sapag_fast.audit.run", "sapag_fast.audit.plots"]
+    )
     process = context.Process(target=_command, args=([str(a) for a in arguments], environment))
     process.start()
     process.join(120)

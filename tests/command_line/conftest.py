@@ -3,9 +3,10 @@
 import pytest
 from cli_support import NETS, run
 
-from sapag_fast import data, demo
-from sapag_fast.demo import Cell
-from sapag_fast.pictures import to_picture
+from sapag_fast import data
+from sapag_fast.command_line.demo import demo
+from sapag_fast.command_line.demo.demo import Cell
+from sapag_fast.reports.pictures import to_picture
 
 
 @pytest.fixture(scope="session")

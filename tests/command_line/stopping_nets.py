@@ -7,9 +7,9 @@ import os
 
 import victim_nets
 
-from sapag_fast.audit_folder import AuditFolder
-from sapag_fast.batch import Batch
-from sapag_fast.checkpoint import Checkpoint
+from sapag_fast.audit.folder import AuditFolder
+from sapag_fast.search.batch import Batch
+from sapag_fast.search.checkpoint import Checkpoint
 
 
 def make():

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from cli_support import files_of, in_child, names_in, run
 
-from sapag_fast.batch import Batch
+from sapag_fast.search.batch import Batch
 
 NETS = Path(__file__).with_name("stopping_nets.py")
 # Waves of three victims, two searches at once.

@@ -7,8 +7,8 @@ import pytest
 from cli_support import NETS, results, run, victim
 from safetensors import safe_open
 
-from sapag_fast import certificate as certifying
-from sapag_fast.certificate import Family
+from sapag_fast.recovery import certificate as certifying
+from sapag_fast.recovery.certificate import Family
 
 QUICK = ("--steps", 120, "--restarts", 2, "--device", "cpu")
 

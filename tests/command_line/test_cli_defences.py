@@ -8,8 +8,8 @@ from cli_support import NETS, QUICK, flat, names_in, results, run, victim
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from sapag_fast.defences import clip_norm, quantise
-from sapag_fast.files import write_tensors
+from sapag_fast.clients.defences import clip_norm, quantise
+from sapag_fast.files.tensors import write_tensors
 
 
 def capture(made, gradient, *rest, images="0.png"):

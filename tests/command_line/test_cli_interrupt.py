@@ -6,7 +6,7 @@ import time
 from cli_support import NETS, QUICK, names_in, python, replaced, results, run, victim
 
 import sapag_fast
-from sapag_fast import demo
+from sapag_fast.command_line.demo import demo
 
 
 def test_interrupt_keeps_what_is_finished(made, tmp_path, monkeypatch):

@@ -3,7 +3,7 @@
 import pytest
 from cli_support import run
 
-from sapag_fast import ops
+from sapag_fast.distances import operators as ops
 
 
 def test_backends_of_this_machine():

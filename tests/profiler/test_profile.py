@@ -14,7 +14,7 @@ from torch import nn
 import sapag_fast as sf
 from sapag_fast.profiler import profile as profile_module
 from sapag_fast.profiler.stages import STAGES
-from sapag_fast.recipes import RECIPES
+from sapag_fast.search.recipe import RECIPES
 
 BRIEF = {"evaluations": 40, "seconds": 2.0}
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from attacks import MODES, prepared
 
-from sapag_fast.explicit import matching as explicit_matching
+from sapag_fast.matching.explicit import matching as explicit_matching
 from sapag_fast.profiler.layers import watching_layers
 from sapag_fast.profiler.stages import (
     FIRST_BACKWARD,

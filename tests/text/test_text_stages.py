@@ -7,11 +7,11 @@ import torch
 from sentence_victims import VOCABULARY, gradient_of, gradients_of, make_encoder, make_sentences
 from torch.nn import functional as F
 
-from sapag_fast.gradient_distance import GradientDistance
-from sapag_fast.matching import SequentialMatching, choose_matching
-from sapag_fast.problem import Problem
-from sapag_fast.segments import model_layers
-from sapag_fast.starts import recovery_generator
+from sapag_fast.distances.gradient_distance import GradientDistance
+from sapag_fast.distances.layering import model_layers
+from sapag_fast.matching.choose import choose_matching
+from sapag_fast.matching.one_by_one import SequentialMatching
+from sapag_fast.search.starts import recovery_generator
 from sapag_fast.text.bag import Bag, infer_length, read_bag
 from sapag_fast.text.continuous import ScaledEmbeddings
 from sapag_fast.text.decode import assign_tokens, nearest_tokens
@@ -20,6 +20,7 @@ from sapag_fast.text.neighbours import orders, replacements
 from sapag_fast.text.network import TextNetwork, find_tables
 from sapag_fast.text.scoring import Scorer
 from sapag_fast.text.soft import SoftAssignment, padded_bags
+from sapag_fast.victim.problem import Problem
 
 
 def _problem(model, tokens, labels, kind="sapag"):

@@ -1,0 +1,1 @@
+"""Many victims of one model, kept on disk, one after the other."""

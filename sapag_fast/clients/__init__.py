@@ -1,0 +1,1 @@
+"""What clients do before they share: training, gradients, defences."""

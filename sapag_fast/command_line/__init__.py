@@ -1,0 +1,1 @@
+"""``sapag-fast``, one file a command."""

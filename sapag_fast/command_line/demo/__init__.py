@@ -1,0 +1,1 @@
+"""``sapag-fast demo``: recoveries beside DLG as published."""

@@ -1,0 +1,46 @@
+"""What ``sapag-fast kernels`` prints: the backends of this machine, and the CUDA planner's dry run."""
+
+from collections.abc import Sequence
+
+import torch
+
+from sapag_fast.distances import operators as ops
+from sapag_fast.distances.layering import layering
+
+# Streaming multiprocessors, shared memory a block may have, largest cluster: A100, H100/H200, B200.
+DEVICES = {80: (108, 166912, 1), 90: (132, 232448, 8), 100: (148, 232448, 8)}
+SCALARS = ("float32", "float64", "bfloat16", "float16")
+
+
+def backends() -> str:
+    """One line for each family of kernels, and what it needs."""
+    cuda = "built in" if ops.has_cuda_kernels() else "not built (no nvcc was found when installing)"
+    triton = "importable" if ops.has_triton() else "not installed"
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return "\n".join(
+        (f"cpu      {ops.cpu_capability()}", f"cuda     {cuda}", f"triton   {triton}", f"GPU      {gpu}")
+    )
+
+
+def plan(shapes: Sequence[tuple[int, ...]], recoveries: int, scalar: str, architecture: int) -> str:
+    """Which launches a call with these gradients takes on a device of that architecture (80, 90 or 100);
+    needs no GPU. Raises ValueError for an unknown scalar type or architecture."""
+    if scalar not in SCALARS:
+        raise ValueError(f"dtype: expected one of {', '.join(SCALARS)}, found {scalar!r}")
+    if architecture not in DEVICES:
+        known = ", ".join(map(str, DEVICES))
+        raise ValueError(f"arch: expected one of {known}, found {architecture}")
+    found = layering(tuple(shapes), True, None)
+    multiprocessors, shared, cluster = DEVICES[architecture]
+    sizes = [int(torch.Size(shape).numel()) for shape in shapes]
+    return torch.ops.sapag_fast.plan(
+        sizes,
+        found.layer_of,
+        found.layers,
+        recoveries,
+        scalar,
+        multiprocessors,
+        shared,
+        cluster,
+        architecture,
+    )

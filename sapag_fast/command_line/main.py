@@ -1,0 +1,271 @@
+"""``sapag-fast``: the command line's options, errors and exit statuses. What the commands do is in
+`commands`.
+
+That module is imported inside each command, so that a mistyped option is answered before torch is loaded.
+"""
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sapag_fast.command_line.options import (
+    NO_DEFAULT,
+    SHAPE,
+    NumbersType,
+    SizeType,
+    model_options,
+    output_option,
+    run_options,
+    search_options,
+)
+
+USER_ERROR, SOME_SKIPPED, INTERRUPTED = 2, 3, 130
+
+
+def user_errors(command: Callable[..., None]) -> Callable[..., None]:
+    """One message on stderr and status 2 for what the package refuses; status 130 for Ctrl-C."""
+
+    @functools.wraps(command)
+    def guarded(*args: Any, **options: Any) -> None:
+        try:
+            command(*args, **options)
+        except (ValueError, TypeError, OSError) as error:
+            if os.environ.get("SAPAG_FAST_TRACEBACK") == "1":
+                raise
+            message = " ".join(str(error).split()) or type(error).__name__
+            click.echo(f"sapag-fast: {message}", err=True)
+            sys.exit(USER_ERROR)
+        except KeyboardInterrupt:
+            click.echo("sapag-fast: interrupted", err=True)
+            sys.exit(INTERRUPTED)
+
+    return guarded
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="sapag_fast")
+def main() -> None:
+    """Recover data from shared gradients (SAPAG), on any model, many attempts at a time.
+
+    Errors exit with status 2, Ctrl-C with 130. SAPAG_FAST_TRACEBACK=1 shows where an error came from.
+    """
+
+
+@main.command()
+@output_option(default="sapag-demo", show_default=True)
+@run_options
+@click.option("--quick", is_flag=True, help="One weight initialisation instead of four.")
+@user_errors
+def demo(**options: Any) -> None:
+    """Recover digits, faces and photographs from a small network's gradients, beside DLG as published."""
+    from sapag_fast.command_line import commands
+
+    commands.demo(**options)
+
+
+@main.command()
+@model_options
+@click.option(
+    "--gradient",
+    "gradients",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    required=True,
+    help="Gradient file, .safetensors or .pt (tensors only). Repeat it for several victims of one model.",
+)
+@search_options
+@click.option(
+    "--labels",
+    type=NumbersType("infer", "joint"),
+    default="infer",
+    show_default=True,
+    help="infer | joint | 3,7",
+)
+@click.option(
+    "--truth",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="True image(s) or a folder of them, to score the result; all batches in the order of the gradients.",
+)
+@run_options
+@output_option(required=True)
+@user_errors
+def recover(**options: Any) -> None:
+    """Recover the inputs behind gradient files.
+
+    Writes a PNG of every image, a grid, the exact tensors and results.json into the output folder.
+    """
+    from sapag_fast.command_line import commands
+
+    commands.recover(**options)
+
+
+@main.command()
+@model_options
+@click.option(
+    "--gradients",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder of gradient files (.safetensors, .pt), or one .safetensors file of many (see capture).",
+)
+@search_options
+@click.option(
+    "--labels",
+    type=click.Choice(["infer", "joint", "known"]),
+    default="infer",
+    show_default=True,
+    help="Where labels come from; known: the gradient files say them.",
+)
+@click.option(
+    "--stop-distance", type=click.FloatRange(0), help="A victim is done once a restart comes this close."
+)
+@click.option("--at-once", type=click.IntRange(1), help="Searches at once.  [default: what memory bears]")
+@click.option("--max-memory", type=SizeType(), help="Such as 4GB.  [default: what is free]")
+@click.option(
+    "--truth",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="True image(s) or a folder of them, to score the results: by name where names fit, else in order.",
+)
+@run_options
+@output_option(required=True)
+@user_errors
+def audit(**options: Any) -> None:
+    """Recover the inputs behind many gradients, and sum up what they give away.
+
+    Every result is kept as soon as it is there. After Ctrl-C, a crash or a kill, the same command goes on
+    where it was, and ends with the same bits. Writes results/NAME.safetensors, summary.html, .json and .csv.
+
+    Exits with status 0 if all victims were searched, 3 if some could not be read and were skipped (the
+    summary says which and why), 130 after Ctrl-C, 2 for arguments that do not fit.
+    """
+    from sapag_fast.command_line import commands
+
+    if not commands.audit(**options):
+        sys.exit(SOME_SKIPPED)
+
+
+@main.command()
+@model_options
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    required=True,
+    help="Image file(s), or a folder of them: one batch, unless --batch-size is given.",
+)
+@click.option(
+    "--batch-size", type=click.IntRange(1), help="Make many victims, each of so many images, in order."
+)
+@click.option("--input-shape", type=SHAPE, required=True, help="Shape of one input; images are fitted to it.")
+@click.option("--labels", type=NumbersType(), help="One class an image, such as 3,7.  [default: 0,1,2,...]")
+@click.option(
+    "--defence",
+    "defences",
+    multiple=True,
+    metavar="NAME:VALUE",
+    help="What the client does to its gradient before it shares it: noise:SCALE, relative-noise:SCALE, "
+    "clip:NORM, prune:FRACTION, sign, quantise:BITS, withhold:INDEX,... Repeat it for several, in order.",
+)
+@click.option("--with-labels", is_flag=True, help="Write the labels into the gradient file too.")
+@click.option(
+    "--gradient",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The .safetensors file to write; with --batch-size also a folder, for a file a victim.",
+)
+@click.option(
+    "--save-weights", type=click.Path(path_type=Path), help="Write the model's weights, .safetensors, too."
+)
+@click.option("--overwrite", is_flag=True, help="Replace files that exist already.")
+@run_options
+@user_errors
+def capture(**options: Any) -> None:
+    """Make a gradient file: what a client that trains MODEL on these images would share (cross entropy).
+
+    With --batch-size, one of many clients, for audit.
+    """
+    from sapag_fast.command_line import commands
+
+    commands.capture(**options)
+
+
+@main.command()
+@model_options
+@click.option("--input-shape", type=SHAPE, required=True, help="Shape of one input.")
+@click.option(
+    "--batch-size", type=click.IntRange(1), default=1, show_default=True, help="Inputs behind a gradient."
+)
+@click.option(
+    "--recoveries",
+    type=NumbersType(),
+    default="1,8,64",
+    show_default=True,
+    help="How many at once, one profile each.",
+)
+@click.option(
+    "--evaluations", type=click.IntRange(1), default=100, show_default=True, help="Steps to time for each."
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0, min_open=True),
+    default=10.0,
+    show_default=True,
+    help="About how long to time each, and as long again to warm up.",
+)
+@click.option("--recipe", default="auto", show_default=True, help="Set of defaults for what follows.")
+@click.option("--distance", help=f"Kind of gradient distance.  [default: {NO_DEFAULT}]")
+@click.option("--optimizer", help=f"Such as lbfgs or adam.  [default: {NO_DEFAULT}]")
+@click.option("--steps", type=click.IntRange(1), help=f"Evaluations a recovery.  [default: {NO_DEFAULT}]")
+@click.option("--basis", help=f"Coordinates of the search, pixel or dct.  [default: {NO_DEFAULT}]")
+@click.option("--trace", is_flag=True, help="Write a Chrome or Perfetto trace, trace.json, too.")
+@run_options
+@output_option()
+@user_errors
+def profile(**options: Any) -> None:
+    """Tell where the time of an attack on MODEL goes, by stage and by layer, and what bounds it.
+
+    The attack is what recover would run, on the gradient of a random input. Shows tables; with --output also
+    writes profile.json and profile.png.
+    """
+    from sapag_fast.command_line import profile as profile_command
+
+    profile_command.profile(**options)
+
+
+@main.command()
+@click.argument("source", type=click.Choice(["digits", "faces", "photographs"]))
+@click.option("--count", type=click.IntRange(1), default=4, show_default=True, help="How many.")
+@click.option("--size", type=click.IntRange(1), default=32, show_default=True, help="Side in pixels.")
+@output_option(required=True)
+@user_errors
+def images(**options: Any) -> None:
+    """Write some of the demo's images as PNG files, to try capture and recover on."""
+    from sapag_fast.command_line import commands
+
+    commands.images(**options)
+
+
+@main.command()
+@click.option("--plan", "shapes", metavar="SHAPES", help="Gradient shapes such as 12x1x5x5,12,10x588,10.")
+@click.option("--recoveries", type=click.IntRange(1), default=1, show_default=True, help="R.")
+@click.option("--dtype", default="float32", show_default=True, help="Type of the gradients.")
+@click.option("--arch", type=int, default=90, show_default=True, help="80, 90 or 100: A100, H100, B200.")
+@user_errors
+def kernels(shapes: str | None, recoveries: int, dtype: str, arch: int) -> None:
+    """Tell which kernels this machine has; with --plan, which launches a call would take on a GPU.
+
+    The plan is a dry run of the CUDA planner and needs no GPU.
+    """
+    from sapag_fast.command_line import kernels as kernel_report
+
+    if shapes is None:
+        click.echo(kernel_report.backends())
+        return
+    parsed = [SHAPE.convert(shape, None, None) for shape in shapes.split(",")]
+    click.echo(kernel_report.plan(parsed, recoveries, dtype, arch), nl=False)

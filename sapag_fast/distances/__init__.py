@@ -1,0 +1,5 @@
+"""Distances between gradients: mathematics on the layers' sums, and the kernels' operators."""
+
+from sapag_fast.distances.kind import Kind, degenerate, find_kind, gaussian, kinds, register_distance
+
+__all__ = ["Kind", "degenerate", "find_kind", "gaussian", "kinds", "register_distance"]

@@ -1,9 +1,0 @@
-"""Explicit mode: see :mod:`sapag_fast.explicit.matching`."""
-
-from sapag_fast.explicit import convolution, embedding, linear, normalization  # noqa: F401 (their rules)
-from sapag_fast.explicit.matching import ExplicitMatching
-from sapag_fast.explicit.network import NotCovered
-from sapag_fast.explicit.rules import LayerCall, Rule, register_rule
-from sapag_fast.explicit.verify import explicit_or_reason
-
-__all__ = ["ExplicitMatching", "LayerCall", "NotCovered", "Rule", "explicit_or_reason", "register_rule"]

@@ -1,0 +1,1 @@
+"""Tensors, gradients and JSON on disk."""

@@ -1,0 +1,172 @@
+"""Gradient and weight files, read without running code from them, and writes that never leave half a file
+behind.
+
+A gradient file holds one tensor per parameter name, in safetensors with a few words of metadata, or as a
+dictionary or list of tensors in torch's own format (read with ``weights_only=True``).
+"""
+
+import os
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+TORCH_SUFFIXES = frozenset({".pt", ".pth", ".bin"})
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A temporary path in the same folder that becomes ``path`` if the block ends well and vanishes if it
+    does not.
+    """
+    path = Path(path)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp gives 0600, an ordinary file follows the umask
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_tensors(
+    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a safetensors file at once or not at all. Raises ValueError naming the file when it cannot be
+    written.
+    """
+    # Cloned, because safetensors refuses tensors that share memory (tied weights).
+    whole = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
+    try:
+        with replacing(path) as temporary:
+            save_file(whole, temporary, dict(metadata or {}))
+    except (OSError, SafetensorError) as error:
+        raise ValueError(
+            f"file {path}: cannot be written: {getattr(error, 'strerror', None) or error}"
+        ) from None
+
+
+def read_tensors(path: str | Path, kind: str = "tensor") -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors by name, on the CPU, and the metadata of a .safetensors or .pt/.pth/.bin file.
+
+    A list of tensors gets its positions as names. ``kind`` names the file in messages. Raises ValueError
+    naming the file and what is wrong with it.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix != ".safetensors" and suffix not in TORCH_SUFFIXES:
+        raise ValueError(f"{kind} file {path}: expected .safetensors, {', '.join(sorted(TORCH_SUFFIXES))}")
+    if not path.is_file():
+        raise ValueError(f"{kind} file {path}: {'is a folder' if path.is_dir() else 'does not exist'}")
+    try:
+        if suffix == ".safetensors":
+            with safe_open(path, framework="pt") as opened:
+                names = list(opened.keys())
+                # Cloned into memory of torch's own alignment: matrix products on tensors that lie as the file
+                # has them can differ in their last bits, and a run would not go on as it would have.
+                tensors = {name: opened.get_tensor(name).clone() for name in names}
+                return tensors, dict(opened.metadata() or {})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch wonders aloud about pickles that it then refuses
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError:
+        # Damaged files and files with code in them raise the same error; neither is read any further.
+        raise ValueError(
+            f"{kind} file {path}: damaged, or holds Python objects, which are not read, beside tensors"
+        ) from None
+    except (
+        SafetensorError,
+        OSError,
+        EOFError,
+        RuntimeError,
+        ValueError,
+        KeyError,
+        zipfile.BadZipFile,
+    ) as error:
+        raise ValueError(f"{kind} file {path}: damaged: {_first_line(error)}") from None
+    return _named(content, kind, path), {}
+
+
+@contextmanager
+def opened_safetensors(path: str | Path, kind: str) -> Iterator[Any]:
+    """The open .safetensors file, from which tensors, or rows of them, are read one by one.
+
+    ``kind`` names the file in messages. Raises ValueError naming the file and what is wrong with it.
+    """
+    try:
+        with safe_open(path, framework="pt") as opened:
+            yield opened
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{kind} file {path}: damaged: {_first_line(error)}") from None
+
+
+def load_weights(model: nn.Module, path: str | Path) -> None:
+    """Load a weight file into the model. Raises ValueError naming what is missing, superfluous or of another
+    shape.
+    """
+    tensors, _ = read_tensors(path, "weight")
+    expected = model.state_dict()
+    compare("weight", path, {name: tensor.shape for name, tensor in expected.items()}, tensors)
+    model.load_state_dict(tensors)
+
+
+def compare(
+    kind: str, path: str | Path, expected: Mapping[str, torch.Size], tensors: Mapping[str, Tensor]
+) -> None:
+    missing = [name for name in expected if name not in tensors]
+    superfluous = [name for name in tensors if name not in expected]
+    faults = [f"no {kind} for {_some(missing)}"] if missing else []
+    faults += [f"{_some(superfluous)} unknown to the model"] if superfluous else []
+    faults += [
+        f"{name} is {_times(tensors[name].shape)}, the model's {_times(shape)}"
+        for name, shape in expected.items()
+        if name in tensors and tensors[name].shape != shape
+    ]
+    if faults:
+        count = (
+            f"{len(tensors)} tensors for {len(expected)} in the model"
+            if len(tensors) != len(expected)
+            else ""
+        )
+        raise ValueError(
+            f"{kind} file {path} does not fit the model: {'; '.join(filter(None, [count, *faults[:4]]))}"
+        )
+
+
+def _named(content: object, kind: str, path: Path) -> dict[str, Tensor]:
+    if isinstance(content, list | tuple):
+        content = {str(position): tensor for position, tensor in enumerate(content)}
+    if not isinstance(content, Mapping) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
+    ):
+        raise ValueError(f"{kind} file {path}: expected a dictionary or a list of tensors")
+    return dict(content)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def _times(shape: torch.Size) -> str:
+    return "x".join(map(str, shape)) or "a single number"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

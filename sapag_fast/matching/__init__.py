@@ -1,0 +1,1 @@
+"""Where an attack's distance and its gradient toward the inputs come from."""

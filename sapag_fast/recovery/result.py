@@ -1,0 +1,195 @@
+"""What a search of inputs comes to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from sapag_fast.matching.base import Matching
+from sapag_fast.recovery.certificate import Certificate, Certifier
+from sapag_fast.search.recipe import Recipe
+from sapag_fast.search.tasks import AttackResult
+
+__all__ = ["Recovery", "Restarts", "joined", "winners"]
+
+
+@dataclass(frozen=True)
+class Restarts:
+    """What each of K restarts of R victims came to.
+
+    Attributes
+    ----------
+    inputs : Tensor
+        ``[R, K, B, *input_shape]``.
+    distance : Tensor
+        ``[R, K]``, without penalties, of the network itself; inf where no iterate was finite, or none was
+        made.
+    matched : Tensor
+        ``[R, K]``, as the search saw it: with a surrogate, the surrogate's at its last β; inf where no
+        iterate was finite, or the search ended before that.
+    evaluations : Tensor
+        ``[R, K]``, int64.
+    history : Tensor
+        ``[evaluations of a restart, R, K]``, the distance that the search saw, nan after it stopped.
+    """
+
+    inputs: Tensor
+    distance: Tensor
+    matched: Tensor
+    evaluations: Tensor
+    history: Tensor
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What `recover` found for R victims: of each the restart with the lowest distance, as the search saw it.
+
+    With a surrogate that is the surrogate's at its last β, which tells better than the network's own which
+    restart is nearer to the truth: between two candidates a unit may change its sign, and the network's own
+    gradient with it.
+
+    Attributes
+    ----------
+    inputs : Tensor
+        ``[R, B, *input_shape]``, not clamped to the bounds.
+    labels : Tensor
+        ``[R, B]`` (labels given with more dimensions keep them).
+    distance : Tensor
+        ``[R]``, without penalties, of the network itself (with a surrogate too); inf where no iterate was
+        finite.
+    certificate : tuple of Certificate
+        R; what the distance says of success.
+    evaluations : Tensor
+        ``[R]``, int64, over all restarts of the victim.
+    status : tuple of str
+        R of ``finished``, ``non-finite`` (the winning restart ended on a non-finite value and kept its best
+        finite iterate) or ``interrupted``.
+    history : Tensor
+        ``[evaluations of a restart, R]``, the winner's distance at each evaluation, as the search saw it, nan
+        after it stopped.
+    winner : Tensor
+        ``[R]``, int64, which restart it is; the recipe tells its start, basis and prior weight.
+    restarts : Restarts
+        All of them.
+    mode : str
+        How the recoveries were batched: ``explicit``, ``single``, ``vmap`` or ``sequential``.
+    mode_reason : str
+        Why not explicitly.
+    at_once : int
+        Searches that ran at once.
+    recipe : Recipe
+        The settings in force.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    distance: Tensor
+    certificate: tuple[Certificate, ...]
+    evaluations: Tensor
+    status: tuple[str, ...]
+    history: Tensor
+    winner: Tensor
+    restarts: Restarts
+    mode: str
+    mode_reason: str
+    at_once: int
+    recipe: Recipe
+
+
+def winners(
+    result: AttackResult,
+    restarts: int,
+    *,
+    joint: bool,
+    matching: Matching,
+    recipe: Recipe,
+    certifier: Certifier,
+    first: int = 0,
+) -> Recovery:
+    """Of each victim (its `restarts` tasks lie side by side) the restart that matches best, by the network's
+    own distance where none has come to the surrogate's last stage; `first` is the number of the first victim.
+    """
+    victims = result.distance.shape[0] // restarts
+    by_victim = (victims, restarts)
+    matched, by_network = result.matched.view(by_victim), result.distance.view(by_victim)
+    best = torch.where(matched.isfinite().any(1, keepdim=True), matched, by_network).argmin(1)
+    winner = best + torch.arange(victims, device=best.device) * restarts
+    ended = torch.tensor(result.ended).view(by_victim).all(1).tolist()
+    status = tuple(
+        "non-finite" if not finite else "finished" if whole else "interrupted"
+        for finite, whole in zip(result.finite[winner].tolist(), ended, strict=True)
+    )
+    found = result.labels[winner]
+    distance = result.distance[winner]
+    certificates = (certifier.certificate(v, d) for v, d in enumerate(distance.tolist(), first))
+    return Recovery(
+        inputs=result.inputs[winner],
+        labels=found.argmax(-1) if joint else found,
+        distance=distance,
+        certificate=tuple(certificates),
+        evaluations=result.evaluations.view(by_victim).sum(1),
+        status=status,
+        history=result.history[:, winner],
+        winner=best,
+        restarts=Restarts(
+            inputs=result.inputs.unflatten(0, by_victim),
+            distance=by_network,
+            matched=matched,
+            evaluations=result.evaluations.view(by_victim),
+            history=result.history.unflatten(1, by_victim),
+        ),
+        mode=matching.mode,
+        mode_reason=matching.reason,
+        at_once=result.rows,
+        recipe=recipe,
+    )
+
+
+def joined(found: Recovery, again: Recovery, victims: Tensor) -> Recovery:
+    """`found`, with what `again` found of some victims (``[W]``, int64, their places) as further restarts of
+    theirs; those of the other victims never began. The shorter of the two histories ends in nan.
+    """
+    length = max(len(found.history), len(again.history))
+
+    def lengthened(history: Tensor) -> Tensor:
+        end = history.new_full((length - len(history), *history.shape[1:]), torch.nan)
+        return torch.cat((history, end))
+
+    def further(first: Tensor, second: Tensor, filler: float, dim: int = 1) -> Tensor:
+        shape = list(first.shape)
+        shape[dim] = second.shape[dim]
+        new = first.new_full(shape, filler)
+        new.index_copy_(dim - 1, victims, second)
+        return torch.cat((first, new), dim)
+
+    ours, theirs = found.restarts, again.restarts
+    closer = again.distance < found.distance[victims]
+    better = victims[closer]
+
+    def taken(first: Tensor, second: Tensor, dim: int = 0) -> Tensor:
+        kept = second.index_select(dim, closer.nonzero().flatten())
+        return first.clone().index_copy_(dim, better, kept)
+
+    certificate, status = list(found.certificate), list(found.status)
+    for row in closer.nonzero().flatten().tolist():
+        certificate[int(victims[row])] = again.certificate[row]
+        status[int(victims[row])] = again.status[row]
+    return replace(
+        found,
+        inputs=taken(found.inputs, again.inputs),
+        distance=taken(found.distance, again.distance),
+        certificate=tuple(certificate),
+        evaluations=found.evaluations.index_add(0, victims, again.evaluations),
+        status=tuple(status),
+        history=taken(lengthened(found.history), lengthened(again.history), 1),
+        winner=taken(found.winner, again.winner + ours.distance.shape[1]),
+        restarts=Restarts(
+            inputs=further(ours.inputs, theirs.inputs, torch.nan),
+            distance=further(ours.distance, theirs.distance, torch.inf),
+            matched=further(ours.matched, theirs.matched, torch.inf),
+            evaluations=further(ours.evaluations, theirs.evaluations, 0),
+            history=further(lengthened(ours.history), lengthened(theirs.history), torch.nan, 2),
+        ),
+    )

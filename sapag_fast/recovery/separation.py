@@ -1,0 +1,134 @@
+"""The public face of the second search that tells images of one label apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from sapag_fast import checks as check
+from sapag_fast.recovery.equal_labels import has_equal_labels, separating_starts
+from sapag_fast.recovery.recover import recover
+from sapag_fast.recovery.result import Recovery, joined
+from sapag_fast.search.basis import make_basis
+from sapag_fast.search.recipe import Recipe
+from sapag_fast.victim.labels import find_last_layer
+
+__all__ = ["second_recipe", "separate_equal_labels"]
+
+_LONGER = 6  # times the first search's evaluations: what is left to find is ill-conditioned
+_SCALE = 100.0  # the differences count in the second order: what is left of the distance is tiny
+_BOX = 0.1  # times the first search's penalty
+_TV = 1e-6  # at most; more of it wipes the differences out again
+
+
+def separate_equal_labels(
+    model: nn.Module,
+    target: Iterable[Tensor | None],
+    found: Recovery,
+    *,
+    restarts: int = 1,
+    steps: int | None = None,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    seed: int = 0,
+    batched: bool = False,
+    max_memory: int | None = None,
+) -> Recovery:
+    """Search batches with equal labels once more, from starts that tell the images of one label apart.
+
+    On networks with small weights (torch's own initialisation) the first search comes to the average of the
+    images of one label. What the last layer's gradient tells of their differences (see
+    `sapag_fast.recovery.equal_labels`) makes starts for a second one, with the first one's recipe, hardly any
+    priors, and the objective a hundred times larger for the optimiser.
+
+    Parameters
+    ----------
+    model : nn.Module
+        As for `recover`, its last layer linear and making the output. Starts come from its evaluation mode.
+    target : iterable of Tensor or None
+        As for `recover`: the gradients that `found` was searched from, of cross-entropy.
+    found : Recovery
+        What `recover` found of them.
+    restarts : int
+        Starts of each victim. They differ by a rotation where more than two images share labels, else
+        by noise.
+    steps : int, optional
+        Evaluations of each start; None: six times the recipe's.
+    bounds, seed, batched, max_memory
+        As for `recover`.
+
+    Returns
+    -------
+    Recovery
+        `found` with the new searches as further restarts of the victims that have equal labels; of those with
+        distinct labels they never began. The lowest distance wins.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments that do not fit; the message names the argument, what was expected and what was found.
+    """
+    place, parameters = check.check_model(model, None)
+    check.check_count("restarts", restarts)
+    check.check_seed(seed)
+    if steps is not None:
+        check.check_count("steps", steps)
+    if not isinstance(found, Recovery):
+        raise TypeError(f"found must be a Recovery, found {type(found).__name__}")
+    targets = check.check_target(target, parameters, batched=batched, device=place, move=False)
+    victims = len(found.distance)
+    for entry in targets:
+        if entry is not None and entry.shape[0] != victims:
+            raise ValueError(f"target has {entry.shape[0]} victims, found holds {victims}")
+    if found.labels.dim() != 2 or found.labels.is_floating_point():
+        raise ValueError(f"found.labels must be whole numbers [R, B], found {list(found.labels.shape)}")
+    layer = find_last_layer([None if entry is None else entry[0] for entry in targets])
+    name = [n for n, p in model.named_parameters() if p.requires_grad][layer.weight].rpartition(".")[0]
+    if not isinstance(model.get_submodule(name), nn.Linear):
+        raise ValueError(f"the last matrix must be an nn.Linear's, found {name or 'the model itself'!r}'s")
+    alike = has_equal_labels(found.labels).nonzero().flatten()
+    if len(alike) == 0:
+        return found
+    recipe, shape = second_recipe(found.recipe, steps), tuple(found.inputs.shape[2:])
+    theirs = [None if entry is None else entry[alike] for entry in targets]
+    starts = separating_starts(
+        model,
+        name,
+        theirs[layer.weight],
+        found.inputs[alike],
+        found.labels[alike],
+        basis=make_basis(recipe.bases[0], shape, bounds=bounds, device=place, dtype=torch.float64),
+        restarts=restarts,
+        bounds=bounds,
+        seed=seed,
+    )
+    again = recover(
+        model,
+        theirs,
+        shape,
+        batch_size=found.inputs.shape[1],
+        labels=found.labels[alike],
+        restarts=restarts,
+        recipe=recipe,
+        start=starts,
+        bounds=bounds,
+        seed=seed,
+        batched=True,
+        max_memory=max_memory,
+    )
+    return joined(found, again, alike)
+
+
+def second_recipe(recipe: Recipe, steps: int | None = None) -> Recipe:
+    """The recipe of the second search after one with this recipe; ``steps`` in place of six times its own."""
+    return replace(
+        recipe,
+        steps=_LONGER * recipe.steps if steps is None else steps,
+        scale=_SCALE * recipe.scale,
+        box=_BOX * recipe.box,
+        tv=min(_TV, recipe.tv * recipe.tv_rest),
+        tv_until=1.0,
+        tv_rest=1.0,
+    )

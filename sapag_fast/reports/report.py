@@ -1,0 +1,249 @@
+"""The output folder of a run: a PNG of every recovered image, a grid, the exact tensors and ``results.json``.
+
+Every file is replaced whole, after every finished victim, so the folder is complete at any moment: an
+interrupted run keeps what it has finished, a run that fails at once leaves no folder behind.
+"""
+
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich import box
+from rich.table import Table
+from torch import Tensor
+
+from sapag_fast.files.output import check_output, finite_json, versions
+from sapag_fast.files.tensors import replacing, write_tensors
+from sapag_fast.reports.metrics import Scores, assign, score
+from sapag_fast.reports.pictures import Row, grid, is_image, save_picture, to_picture
+
+RESULTS, GRID, TENSORS = "results.json", "grid.png", "recovered.safetensors"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """One victim's recovery. ``inputs`` [B, *input_shape] and ``truth`` alike (its order free); labels [B] or
+    None. ``certificate``: a `Certificate` as a mapping.
+    """
+
+    name: str
+    group: str
+    method: str
+    inputs: Tensor
+    labels: Tensor | None
+    distance: float
+    evaluations: int
+    seconds: float
+    status: str
+    truth: Tensor | None = None
+    true_labels: Tensor | None = None
+    certificate: Mapping[str, Any] | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+    scores: tuple[Scores, ...] = field(init=False)
+    order: tuple[int, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        order: list[int] = []
+        if self.truth is not None:
+            order = assign(self.inputs, self.truth, self.labels, self.true_labels)
+        scores = (
+            tuple(score(self.inputs[k], self.truth[i]) for k, i in enumerate(order))
+            if self.truth is not None
+            else ()
+        )
+        object.__setattr__(self, "order", tuple(order))
+        object.__setattr__(self, "scores", scores)
+
+    @property
+    def success(self) -> bool:
+        """Every image of the victim recovered; False where the truth is not known."""
+        return bool(self.scores) and all(image.success for image in self.scores)
+
+    def file_names(self) -> list[str]:
+        if not is_image(self.inputs.shape[1:]):
+            return []
+        if len(self.inputs) == 1:
+            return [f"{self.name}.png"]
+        return [f"{self.name}-{position:02d}.png" for position in range(len(self.inputs))]
+
+    def as_json(self) -> dict[str, Any]:
+        files = self.file_names()
+        images = []
+        for position in range(len(self.inputs)):
+            image: dict[str, Any] = {"file": files[position] if files else None}
+            image["label"] = None if self.labels is None else int(self.labels[position])
+            if self.scores:
+                image |= {"truth": self.order[position], **asdict(self.scores[position])}
+                if self.true_labels is not None:
+                    image["true_label"] = int(self.true_labels[self.order[position]])
+            images.append(image)
+        known = {"recovered": self.success} if self.scores else {}
+        return {
+            "name": self.name,
+            "group": self.group,
+            "method": self.method,
+            "status": self.status,
+            "distance": self.distance,
+            "evaluations": self.evaluations,
+            "seconds": round(self.seconds, 4),
+            **known,
+            **({} if self.certificate is None else {"certificate": self.certificate}),
+            **self.details,
+            "images": images,
+        }
+
+
+class Report:
+    """Collects finished recoveries and keeps the folder up to date with them.
+
+    Raises ValueError when the folder holds files already (unless ``overwrite``) or cannot be one. Nothing is
+    created before the first result or ``finish``.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        command: str,
+        settings: Mapping[str, Any],
+        device: torch.device,
+        *,
+        overwrite: bool = False,
+    ) -> None:
+        self.folder, self.command, self.settings, self.device = Path(folder), command, dict(settings), device
+        self.finished: list[Finished] = []
+        self.started = time.perf_counter()
+        self._unwritten: list[Finished] = []
+        self._stale: set[str] = set()
+        check_output(self.folder, overwrite)
+        if overwrite:
+            self._stale = _pictures_of(self.folder)
+
+    def add(self, *finished: Finished) -> None:
+        """Write these recoveries' files and everything that lists them.
+
+        One that was interrupted before its first evaluation has nothing to show and is left out.
+        """
+        kept = [entry for entry in finished if entry.status != "interrupted" or math.isfinite(entry.distance)]
+        self.finished += kept
+        self._unwritten += kept
+        self._write("running")
+
+    def finish(self, status: str, **extra: Any) -> None:
+        """Write the final status (finished, interrupted, failed) and anything else worth keeping."""
+        self._write(status, extra)
+
+    def _write(self, status: str, extra: Mapping[str, Any] | None = None) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for name in self._stale:
+                (self.folder / name).unlink(missing_ok=True)
+            self._stale = set()
+            for entry in self._unwritten:
+                for name, image in zip(entry.file_names(), entry.inputs, strict=False):
+                    save_picture(self.folder / name, to_picture(image))
+            if self._unwritten:
+                write_tensors(self.folder / TENSORS, {entry.name: entry.inputs for entry in self.finished})
+                if rows := grid_rows(self.finished):
+                    save_picture(self.folder / GRID, grid(rows))
+                self._unwritten.clear()  # only now: what an interrupt cut short is written by finish()
+            with replacing(self.folder / RESULTS) as temporary:
+                temporary.write_text(
+                    json.dumps(self.as_json(status, extra), indent=2, allow_nan=False) + "\n",
+                    encoding="utf-8",
+                )
+        except OSError as error:
+            raise ValueError(
+                f"output folder {self.folder}: cannot be written: {error.strerror or error}"
+            ) from None
+
+    def as_json(self, status: str, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """What ``results.json`` holds; numbers that are not finite become null."""
+        content = {
+            "command": self.command,
+            "status": status,
+            "seconds": round(time.perf_counter() - self.started, 3),
+            "settings": self.settings,
+            "versions": versions(self.device),
+            **(extra or {}),
+            "recoveries": [entry.as_json() for entry in self.finished],
+        }
+        return finite_json(content)
+
+
+def grid_rows(finished: Sequence[Finished]) -> list[list[Row]]:
+    """A group of rows for every group of recoveries: the true images where known, then one row a method,
+    victims in step.
+    """
+    shown = [entry for entry in finished if is_image(entry.inputs.shape[1:])]
+    groups = []
+    for group in dict.fromkeys(entry.group for entry in shown):
+        entries = [entry for entry in shown if entry.group == group]
+        methods = list(dict.fromkeys(entry.method for entry in entries))
+        rows = [
+            Row(method, [i for entry in entries if entry.method == method for i in entry.inputs])
+            for method in methods
+        ]
+        first = [entry for entry in entries if entry.method == methods[0]]
+        if any(entry.truth is not None for entry in first):
+            truth = [image for entry in first for image in _truth_in_order(entry)]
+            rows.insert(0, Row(f"{group}\ntruth", truth))
+        else:
+            rows[0] = Row(f"{group}\n{rows[0].caption}", rows[0].images)
+        groups.append(rows)
+    return groups
+
+
+def recoveries_table(finished: Sequence[Finished], title: str | None = None) -> Table:
+    """One line a recovery, with PSNR, SSIM and MSE averaged over its images where the truth is known."""
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    known = any(entry.scores for entry in finished)
+    judged = any(entry.certificate is not None for entry in finished)
+    table.add_column("recovery", overflow="fold")
+    table.add_column("status", no_wrap=True)
+    if judged:
+        table.add_column("certificate", no_wrap=True)
+    table.add_column("labels", overflow="fold")
+    for heading in ("distance", "evals", "s", *(("PSNR", "SSIM", "MSE") if known else ())):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for entry in finished:
+        labels = "" if entry.labels is None else ", ".join(str(int(label)) for label in entry.labels)
+        cells = [
+            entry.name,
+            entry.status,
+            *([(entry.certificate or {}).get("status", "")] if judged else []),
+            labels,
+            f"{entry.distance:.3g}",
+            str(entry.evaluations),
+            f"{entry.seconds:.1f}",
+        ]
+        if known and entry.scores:
+            mean = {
+                key: sum(getattr(s, key) for s in entry.scores) / len(entry.scores)
+                for key in ("psnr", "ssim", "mse")
+            }
+            cells += [f"{mean['psnr']:.1f}", f"{mean['ssim']:.3f}", f"{mean['mse']:.1e}"]
+        table.add_row(*cells)
+    return table
+
+
+def _truth_in_order(entry: Finished) -> list[Tensor | None]:
+    return (
+        [None] * len(entry.inputs) if entry.truth is None else [entry.truth[index] for index in entry.order]
+    )
+
+
+def _pictures_of(folder: Path) -> set[str]:
+    """Pictures that an earlier run in this folder lists as its own: bare PNG names only."""
+    try:
+        recoveries = json.loads((folder / RESULTS).read_text(encoding="utf-8"))["recoveries"]
+        names = {image["file"] for recovery in recoveries for image in recovery["images"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+    return {
+        name for name in names if isinstance(name, str) and name.endswith(".png") and Path(name).name == name
+    }

@@ -1,0 +1,1 @@
+"""Memory, random numbers, CUDA graphs and the processor's modes."""

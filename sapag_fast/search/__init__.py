@@ -1,0 +1,1 @@
+"""The search: options, recipes, the loop over many tasks, its optimisers."""

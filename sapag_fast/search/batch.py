@@ -1,0 +1,160 @@
+"""The recoveries under way: R rows that advance together, and leave and join between steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from sapag_fast.search.objective import Objective
+from sapag_fast.search.optimizers import Optimizer
+
+__all__ = ["IDLE", "Batch"]
+
+IDLE = -1
+"""The task of a row that has nothing to do."""
+
+
+class Batch:
+    """R rows, each with its iterate, its best iterate and its place in the optimiser.
+
+    Everything a step touches is updated in place and nothing is read back from the device, so that a step can
+    be captured as a graph. A row that meets a non-finite objective stays frozen at its best iterate.
+
+    Attributes
+    ----------
+    tasks : list of int
+        R, the task of each row, or `IDLE`.
+    restarts : Tensor
+        ``[R]``, int64, which restart of its victim the row's task is: it decides basis and prior weights.
+    age : Tensor
+        ``[R]``, int64, evaluations since the row's task began, frozen or not.
+    evaluations : Tensor
+        ``[R]``, int64, those before it froze.
+    alive : Tensor
+        ``[R]``, bool, False once frozen.
+    best, best_distance : Tensor
+        ``[R]``, lowest finite objective and the distance there; inf where there was none.
+    history : Tensor
+        ``[R, steps]``, the distance at each evaluation, nan after the row froze.
+    """
+
+    _tensors = (
+        "variables",
+        "labels",
+        "restarts",
+        "best_variables",
+        "best",
+        "best_distance",
+        "alive",
+        "age",
+        "evaluations",
+        "history",
+    )
+
+    def __init__(
+        self,
+        objective: Objective,
+        optimizer: Optimizer,
+        variables: Tensor,
+        labels: Tensor,
+        restarts: Tensor,
+        tasks: Sequence[int],
+    ) -> None:
+        rows = variables.shape[0]
+        self.objective, self.optimizer = objective, optimizer
+        self.tasks = list(tasks)
+        self.variables = variables.clone()
+        self.labels = labels.clone()
+        self.restarts = restarts.clone()
+        self.best_variables = variables.clone()
+        self.best = variables.new_full((rows,), torch.inf)
+        self.best_distance = self.best.clone()
+        self.alive = torch.ones(rows, dtype=torch.bool, device=variables.device)
+        self.age = torch.zeros(rows, dtype=torch.long, device=variables.device)
+        self.evaluations = self.age.clone()
+        self.history = variables.new_full((rows, objective.steps), torch.nan)
+
+    def step(self) -> None:
+        """One evaluation of every row, and one step of the optimiser."""
+        found = self.objective.evaluate(self.variables, self.labels, self.age, self.restarts)
+        self.evaluations += self.alive
+        # A sum is finite only if all its terms are (or they overflow, which is no better).
+        finite = torch.isfinite(found.objective) & torch.isfinite(found.gradient.sum(1))
+        # A line search goes back from a trial that is not finite; only from its start it cannot.
+        self.alive &= finite | torch.isfinite(self.best) if self.objective.recipe.line_search else finite
+        better = self.alive & finite & (found.objective < self.best)
+        self.best.copy_(torch.where(better, found.objective, self.best))
+        self.best_distance.copy_(torch.where(better, found.distance, self.best_distance))
+        torch.where(better[:, None], self.variables, self.best_variables, out=self.best_variables)
+        # A row that is older than its steps is idle, and its last place in the history will not be read.
+        place = self.age.clamp(max=self.history.shape[1] - 1)[:, None]
+        seen = torch.where(self.alive, found.distance, torch.nan)
+        self.history.scatter_(1, place, seen[:, None])
+        scale = self.objective.recipe.scale
+        shown = (found.gradient, found.objective)
+        if scale != 1.0:
+            shown = (scale * found.gradient, scale * found.objective)
+        self.variables += self.optimizer.step(*shown)
+        torch.where(self.alive[:, None], self.variables, self.best_variables, out=self.variables)
+        self.objective.clip(self.variables)
+        self.age += 1
+
+    def renew(self, rows: Sequence[int]) -> None:
+        """These rows' objective has changed: each goes on from its best iterate, and iterates from now on are
+        compared among themselves. Rows that are frozen stay as they are.
+        """
+        at = torch.tensor(rows, dtype=torch.long, device=self.variables.device)
+        self.variables[at] = self.best_variables[at]
+        self.best[at] = torch.where(self.alive[at], torch.inf, self.best[at])
+        self.optimizer.resume(at)
+
+    def begin(
+        self, rows: Sequence[int], tasks: Sequence[int], variables: Tensor, labels: Tensor, restarts: Tensor
+    ) -> None:
+        """Give these rows new tasks, which begin at `variables` ``[len(rows), N]``."""
+        at = torch.tensor(rows, dtype=torch.long, device=self.variables.device)
+        for row, task in zip(rows, tasks, strict=True):
+            self.tasks[row] = task
+        self.variables[at] = variables
+        self.best_variables[at] = variables
+        self.labels[at] = labels
+        self.restarts[at] = restarts
+        self.best[at] = torch.inf
+        self.best_distance[at] = torch.inf
+        self.alive[at] = True
+        self.age[at] = 0
+        self.evaluations[at] = 0
+        self.history[at] = torch.nan
+        self.optimizer.restart(at)
+
+    def idle(self, rows: Sequence[int]) -> None:
+        """These rows have no task any more."""
+        for row in rows:
+            self.tasks[row] = IDLE
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Only these rows stay, in this order."""
+        at = torch.tensor(rows, dtype=torch.long, device=self.variables.device)
+        self.tasks = [self.tasks[row] for row in rows]
+        for name in self._tensors:
+            setattr(self, name, getattr(self, name)[at])
+        self.optimizer.keep(at)
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything needed to go on with the same bits."""
+        rows = {name: getattr(self, name) for name in self._tensors}
+        optimizer = {f"optimizer.{name}": tensor for name, tensor in self.optimizer.state().items()}
+        return {"tasks": torch.tensor(self.tasks, dtype=torch.long), **rows, **optimizer}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from a `state`."""
+        device = self.variables.device
+        self.tasks = state["tasks"].tolist()
+        for name in self._tensors:
+            setattr(self, name, state[name].to(device))
+        prefix = "optimizer."
+        self.optimizer.load(
+            {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
+        )

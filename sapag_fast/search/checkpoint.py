@@ -1,0 +1,68 @@
+"""A run's state on disk, from which it goes on after whatever ended it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from sapag_fast.files.tensors import read_tensors, write_tensors
+
+__all__ = ["Checkpoint"]
+
+
+class Checkpoint:
+    """One .safetensors file, replaced whole now and then, and removed once the run has ended.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file; its folder must exist.
+    belongs_to : str
+        `fingerprint` of the run.
+    every : float
+        Seconds between two writes.
+
+    Raises
+    ------
+    ValueError
+        When the name does not end in .safetensors or the folder does not exist.
+    """
+
+    def __init__(self, path: str | Path, belongs_to: str, *, every: float = 30.0) -> None:
+        self.path = Path(path)
+        if self.path.suffix != ".safetensors":
+            raise ValueError(f"checkpoint {path}: expected a name ending in .safetensors")
+        if not self.path.parent.is_dir():
+            raise ValueError(f"checkpoint {path}: folder {self.path.parent} does not exist")
+        self.belongs_to = belongs_to
+        self.every = every
+        self._written = time.monotonic()
+
+    def read(self) -> dict[str, Tensor] | None:
+        """The state, or None where there is no file. Raises ValueError where it is another run's."""
+        if not self.path.exists():
+            return None
+        state, metadata = read_tensors(self.path, "checkpoint")
+        if metadata.get("belongs_to") != self.belongs_to:
+            raise ValueError(
+                f"checkpoint {self.path}: belongs to a run with other arguments, another model or other "
+                "gradients; remove it to begin anew"
+            )
+        return state
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to write."""
+        return time.monotonic() - self._written >= self.every
+
+    def write(self, state: Mapping[str, Tensor]) -> None:
+        """Replace the file."""
+        write_tensors(self.path, state, {"belongs_to": self.belongs_to})
+        self._written = time.monotonic()
+
+    def remove(self) -> None:
+        """The run has ended."""
+        self.path.unlink(missing_ok=True)

@@ -1,0 +1,313 @@
+"""Recipes: the settings that recover inputs, by kind of network, and the rule that picks one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from sapag_fast import checks as check
+from sapag_fast.distances.gradient_distance import GradientDistance
+from sapag_fast.search.priors import require_image_shape
+from sapag_fast.search.starts import START_KINDS
+from sapag_fast.victim.surrogate import Surrogate
+
+__all__ = [
+    "OPTIMIZERS",
+    "RECIPES",
+    "Recipe",
+    "apply_overrides",
+    "choose_recipe",
+    "settled_recipe",
+]
+
+OPTIMIZERS = ("lbfgs", "adam", "signed-adam")
+"""Names that a recipe's optimiser may have."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that an attack can be told, apart from the victim.
+
+    Attributes
+    ----------
+    name : str
+    distance : str
+        A distance's kind.
+    bandwidth : float or None
+        The kernel's bandwidth; None is the kind's own.
+    optimizer : str
+        ``lbfgs``, ``adam`` or ``signed-adam``.
+    lr : float
+        Step length.
+    scale : float
+        The optimiser is shown the objective so many times larger. L-BFGS drops pairs, and Adam stops steps,
+        that are small in absolute terms: where a distance is small all over, a larger scale keeps them going.
+    history : int
+        Pairs of L-BFGS.
+    line_search : str or None
+        ``armijo``: L-BFGS tries shorter steps where the objective would rise or is not finite; every trial is
+        an evaluation.
+    milestones : tuple of float
+        Fractions of the steps after which Adam's rate is multiplied by 0.1.
+    cosine : bool
+        Adam's rate falls as half a cosine, to zero at the last step.
+    eps : float
+        Added to the root of Adam's second moment. Gradients far smaller than it come to a standstill.
+    steps : int
+        Evaluations of each restart.
+    basis : str or tuple of str
+        ``pixel`` or ``dct``; of several, restart k searches in the k-th, and round again.
+    box, tv : float
+        Weights of the penalties on leaving the bounds and on total variation.
+    tv_weights : tuple of float
+        Total variation of restart k has its weight multiplied by the k-th, and round again: which weight
+        serves a victim cannot be told without the truth, so restarts are a portfolio of weights as of starts.
+    tv_until, tv_rest : float
+        After this fraction of the steps total variation is multiplied by ``tv_rest``: it leads into the right
+        valley, and then keeps the search from its floor (10 dB on digits, 5 on faces; nothing where the
+        search has not arrived by then).
+    clip : bool
+        Clamp to the bounds after every step (pixel basis only).
+    surrogate : Surrogate or None
+        Smooth activations in place of those with a kink, in the candidate's network alone, and how they
+        sharpen. At each of its stages the search goes on from the best iterate of the one before.
+    starts : tuple of str
+        Kinds of start: restart k begins at the k-th, and round again.
+    stop_distance : float
+        A victim is done once the distance of one of its restarts is at most this: the others stop, and those
+        that wait never begin.
+    """
+
+    name: str
+    distance: str = "sapag"
+    bandwidth: float | None = None
+    optimizer: str = "lbfgs"
+    lr: float = 1.0
+    scale: float = 1.0
+    history: int = 100
+    line_search: str | None = None
+    milestones: tuple[float, ...] = ()
+    cosine: bool = False
+    eps: float = 1e-8
+    steps: int = 300
+    basis: str | tuple[str, ...] = "pixel"
+    box: float = 1.0
+    tv: float = 1e-3
+    tv_weights: tuple[float, ...] = (1.0,)
+    tv_until: float = 1.0
+    tv_rest: float = 1.0
+    clip: bool = False
+    surrogate: Surrogate | None = None
+    starts: tuple[str, ...] = ("grey", "uniform", "blurred", "noise")
+    stop_distance: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.tv_weights or not all(0.0 <= weight < math.inf for weight in self.tv_weights):
+            raise ValueError(
+                f"recipe {self.name!r}: tv_weights must be finite numbers from 0 on, at least one, found "
+                f"{self.tv_weights!r}"
+            )
+        if not 0.0 < self.scale < math.inf:
+            raise ValueError(
+                f"recipe {self.name!r}: scale must be a finite number above 0, found {self.scale!r}"
+            )
+        if not self.bases:
+            raise ValueError(f"recipe {self.name!r}: basis must name at least one, found {self.basis!r}")
+
+    @property
+    def bases(self) -> tuple[str, ...]:
+        """``basis`` as a tuple."""
+        return (self.basis,) if isinstance(self.basis, str) else tuple(self.basis)
+
+    def tv_at(self, evaluation: int, steps: int, restart: int = 0) -> float:
+        """Weight of total variation at an evaluation, counted from 0, of an attack of ``steps``."""
+        tv = self.tv * self.tv_weights[restart % len(self.tv_weights)]
+        return tv if evaluation < self.tv_until * steps else tv * self.tv_rest
+
+
+RECIPES: dict[str, Recipe] = {
+    "smooth": Recipe(
+        "smooth",
+        line_search="armijo",
+        steps=600,
+        tv_until=0.7,
+        tv_rest=0.03,
+        starts=("grey", "noise", "blurred", "noise"),
+    ),
+    "smooth-dct": Recipe("smooth-dct", basis="dct", steps=500, tv=1e-4, starts=("grey", "blurred")),
+    "smooth-batch": Recipe(
+        "smooth-batch",
+        basis="dct",
+        steps=1600,
+        tv=3e-4,
+        tv_until=0.5,
+        tv_rest=0.1,
+        starts=("grey", "blurred"),
+    ),
+    "smooth-batch-grey": Recipe(
+        "smooth-batch-grey",
+        basis="dct",
+        steps=1600,
+        tv_until=0.5,
+        tv_rest=0.1,
+        starts=("grey", "blurred"),
+    ),
+    "relu": Recipe(
+        "relu",
+        line_search="armijo",
+        tv=3e-3,
+        tv_until=0.7,
+        tv_rest=0.1,
+        surrogate=Surrogate(),
+    ),
+    "relu-adam": Recipe(
+        "relu-adam",
+        distance="sapag-global",
+        optimizer="signed-adam",
+        lr=0.1,
+        milestones=(3 / 8, 5 / 8, 7 / 8),
+        steps=400,
+        box=0.0,
+        tv=0.1,
+        clip=True,
+    ),
+}
+"""By name. ``smooth`` stands for the four smooth ones: the input's shape and the batch decide. ``relu`` goes
+through the surrogate, ``relu-adam`` is the best that was found on the bare network.
+"""
+
+
+def choose_recipe(
+    recipe: str | Recipe, input_shape: Sequence[int], batch_size: int, *, piecewise_linear: bool
+) -> Recipe:
+    """The recipe to use: `recipe` itself, or by name; ``auto`` looks at the network, ``smooth`` at the input.
+
+    Colour photographs (three channels) are searched in the DCT basis, and so are batches of more than one
+    image for smooth networks, where other images than photographs bear more total variation; other inputs in
+    their own coordinates. Inputs that are not images get no total variation.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name.
+    """
+    if isinstance(recipe, Recipe):
+        return recipe
+    if recipe == "text":
+        raise ValueError("recipe 'text' is for sentences, which sapag_fast.recover_text recovers")
+    if recipe != "auto" and recipe not in RECIPES:
+        raise ValueError(f"unknown recipe {recipe!r}; expected a Recipe or one of auto, {', '.join(RECIPES)}")
+    image = len(input_shape) == 3 and min(input_shape[-2:]) > 1
+    name = recipe
+    if recipe == "auto":
+        name = "relu" if piecewise_linear else "smooth"
+    if name == "smooth" and image:
+        photograph = input_shape[0] == 3
+        if batch_size > 1:
+            name = "smooth-batch" if photograph else "smooth-batch-grey"
+        elif photograph:
+            name = "smooth-dct"
+    chosen = RECIPES[name]
+    if name == "relu" and image and input_shape[0] == 3:
+        chosen = replace(chosen, basis="dct")
+    if len(input_shape) < 3:
+        chosen = replace(chosen, tv=0.0)
+    return chosen
+
+
+def _surrogate(surrogate: object, recipe: Recipe) -> Surrogate | None:
+    if surrogate is False:
+        return None
+    if isinstance(surrogate, Surrogate):
+        return surrogate
+    if surrogate == "softplus":
+        return recipe.surrogate or Surrogate()
+    raise ValueError(f"surrogate must be 'softplus', False or a Surrogate, found {surrogate!r}")
+
+
+def apply_overrides(
+    recipe: Recipe,
+    *,
+    distance: str | GradientDistance | None,
+    optimizer: str | None,
+    steps: int | None,
+    start: str | Sequence[str] | Tensor | None,
+    basis: str | Sequence[str] | None,
+    box: float | None,
+    tv: float | None,
+    surrogate: str | bool | Surrogate | None = None,
+) -> Recipe:
+    """The recipe with recover's own arguments in place of its values."""
+    if distance is not None:
+        kind = distance.kind.name if isinstance(distance, GradientDistance) else distance
+        if not isinstance(kind, str):
+            raise TypeError(
+                f"distance must be a kind's name or a GradientDistance, found {type(distance).__name__}"
+            )
+        recipe = replace(
+            recipe, distance=kind, bandwidth=recipe.bandwidth if kind == recipe.distance else None
+        )
+    for name in (recipe.optimizer, optimizer):
+        if name is not None and name not in OPTIMIZERS:
+            raise ValueError(f"unknown optimizer {name!r}; expected one of {', '.join(OPTIMIZERS)}")
+    if optimizer is not None and optimizer != recipe.optimizer:
+        lbfgs = optimizer == "lbfgs"
+        milestones = () if lbfgs else (3 / 8, 5 / 8, 7 / 8)
+        recipe = replace(
+            recipe,
+            optimizer=optimizer,
+            lr=1.0 if lbfgs else 0.1,
+            line_search=None,
+            milestones=milestones,
+            clip=not lbfgs,
+        )
+    if steps is not None:
+        recipe = replace(recipe, steps=check.check_count("steps", steps))
+    if start is not None and not isinstance(start, Tensor):
+        kinds = (
+            (start,) if isinstance(start, str) else tuple(start) if isinstance(start, Iterable) else (start,)
+        )
+        for kind in kinds or ("",):
+            if kind not in START_KINDS:
+                raise ValueError(
+                    f"unknown start {kind!r}; expected one of {', '.join(START_KINDS)}, or a tensor"
+                )
+        recipe = replace(recipe, starts=kinds)
+    if basis is not None:
+        recipe = replace(recipe, basis=basis if isinstance(basis, str) else tuple(basis))
+    if box is not None:
+        recipe = replace(recipe, box=check.check_weight("box", box))
+    if tv is not None:
+        recipe = replace(recipe, tv=check.check_weight("tv", tv))
+    if surrogate is not None:
+        recipe = replace(recipe, surrogate=_surrogate(surrogate, recipe))
+    if set(recipe.bases) != {"pixel"}:
+        # Clamping coordinates of another basis would mean nothing.
+        recipe = replace(recipe, clip=False)
+    return recipe
+
+
+def settled_recipe(
+    recipe: str | Recipe,
+    input_shape: Sequence[int],
+    batch_size: int,
+    *,
+    piecewise_linear: bool,
+    **overrides: Any,
+) -> Recipe:
+    """`choose_recipe`, then `apply_overrides` with `overrides`; total variation has to fit the input.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For what either refuses, and for total variation on inputs that are not images.
+    """
+    chosen = choose_recipe(recipe, input_shape, batch_size, piecewise_linear=piecewise_linear)
+    settled = apply_overrides(chosen, **overrides)
+    if settled.tv:
+        require_image_shape(input_shape)
+    return settled

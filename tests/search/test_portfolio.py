@@ -1,0 +1,249 @@
+"""Restarts that differ in prior weight and basis, and attacks that stop what a certificate makes needless."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from sapag_fast.models import LeNet, initialise
+from sapag_fast.recovery.certificate import Certifier
+from sapag_fast.recovery.recover import recover
+from sapag_fast.recovery.result import winners
+from sapag_fast.search.basis import make_basis
+from sapag_fast.search.checkpoint import Checkpoint
+from sapag_fast.search.loop import run_attack
+from sapag_fast.search.priors import total_variation
+from sapag_fast.search.recipe import RECIPES, Recipe, apply_overrides, choose_recipe
+from sapag_fast.victim.surrogate import Surrogate
+
+SIZE, STEPS = 6, 45
+SHAPE = (1, SIZE, SIZE)
+RECIPE = dataclasses.replace(
+    RECIPES["smooth"], box=0.0, tv=0.02, tv_until=0.5, tv_rest=0.1, lr=0.3, history=5
+)
+BASES = ("pixel", "dct")
+
+
+class Bowls:
+    """Row r's distance is a bowl around its victim's centre."""
+
+    mode, reason = "bowls", ""
+
+    def __init__(self, victims):
+        g = torch.Generator().manual_seed(0)
+        self.centres = torch.rand(victims, SIZE * SIZE, generator=g, dtype=torch.float64)
+        self.evaluated = 0
+
+    def retarget(self, victims):
+        self.victims = victims
+
+    def value_and_gradient(self, inputs, labels, sharpness=None):
+        self.evaluated += len(inputs)
+        away = inputs.flatten(1) - self.centres[self.victims]
+        scale = torch.linspace(1, 20, away.shape[1], dtype=away.dtype)
+        above = 0.0 if sharpness is None else sharpness
+        return (scale * away.square()).sum(1) + above, (2 * scale * away).view_as(inputs), None
+
+
+def _attack(victims, restarts, *, recipe=RECIPE, matching=None, bases=None, only=None, **options):
+    """With `only`, the tasks of that restart alone."""
+    g = torch.Generator().manual_seed(1)
+    starts = torch.rand(victims * restarts, 1, *SHAPE, generator=g, dtype=torch.float64)
+    if only is not None:
+        starts, restarts = starts[only::restarts], 1
+    return run_attack(
+        matching or Bowls(victims),
+        starts,
+        torch.zeros(len(starts), 1, dtype=torch.long),
+        recipe=recipe,
+        steps=STEPS,
+        basis=[make_basis(name, SHAPE, dtype=torch.float64) for name in bases or ("pixel",)],
+        bounds=(0.0, 1.0),
+        restarts=restarts,
+        check_every=10,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("rows", [12, 5, 1])
+def test_a_restarts_prior_and_basis_are_its_own(rows):
+    """Whatever runs beside it: restart k does what an attack of its weight and basis alone does."""
+    recipe = dataclasses.replace(RECIPE, tv_weights=(1.0, 0.0, 30.0))
+    found = _attack(3, 4, recipe=recipe, bases=BASES, rows=rows)
+    for k in range(4):
+        alone = _attack(
+            3,
+            4,
+            recipe=dataclasses.replace(RECIPE, tv=RECIPE.tv * (1.0, 0.0, 30.0, 1.0)[k]),
+            bases=BASES[k % 2 : k % 2 + 1],
+            only=k,
+        )
+        torch.testing.assert_close(found.inputs[k::4], alone.inputs, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(found.history[:, k::4], alone.history, rtol=1e-9, atol=1e-12)
+    unweighed = _attack(3, 4, recipe=dataclasses.replace(RECIPE, tv=0.0), only=2)
+    assert (found.inputs[2::4] - unweighed.inputs).abs().amax() > 1e-3
+    assert (total_variation(found.inputs[2::4])[0] < total_variation(unweighed.inputs)[0]).all()
+
+
+def test_one_weight_for_all_leaves_every_bit():
+    plain, same = (
+        _attack(2, 3, recipe=dataclasses.replace(RECIPE, tv_weights=weights))
+        for weights in ((1.0,), (1.0, 1.0, 1.0))
+    )
+    assert torch.equal(plain.inputs, same.inputs)
+    assert torch.equal(plain.objective, same.objective)
+
+
+def test_a_recipe_says_each_restarts_weight():
+    recipe = dataclasses.replace(RECIPE, tv_weights=(1.0, 3.0))
+    assert recipe.tv_at(0, 100, 1) == pytest.approx(0.06)
+    assert recipe.tv_at(50, 100, 3) == pytest.approx(0.006)
+    assert recipe.tv_at(0, 100, 2) == recipe.tv_at(0, 100) == pytest.approx(0.02)
+    for weights in ((), (-1.0,), (1.0, float("inf")), (float("nan"),)):
+        with pytest.raises(ValueError, match="tv_weights"):
+            Recipe("mine", tv_weights=weights)
+    with pytest.raises(ValueError, match="basis"):
+        Recipe("mine", basis=())
+    assert Recipe("mine", basis=BASES).bases == BASES
+    assert Recipe("mine").bases == ("pixel",)
+
+
+def test_clipping_goes_where_one_basis_is_not_pixels():
+    nothing = dict.fromkeys(("distance", "optimizer", "steps", "start", "box", "tv"))
+    adam = RECIPES["relu-adam"]
+    assert apply_overrides(adam, basis=("pixel",), **nothing).clip
+    assert not apply_overrides(adam, basis=["dct", "pixel"], **nothing).clip
+
+
+def test_text_is_another_functions():
+    with pytest.raises(ValueError, match="recover_text"):
+        choose_recipe("text", (1, 28, 28), 1, piecewise_linear=False)
+
+
+def test_recover_takes_several_bases():
+    model = initialise(LeNet(image_size=8), "uniform")
+    image, label = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([1])
+    target = torch.autograd.grad(
+        torch.nn.functional.cross_entropy(model(image), label), tuple(model.parameters())
+    )
+    options = {"restarts": 2, "steps": 30, "start": "grey"}
+    mixed = recover(model, target, (1, 8, 8), basis=("pixel", "dct"), **options)
+    assert mixed.recipe.basis == ("pixel", "dct")
+    for k, basis in enumerate(("pixel", "dct")):
+        alone = recover(model, target, (1, 8, 8), basis=basis, **options)
+        torch.testing.assert_close(mixed.restarts.history[:10, 0, k], alone.restarts.history[:10, 0, k])
+    assert mixed.distance[0] == mixed.restarts.distance.min()
+    assert mixed.winner[0] == mixed.restarts.distance[0].argmin()
+    assert torch.equal(mixed.inputs[0], mixed.restarts.inputs[0, mixed.winner[0]])
+    with pytest.raises(ValueError, match="unknown basis 'wavelet'"):
+        recover(model, target, (1, 8, 8), basis=("pixel", "wavelet"), **options)
+
+
+CERTIFIED = dataclasses.replace(RECIPE, tv=0.0)
+
+
+@pytest.mark.parametrize(("rows", "most"), [(12, 12), (3, 3), (5, 12)])
+def test_the_certified_restart_alone_goes_on(rows, most):
+    matching = Bowls(3)
+    found = _attack(3, 4, recipe=CERTIFIED, matching=matching, certified_at=[1e-3] * 3, rows=rows)
+    whole = _attack(3, 4, recipe=CERTIFIED, rows=rows)
+    spent = found.evaluations.view(3, 4)
+    assert (spent == STEPS).sum(1).tolist() == [1, 1, 1]
+    assert ((spent > 0).sum() <= most).all()
+    assert all(found.ended)
+    # What was saved is what was not evaluated.
+    assert int(spent.sum()) == matching.evaluated < 0.8 * int(whole.evaluations.sum())
+    survivor = spent.argmax(1) + torch.arange(3) * 4
+    # A restart that goes on is not disturbed.
+    torch.testing.assert_close(found.inputs[survivor], whole.inputs[survivor], rtol=1e-9, atol=1e-12)
+    assert (found.distance[survivor] <= 1e-3).all()
+    again = _attack(3, 4, recipe=CERTIFIED, certified_at=[1e-3] * 3, rows=rows)
+    assert torch.equal(again.evaluations, found.evaluations)
+    assert torch.equal(again.inputs, found.inputs)
+
+
+def test_victims_of_which_nothing_is_known_go_on():
+    found = _attack(3, 4, recipe=CERTIFIED, certified_at=[-1.0, 1e-3, -1.0])
+    spent = found.evaluations.view(3, 4)
+    assert (spent[[0, 2]] == STEPS).all()
+    assert (spent[1] == STEPS).sum() == 1
+
+
+def test_the_stop_distance_still_ends_a_victim_at_once():
+    recipe = dataclasses.replace(CERTIFIED, stop_distance=1e-2)
+    found = _attack(2, 2, recipe=recipe, certified_at=[1e-3] * 2)
+    assert (found.evaluations < STEPS).all()
+
+
+def test_through_a_surrogate_a_restart_counts_when_it_ends():
+    """The surrogate's own distance is never so low; the network's is."""
+    recipe = dataclasses.replace(
+        CERTIFIED, surrogate=Surrogate(4.0, 16.0, 3, 0.5), line_search="armijo", lr=1.0
+    )
+    found = _attack(2, 3, recipe=recipe, certified_at=[1e-3] * 2, rows=2)
+    assert found.evaluations.view(2, 3).tolist() == [[STEPS, 0, 0]] * 2
+    assert (found.matched.view(2, 3)[:, 0] >= 16).all()
+    assert (found.distance.view(2, 3)[:, 0] <= 1e-3).all()
+    assert found.distance.view(2, 3)[:, 1:].isinf().all()
+
+
+def test_a_gentle_stage_is_not_compared_with_the_last():
+    """Of restarts that end together the first to be certified stops none; one that is younger is stopped on
+    its way, and its surrogate's distance is of another kind."""
+    recipe = dataclasses.replace(
+        CERTIFIED, surrogate=Surrogate(4.0, 16.0, 3, 0.8), line_search="armijo", lr=1.0
+    )
+    starts = torch.full((3, 1, *SHAPE), 0.5, dtype=torch.float64)
+    starts[0] = torch.nan  # ends at once, and makes room
+    found = run_attack(
+        Bowls(1),
+        starts,
+        torch.zeros(3, 1, dtype=torch.long),
+        recipe=recipe,
+        steps=STEPS,
+        basis=make_basis("pixel", SHAPE, dtype=torch.float64),
+        bounds=None,
+        restarts=3,
+        rows=2,
+        certified_at=[1e-3],
+        check_every=10,
+    )
+    assert found.evaluations.tolist()[1] == STEPS
+    assert 0 < found.evaluations[2] < 40
+    assert found.distance.isfinite().tolist() == [False, True, True]
+    assert found.matched.isfinite().tolist() == [False, True, False]
+    told = {"joint": False, "matching": Bowls(1), "recipe": recipe, "certifier": Certifier(None, [""])}
+    assert winners(found, 3, **told).winner.tolist() == [1]
+    none = dataclasses.replace(found, matched=torch.full_like(found.matched, torch.inf))
+    assert winners(none, 3, **told).winner.tolist() == [int(found.distance.argmin())]
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("rows", [4, 12])
+@pytest.mark.parametrize("checks", [1, 2, 4])
+def test_a_killed_portfolio_goes_on_with_the_same_bits(tmp_path, rows, checks):
+    options = {
+        "recipe": dataclasses.replace(RECIPE, tv_weights=(1.0, 0.0, 30.0), tv=1e-4),
+        "bases": BASES,
+        "certified_at": [1e-2, -1.0, 1e-2],
+        "rows": rows,
+    }
+    whole = _attack(3, 4, **options)
+    assert (whole.evaluations.view(3, 4)[0] < STEPS).any()
+    path = tmp_path / "state.safetensors"
+    seen = []
+
+    def kill(done, _):
+        seen.append(done)
+        if len(seen) == checks + 1:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        _attack(3, 4, checkpoint=Checkpoint(path, "this", every=0), progress=kill, **options)
+    found = _attack(3, 4, checkpoint=Checkpoint(path, "this", every=0), **options)
+    for name in ("inputs", "distance", "matched", "objective", "evaluations", "finite"):
+        assert torch.equal(getattr(found, name), getattr(whole, name)), name
+    assert torch.equal(found.history.nan_to_num(-1), whole.history.nan_to_num(-1))
