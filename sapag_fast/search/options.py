@@ -1,0 +1,209 @@
+"""What a search can be told: one options object for `recover`, audits, the profiler and the command line."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor
+
+from sapag_fast import checks as check
+from sapag_fast.distances.gradient_distance import GradientDistance
+from sapag_fast.search.priors import require_image_shape
+from sapag_fast.search.recipe import OPTIMIZERS, Recipe, choose_recipe
+from sapag_fast.search.starts import START_KINDS
+from sapag_fast.victim.surrogate import Surrogate
+
+__all__ = ["SearchOptions"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """How a search goes; None: from the recipe.
+
+    Attributes
+    ----------
+    recipe : str or Recipe
+        ``"auto"`` looks at the network and the input; ``"smooth"`` for networks without piecewise-linear
+        activations, and ``"relu"`` through the surrogate for those with some, look at the input alone; the
+        other names of `RECIPES` look at nothing. The next options override the recipe.
+    distance : str, GradientDistance or None
+        A distance's kind or a `GradientDistance`.
+    layers : str or sequence of int
+        Which gradients form a layer of the distance: ``modules`` (those of one submodule), ``shapes`` (a
+        vector joins the tensor before it whose first dimension it shares), ``separate``, or a number for
+        each. A `GradientDistance` brings its own.
+    optimizer : str or None
+        ``lbfgs``, ``adam`` or ``signed-adam``.
+    steps : int or None
+        Evaluations of each restart.
+    start : str, sequence of str, Tensor or None
+        Kinds of start for the restarts in turn (``grey``, ``uniform``, ``blurred``, ``noise``), or a tensor
+        ``[R, restarts, B, *input_shape]`` (leading dimensions of 1 may be left out).
+    basis : str, sequence of str or None
+        ``pixel``, ``dct``, or several for the restarts in turn.
+    surrogate : str, bool, Surrogate or None
+        ``softplus`` (smooth activations for piecewise-linear ones in the candidate's network alone, never in
+        the victim's), False or a `Surrogate`.
+    box, tv : float or None
+        Weights of the penalties on leaving the bounds and on total variation.
+    stop_distance : float or None
+        A victim is done once the distance of one of its restarts is at most this.
+    bounds : pair of float or None
+        Range of the inputs' values; None: no box.
+    restarts : int
+        Searches for each victim: a portfolio of starts, and where the recipe says so of prior weights and
+        bases, since neither can be chosen without the truth. The one with the lowest distance without
+        penalties wins (see `Recovery`).
+    stop_certified : bool
+        Once a restart of a victim is certified (see `Recovery.certificate`), it alone goes on to its end:
+        the victim's others stop, and those that wait never begin.
+    local_steps : int
+        Steps of gradient descent that the client took, each on its whole batch, before it shared; the target
+        is then (parameters before - parameters after) / `local_lr`: the sum of the steps' gradients.
+        Candidates are unrolled through the same steps, which explicit mode does not cover.
+    local_lr : float or None
+        The rate of these steps.
+    seed : int
+        Of all random numbers.
+    max_memory : int or None
+        Bytes that the searches may take; None: what is free. A small step is measured to see how many fit.
+    at_once : int or None
+        Searches at once, whatever memory says. Halved if memory runs out all the same.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For options that do not fit; the message names the option, what was expected and what was found.
+    """
+
+    recipe: str | Recipe = "auto"
+    distance: str | GradientDistance | None = None
+    layers: str | Sequence[int] = "modules"
+    optimizer: str | None = None
+    steps: int | None = None
+    start: str | Sequence[str] | Tensor | None = field(default=None, compare=False)
+    basis: str | Sequence[str] | None = None
+    surrogate: str | bool | Surrogate | None = None
+    box: float | None = None
+    tv: float | None = None
+    stop_distance: float | None = None
+    bounds: tuple[float, float] | None = (0.0, 1.0)
+    restarts: int = 1
+    stop_certified: bool = True
+    local_steps: int = 1
+    local_lr: float | None = None
+    seed: int = 0
+    max_memory: int | None = None
+    at_once: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "bounds", check.check_bounds(self.bounds))
+        check.check_count("restarts", self.restarts)
+        check.check_local_steps(self.local_steps, self.local_lr)
+        for name in ("steps", "max_memory", "at_once"):
+            if getattr(self, name) is not None:
+                check.check_count(name, getattr(self, name))
+        check.check_seed(self.seed)
+        for name in ("box", "tv"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, check.check_weight(name, getattr(self, name)))
+        if self.stop_distance is not None and math.isnan(self.stop_distance):
+            raise ValueError("stop_distance must be a number, found nan")
+        self._check_distance()
+        if self.optimizer is not None and self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"unknown optimizer {self.optimizer!r}; expected one of {', '.join(OPTIMIZERS)}")
+        if isinstance(self.start, Iterable) and not isinstance(self.start, (str, Tensor)):
+            object.__setattr__(self, "start", tuple(self.start))
+        for kind in self.start_kinds or ():
+            if kind not in START_KINDS:
+                raise ValueError(
+                    f"unknown start {kind!r}; expected one of {', '.join(START_KINDS)}, or a tensor"
+                )
+        if self.basis is not None and not isinstance(self.basis, str):
+            object.__setattr__(self, "basis", tuple(self.basis))
+        if not (self.surrogate in (None, False, "softplus") or isinstance(self.surrogate, Surrogate)):
+            raise ValueError(f"surrogate must be 'softplus', False or a Surrogate, found {self.surrogate!r}")
+
+    def _check_distance(self) -> None:
+        if not (self.distance is None or isinstance(self.distance, (str, GradientDistance))):
+            found = type(self.distance).__name__
+            raise TypeError(f"distance must be a kind's name or a GradientDistance, found {found}")
+
+    @property
+    def start_kinds(self) -> tuple[str, ...] | None:
+        """Kinds of start in place of the recipe's; None where there are none, or a tensor is given."""
+        if self.start is None or isinstance(self.start, Tensor):
+            return None
+        several = isinstance(self.start, Iterable) and not isinstance(self.start, str) and self.start
+        return tuple(self.start) if several else (self.start,)
+
+    def settled(self, input_shape: Sequence[int], batch_size: int, *, piecewise_linear: bool) -> Recipe:
+        """Choose the recipe for inputs of this shape, with these options in place of its values.
+
+        Parameters
+        ----------
+        input_shape : sequence of int
+            Of one input, without the batch.
+        batch_size : int
+            Inputs behind one gradient.
+        piecewise_linear : bool
+            Whether piecewise-linear activations run in the network.
+
+        Raises
+        ------
+        ValueError
+            For an unknown recipe, and for total variation on inputs that are not images.
+        """
+        recipe = choose_recipe(self.recipe, input_shape, batch_size, piecewise_linear=piecewise_linear)
+        recipe = self._with_distance(recipe)
+        recipe = self._with_optimizer(recipe)
+        changes: dict[str, Any] = {
+            name: getattr(self, name)
+            for name in ("steps", "basis", "box", "tv", "stop_distance")
+            if getattr(self, name) is not None
+        }
+        if self.start_kinds is not None:
+            changes["starts"] = self.start_kinds
+        if self.surrogate is not None:
+            changes["surrogate"] = self._surrogate(recipe)
+        recipe = replace(recipe, **changes)
+        if set(recipe.bases) != {"pixel"}:
+            # Clamping coordinates of another basis would mean nothing.
+            recipe = replace(recipe, clip=False)
+        if recipe.tv:
+            require_image_shape(input_shape)
+        return recipe
+
+    def _with_distance(self, recipe: Recipe) -> Recipe:
+        if self.distance is None:
+            return recipe
+        given = self.distance
+        kind = given.kind.name if isinstance(given, GradientDistance) else given
+        return replace(recipe, distance=kind, bandwidth=recipe.bandwidth if kind == recipe.distance else None)
+
+    def _with_optimizer(self, recipe: Recipe) -> Recipe:
+        if recipe.optimizer not in OPTIMIZERS:
+            raise ValueError(
+                f"unknown optimizer {recipe.optimizer!r}; expected one of {', '.join(OPTIMIZERS)}"
+            )
+        if self.optimizer is None or self.optimizer == recipe.optimizer:
+            return recipe
+        lbfgs = self.optimizer == "lbfgs"
+        return replace(
+            recipe,
+            optimizer=self.optimizer,
+            lr=1.0 if lbfgs else 0.1,
+            line_search=None,
+            milestones=() if lbfgs else (3 / 8, 5 / 8, 7 / 8),
+            clip=not lbfgs,
+        )
+
+    def _surrogate(self, recipe: Recipe) -> Surrogate | None:
+        if self.surrogate is False:
+            return None
+        if isinstance(self.surrogate, Surrogate):
+            return self.surrogate
+        return recipe.surrogate or Surrogate()
