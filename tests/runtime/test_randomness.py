@@ -1,0 +1,52 @@
+"""Global random numbers are given back as they were."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sapag_fast.runtime.randomness import forked, random_state, resumed, seeded
+
+CPU = torch.device("cpu")
+
+
+def test_seeded_draws_what_the_seed_gives_and_gives_the_generator_back() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(5)
+    after = torch.rand(4)
+    torch.manual_seed(5)
+    with seeded(3, CPU):
+        drawn = torch.rand(4)
+    assert torch.equal(drawn, expected)
+    assert torch.equal(torch.rand(4), after)
+
+
+def test_forked_goes_on_from_the_present_state_and_gives_it_back() -> None:
+    torch.manual_seed(5)
+    with forked(CPU):
+        drawn = torch.rand(4)
+    assert torch.equal(torch.rand(4), drawn)
+
+
+def test_the_generator_is_given_back_after_an_error() -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    with pytest.raises(RuntimeError, match="stop"), seeded(3, CPU):
+        torch.rand(4)
+        raise RuntimeError("stop")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_code_that_stops_half_way_goes_on_with_the_same_numbers() -> None:
+    with seeded(3, CPU):
+        whole = torch.rand(8)
+    with seeded(3, CPU):
+        first = torch.rand(4)
+        state = random_state(CPU)
+    before = torch.get_rng_state()
+    with resumed(state, CPU):
+        rest = torch.rand(4)
+    assert torch.equal(torch.get_rng_state(), before)
+    # `rand` fills short tensors one number after the other.
+    assert torch.equal(torch.cat((first, rest)), whole)
