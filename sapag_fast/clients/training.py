@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from sapag_fast.files.fingerprint import fingerprint
 from sapag_fast.models import FunctionalActivation
+from sapag_fast.runtime.randomness import seeded
 
 __all__ = ["MOST_EPOCHS", "OPTIMIZERS", "Phase", "train_to"]
 
@@ -125,8 +126,7 @@ def train_to(
     device = next((tensor.device for tensor in trained.parameters()), images.device)
     images, labels = images.to(device), labels.to(device)
     modes = [(module, module.training) for module in trained.modules()]
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.enable_grad():
-        torch.manual_seed(seed)
+    with seeded(seed, device), torch.enable_grad():
         with _bar(progress, epochs) as told:
             phase = _train(trained, images, labels, epochs, accuracy, optimizer, lr, batch_size, seed, told)
     for module, mode in modes:

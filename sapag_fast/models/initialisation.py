@@ -9,6 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from sapag_fast.runtime.randomness import seeded
+
 __all__ = ["INITIALISATIONS", "initialise"]
 
 
@@ -85,8 +87,7 @@ def initialise(model: nn.Module, name: str, *, seed: int = 0) -> nn.Module:
         raise ValueError(f"unknown initialisation {name!r}; expected one of {', '.join(INITIALISATIONS)}")
     draft = copy.deepcopy(model).cpu()
     if name == "default":
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed, torch.device("cpu")):
             for module in draft.modules():
                 reset = getattr(module, "reset_parameters", None)
                 if callable(reset):

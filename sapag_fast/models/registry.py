@@ -17,6 +17,7 @@ from sapag_fast.models.initialisation import initialise
 from sapag_fast.models.lenet import LeNet
 from sapag_fast.models.mlp import MLP
 from sapag_fast.models.resnet import ResNet
+from sapag_fast.runtime.randomness import forked
 
 __all__ = ["MODELS", "make_model"]
 
@@ -67,6 +68,6 @@ def make_model(
         raise ValueError(f"model {name!r} has no option {unknown[0]!r}; it has {', '.join(sorted(known))}")
     if activation is not None:
         options["activation"] = activation
-    with torch.random.fork_rng(devices=[]):
+    with forked(torch.device("cpu")):
         model = make(**options)
     return initialise(model, initialisation, seed=seed)

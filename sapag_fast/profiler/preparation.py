@@ -17,6 +17,7 @@ from sapag_fast import checks as check
 from sapag_fast.distances.gradient_distance import GradientDistance
 from sapag_fast.distances.layering import model_layers
 from sapag_fast.runtime.denormals import flushed_denormals
+from sapag_fast.runtime.randomness import seeded
 from sapag_fast.search.basis import Basis, make_basis
 from sapag_fast.search.batch import Batch
 from sapag_fast.search.capacity import first_matching
@@ -107,11 +108,10 @@ class Preparation:
         """Those of an attack, with its random numbers seeded and the global ones given back."""
         flush = self.recipe.surrogate is not None and self.device.type == "cpu"
         with (
-            torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []),
+            seeded(self.seed, self.device),
             sdpa_kernel(SDPBackend.MATH),
             flushed_denormals(flush),
         ):
-            torch.manual_seed(self.seed)
             yield
 
 
@@ -142,11 +142,7 @@ def prepare(
     dtype = parameters[0].dtype
     nothing = [torch.zeros_like(p, device=place)[None] for p in parameters]
     draft = Problem(model, loss, GradientDistance(), nothing, device=device)
-    with (
-        torch.random.fork_rng(devices=[place] if place.type == "cuda" else []),
-        sdpa_kernel(SDPBackend.MATH),
-    ):
-        torch.manual_seed(seed)
+    with seeded(seed, place), sdpa_kernel(SDPBackend.MATH):
         output, recorder = checked_trial(draft, shape, batch_size, dtype, place)
         generator = recovery_generator(seed, 0, -1)
         truth = make_start("uniform", (batch_size, *shape), bounds, generator).to(place, dtype)

@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from sapag_fast import checks as check
 from sapag_fast.distances.gradient_distance import GradientDistance
 from sapag_fast.distances.layering import model_layers
+from sapag_fast.runtime.randomness import seeded
 from sapag_fast.text.analytic import match_positions, span_test
 from sapag_fast.text.bag import Bag, infer_length, read_bag
 from sapag_fast.text.group import Group
@@ -20,6 +21,7 @@ from sapag_fast.text.network import Tables, TextNetwork, differentiable_attentio
 from sapag_fast.text.recipe import TextRecipe, choose_text_recipe
 from sapag_fast.text.recovery import TextRecovery, certify
 from sapag_fast.victim.labels import find_last_layer, infer_labels
+from sapag_fast.victim.model import VictimModel
 from sapag_fast.victim.problem import Problem
 
 __all__ = ["STARTS", "recover_text"]
@@ -112,10 +114,9 @@ def recover_text(
     loss = F.cross_entropy if loss_fn is None else check.check_callable("loss_fn", loss_fn)
     paired = model_layers(model, layers)
     with (
-        torch.random.fork_rng(devices=[place] if place.type == "cuda" else []),
+        seeded(seed, place),
         differentiable_attention(model),
     ):
-        torch.manual_seed(seed)
         tables = find_tables(model, embedding)
         victims = next(entry.shape[0] for entry in targets if entry is not None)
         lengths = _lengths(length, tables, targets, victims)
@@ -123,7 +124,7 @@ def recover_text(
         matched = [None if i in tables.entries else entry for i, entry in enumerate(targets)]
         if all(entry is None for entry in matched):
             raise ValueError("target: nothing to match but the embeddings' gradients")
-        draft = Problem(TextNetwork(model), loss, distance_of, matched)
+        draft = Problem(VictimModel(TextNetwork(model)), loss, distance_of, matched)
         known = _labels(labels, draft, loss_fn is None, batched)
         search = partial(Group, draft, tables, known, settings, seed=seed, at_once=at_once)
         groups = []
