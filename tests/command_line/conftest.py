@@ -1,7 +1,7 @@
 """Files that a user would have."""
 
 import pytest
-from cli_support import NETS, run
+from command_calls import NETS, run
 
 from sapag_fast import data
 from sapag_fast.command_line.demo import demo

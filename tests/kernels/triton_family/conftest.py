@@ -1,4 +1,4 @@
-"""These tests need a GPU, or a process that runs Triton's interpreter: test_triton.py starts one.
+"""These tests need a GPU, or a process that runs Triton's interpreter: test_interpreted.py starts one.
 
 TRITON_INTERPRET has to be set before triton is first imported, and then holds for a whole process.
 """

@@ -2,12 +2,9 @@
 
 import pytest
 import torch
-from optimizer_problems import noise
-from test_optimizers import BACKENDS
+from optimizer_problems import both_backends, noise
 
 from sapag_fast.search.optimizers import LBFGS
-
-both_backends = pytest.mark.parametrize("backend", BACKENDS)
 
 
 def rosenbrock(x):

@@ -2,14 +2,11 @@
 
 import pytest
 import torch
-from optimizer_problems import curved, noise
+from optimizer_problems import MAKERS, all_makers, both_backends, curved, noise
 from safetensors.torch import load, save
-from test_optimizers import BACKENDS, MAKERS
 
 RECOVERIES, SIZE, STEPS = 5, 37, 9
 CURVATURES = torch.logspace(-1, 1, SIZE, dtype=torch.float64)
-every_optimizer = pytest.mark.parametrize("name", MAKERS)
-both_backends = pytest.mark.parametrize("backend", BACKENDS)
 
 
 def _make(name, backend, recoveries=RECOVERIES):
@@ -33,7 +30,7 @@ def _close(found, expected, backend):
 
 
 @both_backends
-@every_optimizer
+@all_makers
 def test_those_that_stay_go_on_as_if_nobody_had_left(name, backend):
     kicks = noise(RECOVERIES, SIZE, 2 * STEPS)
     start, rows = noise(RECOVERIES, SIZE, 1, seed=1)[0], torch.tensor([3, 0, 4])
@@ -46,7 +43,7 @@ def test_those_that_stay_go_on_as_if_nobody_had_left(name, backend):
 
 
 @both_backends
-@every_optimizer
+@all_makers
 def test_a_restarted_recovery_is_a_fresh_one(name, backend):
     """Its own count: first step, bias correction and milestones begin anew beside recoveries that go on."""
     kicks = noise(RECOVERIES, SIZE, 2 * STEPS)
@@ -64,7 +61,7 @@ def test_a_restarted_recovery_is_a_fresh_one(name, backend):
 
 
 @both_backends
-@every_optimizer
+@all_makers
 def test_a_copy_restarted_makes_room_for_another(name, backend):
     kicks, start = noise(RECOVERIES, SIZE, 2 * STEPS), noise(RECOVERIES, SIZE, 1, seed=1)[0]
     whole, optimizer = _make(name, backend), _make(name, backend, 2)
@@ -78,7 +75,7 @@ def test_a_copy_restarted_makes_room_for_another(name, backend):
 
 
 @both_backends
-@every_optimizer
+@all_makers
 @pytest.mark.parametrize("steps", [0, 1, STEPS])
 def test_saved_and_loaded_goes_on_with_the_same_bits(name, backend, steps):
     kicks, start = noise(RECOVERIES, SIZE, 2 * STEPS), noise(RECOVERIES, SIZE, 1, seed=1)[0]
@@ -91,7 +88,7 @@ def test_saved_and_loaded_goes_on_with_the_same_bits(name, backend, steps):
 
 
 @both_backends
-@every_optimizer
+@all_makers
 def test_a_state_is_a_copy(name, backend):
     kicks, start = noise(RECOVERIES, SIZE, STEPS), noise(RECOVERIES, SIZE, 1, seed=1)[0]
     optimizer = _make(name, backend)
@@ -107,7 +104,7 @@ def test_a_state_is_a_copy(name, backend):
         assert tensor.is_contiguous()
 
 
-@every_optimizer
+@all_makers
 def test_everybody_may_leave(name):
     optimizer = _make(name, "compiled")
     optimizer.keep(torch.empty(0, dtype=torch.int64))

@@ -1,45 +1,12 @@
-"""The Triton family without a GPU: its plans here, its kernels in Triton's interpreter.
-
-The interpreter is switched on for a whole process before triton is imported, so tests/kernels/triton_family runs in
-processes of its own.
-"""
-
-import os
-import subprocess
-import sys
-from pathlib import Path
+"""How the Triton family lays its launches out."""
 
 import pytest
-import torch
 
 pytest.importorskip("triton", reason="the Triton kernels need triton")
 
 from sapag_fast.kernels.plans import Limits, Tile, limits_for, make_plan
 
-FAMILY = Path(__file__).with_name("triton_family")
 LIMITS = Limits(fused=(Tile(2, 8, 1), Tile(4, 16, 1)), chunk=Tile(2, 16, 1), tiles_a_chunk=2, vec=4)
-
-
-@pytest.mark.parametrize("module", ["distances", "operators", "scale", "tables"])
-def test_under_the_interpreter(module):
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore::RuntimeWarning"]
-    done = subprocess.run(
-        [*command, str(FAMILY / f"test_triton_{module}.py")],
-        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_tensors_on_the_cpu_need_the_interpreter():
-    from sapag_fast.kernels import operators
-
-    if os.environ.get("TRITON_INTERPRET") == "1":
-        pytest.skip("this process interprets")
-    with pytest.raises(ValueError, match=r"target\[0\]: Triton kernels need tensors on a GPU, found cpu"):
-        operators.target_sums([torch.ones(3)], (0,), 1, False)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from cli_support import NETS, files_of, flat, names_in, replaced, run
+from command_calls import NETS, files_of, flat, names_in, replaced, run
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 

@@ -5,11 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import optimizer_problems
 import pytest
 import torch
 from optimizer_problems import (
+    MAKERS,
     RECOVERIES,
     SIZE,
+    all_makers,
+    both_backends,
     curved,
     drive,
     gradient,
@@ -22,15 +26,7 @@ from optimizer_problems import (
 from sapag_fast.distances import operators as ops
 from sapag_fast.search.optimizers import LBFGS, Adam
 
-BACKENDS = ("compiled", "torch")
-MAKERS = {
-    "lbfgs": lambda *shape, **options: LBFGS(*shape, history=5, **options),
-    "lbfgs-armijo": lambda *shape, **options: LBFGS(*shape, history=5, line_search="armijo", **options),
-    "adam": lambda *shape, **options: Adam(*shape, milestones=(3, 6), **options),
-    "signed-adam": lambda *shape, **options: Adam(*shape, signed=True, eps=1e-20, **options),
-}
-both_backends = pytest.mark.parametrize("backend", BACKENDS)
-all_makers = pytest.mark.parametrize("name", MAKERS)
+SUPPORT = Path(optimizer_problems.__file__).parent
 
 
 def _torch_lbfgs(matrix, start, steps, wave=0.0, **options):
@@ -347,8 +343,7 @@ import sys
 
 sys.path.insert(0, sys.argv[2])
 import torch
-from optimizer_problems import curved, noise
-from test_optimizers import MAKERS
+from optimizer_problems import MAKERS, curved, noise
 
 from sapag_fast.distances import operators as ops
 
@@ -369,7 +364,7 @@ def test_every_instruction_set_of_this_machine():
     order = ["baseline", "avx2", "avx512"]
     for capability in order[: order.index(ops.cpu_capability()) + 1]:
         done = subprocess.run(
-            [sys.executable, "-c", SCRIPT, capability, str(Path(__file__).parents[1] / "support")],
+            [sys.executable, "-c", SCRIPT, capability, str(SUPPORT)],
             env={**os.environ, "SAPAG_FAST_CPU_CAPABILITY": capability},
             capture_output=True,
             text=True,

@@ -3,7 +3,7 @@
 import signal
 import time
 
-from cli_support import NETS, QUICK, names_in, python, replaced, results, run, victim
+from command_calls import NETS, QUICK, names_in, python, replaced, results, run, victim
 
 import sapag_fast
 from sapag_fast.command_line.demo import demo

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cli_support import NETS, QUICK, flat, names_in, python, replaced, run, victim
+from command_calls import NETS, QUICK, flat, names_in, python, replaced, run, victim
 from safetensors.torch import load_file, save_file
 
 

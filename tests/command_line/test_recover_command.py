@@ -1,7 +1,7 @@
 """The command line where all goes well: round trips, options, the demo."""
 
 import torch
-from cli_support import NETS, QUICK, names_in, results, run, victim
+from command_calls import NETS, QUICK, names_in, results, run, victim
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file

@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from cli_support import files_of, in_child, names_in, run
+from command_calls import files_of, in_child, names_in, run
 
 from sapag_fast.search.batch import Batch
 

@@ -2,7 +2,7 @@
 
 import json
 
-from cli_support import NETS, flat, names_in, run
+from command_calls import NETS, flat, names_in, run
 
 QUICK = ("--recoveries", "1,4", "--evaluations", 5, "--seconds", 0.3, "--device", "cpu")
 

@@ -4,7 +4,7 @@ import csv
 import json
 
 import pytest
-from cli_support import NETS, results, run, victim
+from command_calls import NETS, results, run, victim
 from safetensors import safe_open
 
 from sapag_fast.recovery import certificate as certifying

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from cli_support import NETS, QUICK, flat, names_in, results, run, victim
+from command_calls import NETS, QUICK, flat, names_in, results, run, victim
 from safetensors import safe_open
 from safetensors.torch import load_file
 

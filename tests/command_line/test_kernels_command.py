@@ -1,7 +1,7 @@
 """``sapag-fast kernels``: what there is, and the CUDA planner's dry run."""
 
 import pytest
-from cli_support import run
+from command_calls import run
 
 from sapag_fast.distances import operators as ops
 
