@@ -8,10 +8,10 @@ from functools import cache
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from sapag_fast.data.conventions import Images
+from sapag_fast.runtime.extras import needs
 
 # One class a photograph. Each crop (top, left, side) is a square with an object in it, not background alone.
 CROPS: dict[str, tuple[tuple[int, int, int], ...]] = {
@@ -32,11 +32,12 @@ def digits(count: int | None = None, size: int = 28) -> Images:
     """Handwritten digits (scikit-learn, 8 × 8), enlarged to [N, 1, size, size]; labels 0..9, in the set's own
     order.
     """
-    from sklearn.datasets import load_digits
+    with needs("data", "bundled digits"):
+        from sklearn.datasets import load_digits
 
     bunch = load_digits()
     chosen = _chosen(len(bunch.images), count)
-    images = [_resized(Image.fromarray(bunch.images[i].astype(np.float32) / 16), size) for i in chosen]
+    images = [_resized(bunch.images[i].astype(np.float32) / 16, size) for i in chosen]
     return _stacked(images), torch.as_tensor(bunch.target[chosen], dtype=torch.int64)
 
 
@@ -46,11 +47,12 @@ def faces(count: int | None = None, size: int = 32) -> Images:
 
     The subset does not say who is who, so each of its 100 faces is a class of its own: labels 0..99.
     """
-    from skimage import data
+    with needs("data", "bundled faces"):
+        from skimage import data
 
     crops = data.lfw_subset()[:100]  # the second hundred shows no faces
     chosen = _chosen(len(crops), count)
-    images = [_resized(Image.fromarray(crops[i].astype(np.float32)), size) for i in chosen]
+    images = [_resized(crops[i].astype(np.float32), size) for i in chosen]
     return _stacked(images), torch.as_tensor(chosen, dtype=torch.int64)
 
 
@@ -68,7 +70,7 @@ def photographs(count: int | None = None, size: int = 32) -> Images:
     chosen = [order[i] for i in _chosen(len(order), count)]
     images = []
     for label, (top, left, side) in chosen:
-        crop = Image.fromarray(_photograph(names[label])[top : top + side, left : left + side])
+        crop = _photograph(names[label])[top : top + side, left : left + side]
         images.append(_resized(crop, size))
     return _stacked(images), torch.tensor([label for label, _ in chosen], dtype=torch.int64)
 
@@ -79,8 +81,9 @@ SOURCES: dict[str, Callable[..., Images]] = {"digits": digits, "faces": faces, "
 @cache
 def _photograph(name: str) -> np.ndarray:
     """[H, W, 3] uint8."""
-    from skimage import data
-    from sklearn.datasets import load_sample_image
+    with needs("data", "bundled photographs"):
+        from skimage import data
+        from sklearn.datasets import load_sample_image
 
     readers: dict[str, Callable[[], np.ndarray]] = {
         "astronaut": data.astronaut,
@@ -97,8 +100,12 @@ def _photograph(name: str) -> np.ndarray:
     return readers[name]()
 
 
-def _resized(image: Image.Image, size: int) -> np.ndarray:
+def _resized(array: np.ndarray, size: int) -> np.ndarray:
     """[size, size] or [size, size, 3] float32 in [0, 1]; area mean when it shrinks, bicubic when it grows."""
+    with needs("data", "bundled images"):
+        from PIL import Image
+
+    image = Image.fromarray(array)
     method = Image.Resampling.BOX if image.width >= size else Image.Resampling.BICUBIC
     scale = 255.0 if image.mode == "RGB" else 1.0
     pixels = np.asarray(image.resize((size, size), method), dtype=np.float32) / scale

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from PIL import Image, UnidentifiedImageError
 
 from sapag_fast.data.conventions import SPLITS, Images, chosen_slice, existing
 from sapag_fast.data.own_images import IMAGE_SUFFIXES, read_images
+from sapag_fast.runtime.extras import needs
 
 _GREY = frozenset({"1", "L", "LA", "I", "I;16", "F"})
 
@@ -121,6 +121,9 @@ def _images_in(folder: Path) -> list[Path]:
 
 def _shape(file: Path) -> tuple[int, int, int]:
     """[C, H, W] by the file's header."""
+    with needs("data", "image files"):
+        from PIL import Image, UnidentifiedImageError
+
     try:
         with Image.open(file) as opened:
             # Orientations 5 to 8 of EXIF swap the sides.

@@ -9,13 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from sapag_fast.data.arrays import read_arrays
 from sapag_fast.data.cifar import bin_files, cifar_kind, read_cifar
 from sapag_fast.data.class_folders import is_class_tree, read_class_folders
 from sapag_fast.data.conventions import Images, existing
 from sapag_fast.data.idx import GZIP_MAGIC, IDX_MAGIC, image_idx_files, read_mnist
+from sapag_fast.data.own_images import IMAGE_SUFFIXES
 from sapag_fast.data.svhn import read_svhn
 
 KINDS: dict[str, Callable[..., Images]] = {
@@ -112,7 +111,7 @@ def _file_kind(path: Path) -> str:
         return cifar_kind(path)
     if path.suffix.lower() in (".tsv", ".csv", ".txt"):
         raise ValueError(f"{path}: text, not images; read_sentences reads it")
-    if path.suffix.lower() in Image.registered_extensions():
+    if path.suffix.lower() in IMAGE_SUFFIXES:
         raise ValueError(f"{path}: one image, not a data set; read_images reads it")
     raise ValueError(
         f"{path}: no data set recognised; expected IDX, CIFAR's .bin, SVHN's .mat or .npz; found a file that "

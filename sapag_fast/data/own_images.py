@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
+
+from sapag_fast.runtime.extras import needs
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
 
@@ -34,6 +35,9 @@ def image_files(paths: str | Path | Iterable[str | Path]) -> list[Path]:
 
 
 def _read_image(file: Path, channels: int, height: int, width: int) -> Tensor:
+    with needs("data", "image files"):
+        from PIL import Image, ImageOps, UnidentifiedImageError
+
     try:
         with Image.open(file) as opened:
             image = ImageOps.exif_transpose(opened).convert("L" if channels == 1 else "RGB")

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from sapag_fast.data.conventions import Images, checked_labels, chosen_slice, existing, of_split, pixels
+from sapag_fast.runtime.extras import needs
 
 
 def read_svhn(
@@ -65,8 +66,9 @@ def read_svhn(
 
 
 def _matrices(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    from scipy.io import loadmat  # here, so that machines that only run the attack need no scipy
-    from scipy.io.matlab import MatReadError
+    with needs("data", "MATLAB files"):
+        from scipy.io import loadmat
+        from scipy.io.matlab import MatReadError
 
     try:
         content = loadmat(path, variable_names=["X", "y"])

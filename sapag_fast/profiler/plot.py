@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from sapag_fast.files.tensors import replacing
 from sapag_fast.profiler.result import AttackProfile
 from sapag_fast.profiler.stages import STAGES
+from sapag_fast.runtime.extras import needs
+
+with needs("audit", "plots of profiles"):
+    from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
 __all__ = ["draw"]
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from rich import box
-from rich.console import Group
-from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
-
 from sapag_fast.profiler.result import AttackProfile, Level
 from sapag_fast.profiler.work import Work
+from sapag_fast.runtime.extras import needs
+
+with needs("cli", "tables of profiles"):
+    from rich import box
+    from rich.console import Group
+    from rich.markup import escape
+    from rich.table import Table
+    from rich.text import Text
 
 __all__ = ["tables"]
 

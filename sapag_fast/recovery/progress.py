@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from torch import Tensor
 
 from sapag_fast import checks as check
+from sapag_fast.runtime.extras import needs
 
 __all__ = ["progress_callback"]
 
@@ -21,8 +22,8 @@ def progress_callback(progress: object, steps: int) -> Iterator[Callable[[int, T
     if progress is not True:
         yield check.check_callable("progress", progress)
         return
-    # Here, so that machines that only run the kernels need no rich.
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    with needs("cli", "progress bars"):
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
         TextColumn("recovering"),

@@ -21,12 +21,27 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached
-    import psutil  # here: the distance alone does not need it
-
-    return min(psutil.virtual_memory().available, _control_group_bytes())
+    return min(_available_bytes(), _control_group_bytes())
 
 
-def _control_group_bytes() -> int | float:
+def _available_bytes() -> int:
+    if sys.platform == "linux":
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    import psutil
+
+    return psutil.virtual_memory().available
+
+
+def _resident_bytes() -> int:
+    if sys.platform == "linux":
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    import psutil
+
+    return psutil.Process().memory_info().rss
+
+
+def _control_group_bytes() -> int:
     root = Path("/sys/fs/cgroup")
     for limit, used in (
         ("memory.max", "memory.current"),
@@ -36,7 +51,7 @@ def _control_group_bytes() -> int | float:
             return max(int((root / limit).read_text()) - int((root / used).read_text()), 0)
         except (OSError, ValueError):  # no such file, or "max"
             continue
-    return float("inf")
+    return sys.maxsize
 
 
 def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
@@ -53,9 +68,7 @@ def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
     _give_back_free_memory()
-    import psutil
-
-    before = psutil.Process().memory_info().rss
+    before = _resident_bytes()
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew
     work()

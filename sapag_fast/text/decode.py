@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sapag_fast.runtime.extras import needs
 from sapag_fast.text.bag import Bag
 
 __all__ = ["assign_tokens", "nearest_tokens"]
@@ -24,7 +25,8 @@ def assign_tokens(shares: Tensor, bag: Bag) -> Tensor:
     Tensor
         ``[T]``, int64: a maximum of Σ log p over all assignments in which each token occurs at least once.
     """
-    from scipy.optimize import linear_sum_assignment  # here: images and kernels need no scipy
+    with needs("text", "recovered sentences"):
+        from scipy.optimize import linear_sum_assignment
 
     size = len(bag.tokens)
     score = shares[:, :size].detach().double().cpu().clamp(min=1e-30).log()

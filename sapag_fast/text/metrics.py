@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sapag_fast.runtime.extras import needs
+
 __all__ = ["TextScores", "score_text"]
 
 
@@ -52,7 +54,8 @@ def score_text(found: Tensor, truth: Tensor) -> TextScores:
     ValueError
         For another shape or no tokens.
     """
-    from rouge_score.rouge_scorer import RougeScorer  # here: an extra
+    with needs("text", "scores of sentences"):
+        from rouge_score.rouge_scorer import RougeScorer
 
     if found.shape != truth.shape or truth.dim() != 1 or not len(truth):
         raise ValueError(

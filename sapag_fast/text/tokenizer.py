@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sapag_fast import checks as check
+from sapag_fast.runtime.extras import needs
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -31,14 +32,8 @@ def train_tokenizer(sentences: Iterable[str], vocabulary: int = 2000) -> Tokeniz
     TypeError, ValueError
         For a vocabulary that is no positive number, and for sentences that hold nothing.
     """
-    from tokenizers import (  # here: an extra
-        Tokenizer,
-        decoders,
-        models,
-        normalizers,
-        pre_tokenizers,
-        trainers,
-    )
+    with needs("text", "trained tokenizers"):
+        from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
     check.check_count("vocabulary", vocabulary)
     if isinstance(sentences, str):
