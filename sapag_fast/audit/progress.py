@@ -7,8 +7,11 @@ import time
 from collections.abc import Callable, Iterable
 from types import TracebackType
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from sapag_fast.runtime.extras import needs
+
+with needs("audit", "audits"):
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 __all__ = ["AuditProgress"]
 

@@ -15,9 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import click
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 
 from sapag_fast.audit.folder import AuditFolder, Result, printable
@@ -31,8 +29,13 @@ from sapag_fast.recovery.certificate import families
 from sapag_fast.recovery.recover import recover
 from sapag_fast.recovery.result import Recovery
 from sapag_fast.reports.report import Finished
+from sapag_fast.runtime.extras import needs
 from sapag_fast.runtime.memory import free_bytes, highest_resident
 from sapag_fast.victim.labels import infer_labels
+
+with needs("audit", "audits"):
+    import click
+    from rich.console import Console
 
 __all__ = ["Audit"]
 

@@ -11,9 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
-from scipy.stats import binomtest
 from torch import Tensor
 
 from sapag_fast.audit.folder import AuditFolder, file_name
@@ -22,6 +20,11 @@ from sapag_fast.files.tensors import replacing
 from sapag_fast.reports.metrics import SUCCESS_PSNR
 from sapag_fast.reports.pictures import is_image, to_picture
 from sapag_fast.reports.report import Finished
+from sapag_fast.runtime.extras import needs
+
+with needs("audit", "audits"):
+    import jinja2
+    from scipy.stats import binomtest
 
 __all__ = ["quantiles", "write_summary"]
 

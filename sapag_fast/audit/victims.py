@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import click
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +20,10 @@ from sapag_fast.files.fingerprint import model_fingerprint
 from sapag_fast.files.gradient_file import STACKED, batch_name, gradient_in_order, read_gradient
 from sapag_fast.files.tensors import TORCH_SUFFIXES, opened_safetensors
 from sapag_fast.reports.pictures import is_image
+from sapag_fast.runtime.extras import needs
+
+with needs("audit", "audits"):
+    import click
 
 __all__ = [
     "Listed",

@@ -7,9 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
-from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
+
+from sapag_fast.runtime.extras import needs
+
+with needs("data", "scores of images"):
+    from scipy.optimize import linear_sum_assignment
+    from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structural_similarity
 
 SUCCESS_PSNR = 25.0
 """dB from which the demo calls an image recovered."""

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from sapag_fast.files.tensors import replacing
+from sapag_fast.runtime.extras import needs
+
+with needs("data", "pictures"):
+    from PIL import Image, ImageDraw, ImageFont
 
 TILE = 64
 """About the side of an image in the grid, in pixels; larger ones are shown as they are."""

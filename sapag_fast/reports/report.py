@@ -13,14 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich import box
-from rich.table import Table
 from torch import Tensor
 
 from sapag_fast.files.output import check_output, finite_json, versions
 from sapag_fast.files.tensors import replacing, write_tensors
 from sapag_fast.reports.metrics import Scores, assign, score
 from sapag_fast.reports.pictures import Row, grid, is_image, save_picture, to_picture
+from sapag_fast.runtime.extras import needs
+
+with needs("cli", "tables of recoveries"):
+    from rich import box
+    from rich.table import Table
 
 RESULTS, GRID, TENSORS = "results.json", "grid.png", "recovered.safetensors"
 
