@@ -26,10 +26,10 @@ test: $(VENV)/built
 
 bench: $(VENV)/built
 	$(BIN)/python -m pytest benchmarks --benchmark-disable-gc
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.step_speed
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.optimizer_speed
-	$(BIN)/python -m benchmarks.attack_speed --threads 1
-	$(BIN)/python -m benchmarks.tables
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.search.step_speed
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.search.optimizer_speed
+	$(BIN)/python -m benchmarks.search.attack_speed --threads 1
+	$(BIN)/python -m benchmarks.report.tables
 
 # DATA=FOLDER: with mnist (IDX), cifar10/train and cifar10/test (class folders), cola (TSV). Both go on where they
 # were stopped; claims takes hours, claims-quick minutes.
@@ -39,11 +39,11 @@ claims claims-quick: $(VENV)/built
 # DATA=FOLDER: with cifar10/test (class folders). A quarter of an hour on two idle cores.
 peers: $(VENV)/built
 	$(BIN)/python -m benchmarks.peers --data $(or $(DATA),$(error say DATA=FOLDER))
-	$(BIN)/python -m benchmarks.tables
+	$(BIN)/python -m benchmarks.report.tables
 
 kernels: $(VENV)/built
-	$(BIN)/python -m benchmarks.cuda_machine_code
-	$(BIN)/python -m benchmarks.triton_machine_code
+	$(BIN)/python -m benchmarks.kernels.cuda_machine_code
+	$(BIN)/python -m benchmarks.kernels.triton_machine_code
 
 docs: $(VENV)/built
 	$(BIN)/pip install --quiet "pdoc>=15"
@@ -69,7 +69,7 @@ $(VENV)/torch:
 	touch $@
 
 $(VENV)/built: $(VENV)/torch setup.py pyproject.toml $(SOURCES)
-	$(BIN)/pip install --quiet --no-build-isolation --editable ".[test,lint,triton]"
+	$(BIN)/pip install --quiet --no-build-isolation --editable ".[all,test,lint]"
 	-$(BIN)/pip install --quiet --upgrade --target $(VENV)/breaching --no-deps $(BREACHING)
 	-$(BIN)/pip install --quiet --upgrade --target $(VENV)/breaching "hydra-core>=1.3" tqdm
 	touch $@

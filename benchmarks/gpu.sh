@@ -98,12 +98,12 @@ fi
 if command -v compute-sanitizer >/dev/null; then
   for tool in memcheck racecheck synccheck; do
     stage "$tool" 50 compute-sanitizer --tool "$tool" --error-exitcode 9 \
-      "$PYTHON" -m benchmarks.gpu_small_cases
+      "$PYTHON" -m benchmarks.kernels.gpu_small_cases
   done
 else
   missing "compute-sanitizer: its three stages are left out"
 fi
 # Both write their results row by row; the last one takes whatever time is left.
-stage attack 110 "$PYTHON" -m benchmarks.gpu_attack --rounds 2 --evaluations 40 --output "$OUT/gpu_attack.json"
-stage distance "$SECONDS_IN_ALL" "$PYTHON" -m benchmarks.gpu_distance --output "$OUT/gpu_distance.json"
+stage attack 110 "$PYTHON" -m benchmarks.search.gpu_attack --rounds 2 --evaluations 40 --output "$OUT/gpu_attack.json"
+stage distance "$SECONDS_IN_ALL" "$PYTHON" -m benchmarks.kernels.gpu_distance --output "$OUT/gpu_distance.json"
 exit "$status"

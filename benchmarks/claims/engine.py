@@ -20,7 +20,7 @@ from types import FrameType
 import torch
 
 from benchmarks.claims.cell import Cell
-from benchmarks.interleaved import machine, source_commit
+from benchmarks.shared.interleaved import machine, source_commit
 from sapag_fast.files.tensors import replacing
 
 __all__ = ["all_cells", "is_done", "read_result", "run_cell", "run_cells", "select"]

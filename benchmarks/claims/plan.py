@@ -17,7 +17,7 @@ from benchmarks.claims.cell import Cell
 from benchmarks.claims.scores import median_curve, restart_images, strip, victim_entries
 from benchmarks.claims.trace import Traced
 from benchmarks.claims.victims import SHAPES, victim_images, victim_network
-from benchmarks.victims import shared_gradients
+from benchmarks.shared.victims import shared_gradients
 from sapag_fast.clients.named_defences import named_defences
 from sapag_fast.recovery.certificate import families
 from sapag_fast.recovery.recover import Recovery, recover

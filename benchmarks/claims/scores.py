@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.victims import SUCCESS
+from benchmarks.shared.victims import SUCCESS
 from sapag_fast.recovery.recover import Recovery
 from sapag_fast.reports.metrics import Scores, assign, score
 from sapag_fast.reports.pictures import to_picture

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import BENCHMARKS
 from benchmarks.claims.bars import bar_of, lead_lines, verdict
 from benchmarks.claims.engine import read_result
 from benchmarks.claims.images import COMPARED_RESTARTS
@@ -18,12 +19,11 @@ from benchmarks.claims.methods import LABELS, METHODS
 from benchmarks.claims.plots import plot_curves, plot_phases, save_strips
 from benchmarks.claims.summary import Summary, recovered_by_first, summarise, wilson
 from benchmarks.claims.totals import totals_table
-from benchmarks.markdown import prose, table
+from benchmarks.report.markdown import prose, table
 from sapag_fast.files.tensors import replacing
 
 __all__ = ["QUICK_RESULTS", "RESULTS", "report_path", "write"]
 
-BENCHMARKS = Path(__file__).resolve().parents[1]
 RESULTS = BENCHMARKS / "results" / "claims"
 QUICK_RESULTS = BENCHMARKS / "results" / "claims-quick"
 

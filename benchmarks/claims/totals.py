@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.claims.images import COMPARED_RESTARTS
 from benchmarks.claims.methods import LABELS
 from benchmarks.claims.summary import recovered_by_first, wilson
-from benchmarks.markdown import table
+from benchmarks.report.markdown import table
 
 __all__ = ["totals_table"]
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from sapag_fast.clients.training import Phase, train_to
+from benchmarks import BENCHMARKS
+from sapag_fast.clients.training import Descent, Phase, train_to
 from sapag_fast.data import class_names, read_class_folders, read_mnist
 from sapag_fast.models import make_model
 
@@ -33,7 +34,7 @@ SHAPES: dict[str, tuple[int, int, int]] = {"mnist": (1, 28, 28), "cifar": (3, 32
 _RESERVED = range(4000, 8000)
 _TRAINING = range(2000, 4000)
 _KEPT_PER_CLASS = 50
-_CACHE = Path(__file__).resolve().parents[2] / "build" / "claims-networks"
+_CACHE = BENCHMARKS.parent / "build" / "claims-networks"
 
 
 def trained_epochs(dataset: str, network: str) -> int:
@@ -123,4 +124,5 @@ def victim_network(
     ).eval()
     if epochs == 0:
         return model, None
-    return train_to(model, *training_images(data, dataset), epochs=epochs, seed=seed, cache=_CACHE)
+    images, labels = training_images(data, dataset)
+    return train_to(model, images, labels, epochs=epochs, descent=Descent(seed=seed), cache=_CACHE)

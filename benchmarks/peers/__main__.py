@@ -12,13 +12,14 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.interleaved import machine
+from benchmarks import RESULTS
 from benchmarks.peers.contenders import CONTENDERS
 from benchmarks.peers.figures import figures
 from benchmarks.peers.measure import Plan, measure
 from benchmarks.peers.report import write_plot
 from benchmarks.peers.victims import Case
 from benchmarks.peers.workers import Workers
+from benchmarks.shared.interleaved import machine
 
 CASES = {
     case.name: case
@@ -47,7 +48,7 @@ def main() -> None:
     photographs = [name for name, case in CASES.items() if case.channels == 3]  # breaching takes no others
     parser.add_argument("--cases", nargs="+", choices=CASES, default=photographs)
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
-    parser.add_argument("--results", type=Path, default=Path(__file__).parents[1] / "results")
+    parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     plan = Plan(options.victims, options.rounds, options.evaluations, options.cores)
     found: dict[str, object] = {"benchmark": "peers", "plan": asdict(plan), **machine()}

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 from torch import Tensor, nn
 
-from benchmarks.breaching_import import import_breaching
+from benchmarks.integrations.breaching_import import import_breaching
 from benchmarks.peers.contender import Found, label_of
 from benchmarks.peers.victims import Victims
 from benchmarks.peers.watch import Watch

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.markdown import machine_line, prose, table
 from benchmarks.peers.contenders import OURS
+from benchmarks.report.markdown import machine_line, prose, table
 
 __all__ = ["peers_section", "write_plot"]
 

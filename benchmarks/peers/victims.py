@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from benchmarks.victims import shared_gradients
+from benchmarks.shared.victims import shared_gradients
 from sapag_fast.data import read_dataset
 from sapag_fast.models import make_model
 from sapag_fast.search.starts import recovery_generator

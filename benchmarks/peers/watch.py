@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from benchmarks.victims import SUCCESS
+from benchmarks.shared.victims import SUCCESS
 
 __all__ = ["Watch", "error"]
 

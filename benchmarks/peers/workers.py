@@ -23,7 +23,7 @@ import torch
 from benchmarks.peers.contenders import CONTENDERS
 from benchmarks.peers.victims import Case, load
 from benchmarks.peers.watch import Watch, error
-from benchmarks.victims import SUCCESS
+from benchmarks.shared.victims import SUCCESS
 from sapag_fast.runtime.memory import peak_bytes
 
 __all__ = ["Job", "Outcome", "Run", "Workers", "run_job"]

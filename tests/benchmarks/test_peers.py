@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.breaching_import import import_breaching
+from benchmarks.integrations.breaching_import import import_breaching
 from benchmarks.peers.contenders import CONTENDERS, OURS
 from benchmarks.peers.figures import figures
 from benchmarks.peers.measure import Plan, measure, victims_for
@@ -16,7 +16,7 @@ from benchmarks.peers.report import peers_section, write_plot
 from benchmarks.peers.victims import Case, attacked, load
 from benchmarks.peers.watch import Watch, error
 from benchmarks.peers.workers import Job, Outcome, Run, Workers, run_job
-from benchmarks.victims import SUCCESS
+from benchmarks.shared.victims import SUCCESS
 from sapag_fast import data
 from sapag_fast.models import LeNet, initialise
 

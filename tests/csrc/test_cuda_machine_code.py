@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import cuda_machine_code as machine_code
+from benchmarks.kernels import cuda_machine_code as machine_code
 
 pytestmark = pytest.mark.skipif(machine_code.find_nvcc() is None, reason="nvcc is not on PATH")
 

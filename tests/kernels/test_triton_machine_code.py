@@ -18,7 +18,7 @@ def rows():
     # In a process of its own: nothing is compiled where the interpreter was asked for.
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.triton_machine_code", "--json", "float32", "bfloat16"],
+        [sys.executable, "-m", "benchmarks.kernels.triton_machine_code", "--json", "float32", "bfloat16"],
         cwd=Path(__file__).parents[2],
         env=environment,
         capture_output=True,

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from benchmarks.attack_peers import dlg_loop
 from benchmarks.claims import plan, victims
 from benchmarks.claims.methods import DISTANCES, METHODS, make_method
 from benchmarks.claims.scores import victim_entries
+from benchmarks.shared.attack_peers import dlg_loop
 from sapag_fast.models import LeNet, initialise
 from sapag_fast.recovery.recover import recover
 from sapag_fast.search.starts import recovery_generator

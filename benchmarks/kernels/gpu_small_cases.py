@@ -1,6 +1,6 @@
 """Small calls through every tier of both GPU families, for compute-sanitizer to watch.
 
-python -m benchmarks.gpu_small_cases
+python -m benchmarks.kernels.gpu_small_cases
 """
 
 import torch

@@ -11,7 +11,7 @@ operations. Every round times every contender once, in turn; ratios are quantile
 Bytes are those that have to move: S and Y once (8 m N), and for Adam g, m, v in and m, v, change out (24 N).
 Bandwidth is that of torch's sum over as many bytes.
 
-    python -m benchmarks.optimizer_speed --rounds 9 --threads 1
+    python -m benchmarks.search.optimizer_speed --rounds 9 --threads 1
 """
 
 from __future__ import annotations
@@ -26,12 +26,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.interleaved import machine, quantiles, ratio, time_in_turns
-from sapag_fast.search.optimizers import LBFGS, Adam, Optimizer
+from benchmarks import RESULTS
+from benchmarks.shared.interleaved import machine, quantiles, ratio, time_in_turns
+from sapag_fast.search.optimizers import LBFGS, Adam, Optimizer, Schedule
 
 SIZES = (784, 3072)
 RECOVERIES = (1, 64)
 HISTORY = 100
+RATE = Schedule(lr=1e-3)
 NOISES = 16
 NEVER = {"tolerance_grad": -1.0, "tolerance_change": -float("inf")}
 
@@ -94,10 +96,10 @@ def read(size: int) -> Callable[[], object]:
 def measure(recoveries: int, size: int, rounds: int) -> dict[str, Any]:
     """Quantiles in microseconds for each step of each recovery, ratios, bytes and bandwidths."""
     road = Road(recoveries, size)
-    own = {"LBFGS": LBFGS(recoveries, size, history=HISTORY), "Adam": Adam(recoveries, size, lr=1e-3)}
+    own = {"LBFGS": LBFGS(recoveries, size, history=HISTORY), "Adam": Adam(recoveries, size, RATE)}
     slow = {
         "LBFGS batched": LBFGS(recoveries, size, history=HISTORY, backend="torch"),
-        "Adam batched": Adam(recoveries, size, lr=1e-3, backend="torch"),
+        "Adam batched": Adam(recoveries, size, RATE, backend="torch"),
     }
     lbfgs = partial(torch.optim.LBFGS, lr=1, max_iter=1, history_size=HISTORY, **NEVER)
     runs = {name: batched(road, optimizer) for name, optimizer in (own | slow).items()}
@@ -151,9 +153,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument(
-        "--output", type=Path, default=Path(__file__).parent / "results" / "optimizer_speed.json"
-    )
+    parser.add_argument("--output", type=Path, default=RESULTS / "optimizer_speed.json")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     report: dict[str, Any] = {

@@ -5,7 +5,7 @@ dummy image alone, as ours does. Both use the eager squared distance and ``torch
 known to all. Every round times every contender once, in turn, so that a slow spell of the machine hits all of
 them; ratios are quantiles over rounds.
 
-    python -m benchmarks.attack_speed --rounds 7 --evaluations 100
+    python -m benchmarks.search.attack_speed --rounds 7 --evaluations 100
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.attack_peers import dlg_loop
-from benchmarks.interleaved import machine, quantiles, ratio, time_in_turns
+from benchmarks import RESULTS
+from benchmarks.shared.attack_peers import dlg_loop
+from benchmarks.shared.interleaved import machine, quantiles, ratio, time_in_turns
 from sapag_fast.distances.gradient_distance import GradientDistance
 from sapag_fast.matching.choose import choose_matching
 from sapag_fast.models import LeNet, initialise
@@ -30,6 +31,7 @@ from sapag_fast.search.basis import make_basis
 from sapag_fast.search.loop import run_attack
 from sapag_fast.search.optimizers import LBFGS
 from sapag_fast.search.recipe import RECIPES
+from sapag_fast.victim.model import VictimModel
 from sapag_fast.victim.problem import Problem
 
 RECOVERIES = (1, 8, 64)
@@ -50,7 +52,11 @@ def _ours(
     model, label, target = _victim(channels, size)
     shape = (channels, size, size)
     problem = Problem(
-        model, F.cross_entropy, GradientDistance(), [t[None] for t in target], restarts=recoveries
+        VictimModel(model),
+        F.cross_entropy,
+        GradientDistance(),
+        [t[None] for t in target],
+        restarts=recoveries,
     )
     starts = 0.5 + 0.01 * torch.randn(recoveries, 1, *shape, generator=torch.Generator().manual_seed(1))
     labels = label.expand(recoveries, 1)
@@ -114,9 +120,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--evaluations", type=int, default=100, help="of each recovery in each round")
     parser.add_argument("--threads", type=int, default=None)
-    parser.add_argument(
-        "--output", type=Path, default=Path(__file__).parent / "results" / "attack_speed.json"
-    )
+    parser.add_argument("--output", type=Path, default=RESULTS / "attack_speed.json")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)

@@ -1,4 +1,4 @@
-"""How well the distance tells success: thresholds for `sapag_fast/recovery/certificates.json`, and their precision.
+"""How well the distance tells success: thresholds for certificates.json, and their precision.
 
 Every family of tasks is measured twice, on victims and networks that have nothing in common. The first half
 sets the threshold: the largest distance below which at least 99.5 % of the searches had succeeded, and 98 %
@@ -11,7 +11,7 @@ mean squared error is below 0.01.
 MNIST: victims from images 0..999 and 1000..1999 of the file, networks trained on 2000..3999. CIFAR-10: from
 each class's training images 0..24 and 25..49, trained on 50..99. Trained networks: 20 epochs of Adam.
 
-    python -m benchmarks.certificate --data DATA [--only NAME]
+    python -m benchmarks.recovery.certificate --data DATA [--only NAME]
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ import torch
 from scipy.stats import binomtest
 from torch import Tensor
 
-from benchmarks.interleaved import machine
-from benchmarks.victims import SUCCESS, shared_gradients
-from sapag_fast.clients.training import train_to
+from benchmarks import RESULTS
+from benchmarks.shared.interleaved import machine
+from benchmarks.shared.victims import SUCCESS, shared_gradients
+from sapag_fast.clients.training import Descent, train_to
 from sapag_fast.data import read_dataset, read_mnist
 from sapag_fast.models import make_model
 from sapag_fast.recovery.certificate import FILE
@@ -42,7 +43,6 @@ from sapag_fast.reports.metrics import assign
 PRECISION, OF_A_CELL, LOWEST = 0.995, 0.98, 0.95
 COVERED = 0.99
 EPOCHS = 20
-RESULTS = Path(__file__).parent / "results" / "certificate.json"
 SIX = ("default", "uniform", "normal.1", "normal.5", "xavier", "kaiming")
 
 
@@ -122,7 +122,7 @@ def measure(tasks: Tasks, folder: Path, half: int) -> tuple[list[Search], list[d
         )
         accuracy = None
         if phase == "trained":
-            model, trained = train_to(model, known, known_labels, epochs=EPOCHS, seed=half)
+            model, trained = train_to(model, known, known_labels, epochs=EPOCHS, descent=Descent(seed=half))
             accuracy = trained.accuracy
         rows = order[(torch.arange(taken, taken + tasks.victims * size)) % len(order)].view(-1, size)
         taken += tasks.victims * size
@@ -297,7 +297,7 @@ def main() -> None:
             print(f"{families[-1]['name']}: threshold {threshold}\n  set on: {figures(set_on, threshold)}")
             print(f"  held out: {held_out}", flush=True)
         replaced(FILE, families)
-        replaced(RESULTS, reports, benchmark="certificate", success=f"mse < {SUCCESS}")
+        replaced(RESULTS / "certificate.json", reports, benchmark="certificate", success=f"mse < {SUCCESS}")
 
 
 if __name__ == "__main__":

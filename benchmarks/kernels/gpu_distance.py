@@ -4,7 +4,7 @@ Every contender is timed by events in turns, after a write that pushes its data 
 medians with 20 and 80 % quantiles. The ceiling is the best of torch's own copy and of x = y + 2 z at 12 bytes
 an element, on arrays far larger than the cache.
 
-    python -m benchmarks.gpu_distance --output results.json
+    python -m benchmarks.kernels.gpu_distance --output results.json
 """
 
 import argparse
@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 import sapag_fast as sf
-from benchmarks.distance_peers import Eager, Foreach
-from benchmarks.gradient_sets import Shape, bert_base, lenet, resnet18, resnet50
-from benchmarks.interleaved import machine, quantiles, ratio
+from benchmarks.shared.distance_peers import Eager, Foreach
+from benchmarks.shared.gradient_sets import Shape, bert_base, lenet, resnet18, resnet50
+from benchmarks.shared.interleaved import machine, quantiles, ratio
 from sapag_fast.distances import operators as ops
 
 LEAST_BYTES = 12

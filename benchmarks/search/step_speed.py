@@ -10,7 +10,7 @@ ratios are quantiles over rounds.
 Memory is the growth of the process's peak resident size (VmHWM, reset before each run) over its size before
 the evaluation, in a process of its own.
 
-    python -m benchmarks.step_speed --rounds 7
+    python -m benchmarks.search.step_speed --rounds 7
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from benchmarks.distance_peers import Eager
-from benchmarks.interleaved import machine, quantiles, ratio, time_in_turns
-from benchmarks.step_networks import NETWORKS, Case, make_case
+from benchmarks import RESULTS
+from benchmarks.shared.distance_peers import Eager
+from benchmarks.shared.interleaved import machine, quantiles, ratio, time_in_turns
+from benchmarks.shared.step_networks import NETWORKS, Case, make_case
 from sapag_fast.matching.explicit import ExplicitMatching
 from sapag_fast.matching.vmap import VmapMatching
 
@@ -136,7 +137,15 @@ def _peak(name: str, recoveries: int | None, way: str | None) -> float:
 
 def memory(name: str, recoveries: int | None = None, way: str | None = None) -> float:
     """`_peak` in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.step_speed", "--peak", name, str(recoveries or 0), way or ""]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.search.step_speed",
+        "--peak",
+        name,
+        str(recoveries or 0),
+        way or "",
+    ]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
@@ -149,7 +158,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--no-scaling", action="store_true")
     parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "step_speed.json")
+    parser.add_argument("--output", type=Path, default=RESULTS / "step_speed.json")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.peak:

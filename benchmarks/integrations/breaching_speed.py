@@ -14,7 +14,7 @@ process's own clock, with the configuration of Inverting Gradients:
 Recovery: MNIST digits (or, without --data, the bundled ones) behind a sigmoid LeNet, every objective from the
 same start, by breaching's L-BFGS for the same number of steps; success is a mean squared error below 1e-2.
 
-    python -m benchmarks.breaching_speed --data MNIST
+    python -m benchmarks.integrations.breaching_speed --data MNIST
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.breaching_import import import_breaching
-from benchmarks.interleaved import machine, quantiles, ratio, time_in_turns
-from benchmarks.victims import SUCCESS
+from benchmarks import RESULTS
+from benchmarks.integrations.breaching_import import import_breaching
+from benchmarks.shared.interleaved import machine, quantiles, ratio, time_in_turns
+from benchmarks.shared.victims import SUCCESS
 from sapag_fast.data import digits, read_dataset
 from sapag_fast.integrations import breaching as fused
 from sapag_fast.models import LeNet, ResNet, initialise
@@ -198,9 +199,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--no-speed", action="store_true")
     parser.add_argument("--no-recovery", action="store_true")
-    parser.add_argument(
-        "--output", type=Path, default=Path(__file__).parent / "results" / "breaching_speed.json"
-    )
+    parser.add_argument("--output", type=Path, default=RESULTS / "breaching_speed.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")  # torch.jit's and hydra's, by breaching

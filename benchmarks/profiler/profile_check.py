@@ -6,7 +6,7 @@ rounds of the sum of all stages over the wall time. *undisturbed* is the same wi
 place of the wall's, in which other processes on the machine have no share: where it is in and the former out,
 they were in the way.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.profile_check
+    OMP_NUM_THREADS=1 python -m benchmarks.profiler.profile_check
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.interleaved import machine
-from benchmarks.step_networks import NETWORKS
+from benchmarks import RESULTS
+from benchmarks.shared.interleaved import machine
+from benchmarks.shared.step_networks import NETWORKS
 from sapag_fast.profiler import AttackProfile, profile_attack
 
 BAR = 0.05
@@ -73,9 +74,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=15.0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--networks", nargs="*", default=list(RECOVERIES), help="beginnings of names")
-    parser.add_argument(
-        "--output", type=Path, default=Path(__file__).parent / "results" / "profile_check.json"
-    )
+    parser.add_argument("--output", type=Path, default=RESULTS / "profile_check.json")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     report: dict[str, Any] = {

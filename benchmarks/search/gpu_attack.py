@@ -3,7 +3,7 @@
 One evaluation of every recovery is timed, optimiser included; recoveries an hour are at 300 evaluations each.
 The stages of the eager step are timed by events on their own.
 
-    python -m benchmarks.gpu_attack --output results.json
+    python -m benchmarks.search.gpu_attack --output results.json
 """
 
 import argparse
@@ -16,9 +16,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.attack_peers import dlg_loop
-from benchmarks.interleaved import machine, quantiles
-from benchmarks.step_networks import Case, make_case
+from benchmarks.shared.attack_peers import dlg_loop
+from benchmarks.shared.interleaved import machine, quantiles
+from benchmarks.shared.step_networks import Case, make_case
 from sapag_fast.matching.choose import choose_matching
 from sapag_fast.search.basis import make_basis
 from sapag_fast.search.loop import make_optimizer, run_attack

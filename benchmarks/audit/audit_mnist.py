@@ -4,7 +4,7 @@ The victims are gradients of an untrained sigmoid LeNet (torch's own initialisat
 first run is left alone. The second is killed with SIGKILL at three moments that the seed draws, resumed each
 time by the same command, and must leave the same files, byte by byte.
 
-    python -m benchmarks.audit_mnist --data FOLDER
+    python -m benchmarks.audit.audit_mnist --data FOLDER
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.interleaved import machine
-from benchmarks.recover_mnist import SHAPE, gradients, load
+from benchmarks import BENCHMARKS, RESULTS
+from benchmarks.recovery.recover_mnist import SHAPE, gradients, load
+from benchmarks.shared.interleaved import machine
 from sapag_fast.files.fingerprint import model_fingerprint
 from sapag_fast.files.gradient_file import STACKED
 from sapag_fast.files.tensors import write_tensors
@@ -66,7 +67,7 @@ def start(folder: Path, output: Path, options: argparse.Namespace) -> subprocess
     for name in ("steps", "at_once"):
         if (value := getattr(options, name)) is not None:
             command += [f"--{name.replace('_', '-')}", value]
-    root = Path(__file__).resolve().parents[1]
+    root = BENCHMARKS.parent
     environment = os.environ | {"OMP_NUM_THREADS": str(options.threads), "PYTHONPATH": str(root)}
     return subprocess.Popen(list(map(str, command)), env=environment, stdout=subprocess.DEVNULL)
 
@@ -121,7 +122,7 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, help="searches at once; what memory bears if not given")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "audit_mnist.json")
+    parser.add_argument("--output", type=Path, default=RESULTS / "audit_mnist.json")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as name:

@@ -1,5 +1,5 @@
 """What the Triton kernels compile to, without a GPU:
-``python -m benchmarks.triton_machine_code [--json] [float32 bfloat16 ...]``.
+``python -m benchmarks.kernels.triton_machine_code [--json] [float32 bfloat16 ...]``.
 
 Registers, shared memory, spills and the length of the code come from the ptxas and the nvdisasm that Triton
 brings along; widths and numbers of accesses from the PTX. Of the ways that a tile can go (kernels/memory.py)

@@ -2,10 +2,9 @@
 
 import json
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+from benchmarks import RESULTS
 
 
 def read(name: str) -> dict[str, Any] | None:

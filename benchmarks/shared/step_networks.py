@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from sapag_fast.distances.gradient_distance import GradientDistance
 from sapag_fast.models import LeNet, ResNet, initialise
+from sapag_fast.victim.model import VictimModel
 from sapag_fast.victim.problem import Problem
 
 __all__ = ["NETWORKS", "Case", "make_case"]
@@ -83,7 +84,7 @@ class Case:
     def problem(self) -> Problem:
         """What matching needs."""
         return Problem(
-            self.model,
+            VictimModel(self.model),
             F.cross_entropy,
             GradientDistance(),
             [t[None] for t in self.target],

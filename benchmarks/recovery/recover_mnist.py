@@ -10,7 +10,7 @@ tolerances, as published;
   ``torch.optim.LBFGS`` from the same starts: the two need not take the same path in
   float32, but must succeed equally often and get equally far.
 
-    python -m benchmarks.recover_mnist --data FOLDER
+    python -m benchmarks.recovery.recover_mnist --data FOLDER
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.attack_peers import OFF, dlg_loop
-from benchmarks.interleaved import machine
-from benchmarks.victims import SUCCESS, shared_gradients
+from benchmarks import RESULTS
+from benchmarks.shared.attack_peers import OFF, dlg_loop
+from benchmarks.shared.interleaved import machine
+from benchmarks.shared.victims import SUCCESS, shared_gradients
 from sapag_fast.data import read_mnist
 from sapag_fast.distances.gradient_distance import GradientDistance
 from sapag_fast.matching.one_by_one import SingleMatching
@@ -39,6 +40,7 @@ from sapag_fast.recovery.recover import recover
 from sapag_fast.search.priors import box_prior, total_variation
 from sapag_fast.search.recipe import RECIPES, Recipe
 from sapag_fast.search.starts import make_start, recovery_generator
+from sapag_fast.victim.model import VictimModel
 from sapag_fast.victim.problem import Problem
 
 SHAPE = (1, 28, 28)
@@ -110,7 +112,9 @@ def run_torch_lbfgs(model: nn.Module, target: list[Tensor], truth: Tensor, label
     found, distances = [], []
     for victim in range(len(truth)):
         one = [entry[victim : victim + 1] for entry in target]
-        matching = SingleMatching(Problem(model, F.cross_entropy, GradientDistance(recipe.distance), one))
+        matching = SingleMatching(
+            Problem(VictimModel(model), F.cross_entropy, GradientDistance(recipe.distance), one)
+        )
         known = labels[victim].view(1, 1)
         start = make_start(recipe.starts[0], (1, *SHAPE), (0.0, 1.0), recovery_generator(seed, victim, 0))
         x = start.float()[None].requires_grad_()
@@ -159,9 +163,7 @@ def main() -> None:
         "--dlg-evaluations", type=int, default=1200, help="closures of DLG's loop for each victim"
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--output", type=Path, default=Path(__file__).parent / "results" / "recover_mnist.json"
-    )
+    parser.add_argument("--output", type=Path, default=RESULTS / "recover_mnist.json")
     options = parser.parse_args()
     images, labels = load(options.data, options.victims)
     report: dict[str, object] = {

@@ -1,6 +1,6 @@
 """What nvcc makes of csrc/cuda: registers, shared memory, spills and the width of memory accesses.
 
-Needs nvcc, no GPU. ``python -m benchmarks.cuda_machine_code`` prints the table.
+Needs nvcc, no GPU. ``python -m benchmarks.kernels.cuda_machine_code`` prints the table.
 """
 
 import os
@@ -13,7 +13,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-SOURCES = Path(__file__).parent.parent / "csrc" / "cuda"
+from benchmarks import BENCHMARKS
+
+SOURCES = BENCHMARKS.parent / "csrc" / "cuda"
 ARCHITECTURES = ("80", "90", "100")
 NAMES = {"f": "float32", "d": "float64", "BFloat16": "bfloat16", "Float16": "float16"}
 WIDTHS = {"float32": 4, "float64": 2, "bfloat16": 8, "float16": 8}

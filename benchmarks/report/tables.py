@@ -1,21 +1,21 @@
 """Writes benchmarks/README.md from the JSON files in benchmarks/results: nothing in it is typed by hand.
 
-python -m benchmarks.tables
+python -m benchmarks.report.tables
 """
 
-from pathlib import Path
 from typing import Any
 
-from benchmarks.markdown import duration, machine_line, prose, read, table
+from benchmarks import BENCHMARKS
 from benchmarks.peers.report import peers_section
-from benchmarks.recovery_tables import (
+from benchmarks.report.markdown import duration, machine_line, prose, read, table
+from benchmarks.report.recovery_tables import (
     audit_section,
     breaching_section,
     certificate_section,
     recovery_section,
 )
 
-REPORT = Path(__file__).parent / "README.md"
+REPORT = BENCHMARKS / "README.md"
 SCALING_MEMORY = "peak MiB for each recovery"
 SETS = ("lenet", "64xlenet", "resnet-18", "bert-base")
 
@@ -53,7 +53,7 @@ def distance_section() -> str:
             "",
             prose(
                 """
-                `python -m pytest benchmarks/test_distance.py`. The `sapag` distance and
+                `python -m pytest benchmarks/distances/test_distance.py`. The `sapag` distance and
                 V in float32, one thread; the target's norms and variances are known
                 beforehand to all contenders. Speed-ups are medians, round by round,
                 over the eager loop over layers with autograd / V written out by hand
@@ -98,7 +98,7 @@ def attack_section() -> str:
             "",
             prose(
                 f"""
-                `python -m benchmarks.attack_speed`. Optimiser included,
+                `python -m benchmarks.search.attack_speed`. Optimiser included,
                 {found["evaluations"]} evaluations a round, all contenders in turns;
                 labels known to all. *published* is DLG's loop with `backward()`, *fair*
                 the same with `torch.autograd.grad` toward the image alone; both with
@@ -142,7 +142,7 @@ def step_section() -> str:
             "",
             prose(
                 """
-                `python -m benchmarks.step_speed`. Distance and its gradient toward the
+                `python -m benchmarks.search.step_speed`. Distance and its gradient toward the
                 input. *fair* is the sequential loop: `torch.autograd.grad` with
                 create_graph, the eager distance with the target's statistics known, and
                 `torch.autograd.grad` toward the input alone; *no oneDNN* the same with
@@ -183,7 +183,7 @@ def optimizer_section() -> str:
             "",
             prose(
                 f"""
-                `python -m benchmarks.optimizer_speed`. N variables, R recoveries,
+                `python -m benchmarks.search.optimizer_speed`. N variables, R recoveries,
                 history {found["history"]}; against R objects of `torch.optim`, and
                 against the batched torch operations that serve other devices.
                 """
@@ -209,7 +209,7 @@ def main() -> None:
         breaching_section(),
     )
     sections = filter(None, made)
-    note = "Written by `python -m benchmarks.tables` from `results/`. No GPU has been measured yet."
+    note = "Written by `python -m benchmarks.report.tables` from `results/`. No GPU has been measured yet."
     head = f"# Benchmarks\n\n{note}"
     REPORT.write_text("\n\n".join([head, *sections]) + "\n")
 

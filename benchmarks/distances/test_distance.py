@@ -6,17 +6,16 @@ All contenders take turns in one run; a triad x = y + 2 z on arrays of the same 
 """
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
 
 import sapag_fast as sf
-from benchmarks.distance_peers import Eager, Foreach
-from benchmarks.gradient_sets import SETS
-from benchmarks.interleaved import machine, quantiles, ratio, time_in_turns
+from benchmarks import RESULTS
+from benchmarks.shared.distance_peers import Eager, Foreach
+from benchmarks.shared.gradient_sets import SETS
+from benchmarks.shared.interleaved import machine, quantiles, ratio, time_in_turns
 
-RESULTS = Path(__file__).parent / "results"
 ROUNDS = {"LeNet": 31, "64 × LeNet": 21, "ResNet-18": 15, "BERT-base": 7}
 # Bytes an element that must move from and to memory: g' and g read, V written; a second read where a layer is
 # too large to stay in cache between its sums and its V.

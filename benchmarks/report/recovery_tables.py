@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from benchmarks.markdown import machine_line, prose, read, table
+from benchmarks.report.markdown import machine_line, prose, read, table
 
 
 def audit_section() -> str:
@@ -28,7 +28,7 @@ def audit_section() -> str:
             "",
             prose(
                 """
-                `python -m benchmarks.audit_mnist --data FOLDER --at-once 256`. One
+                `python -m benchmarks.audit.audit_mnist --data FOLDER --at-once 256`. One
                 `sapag-fast audit` of MNIST victims left alone, and the same killed with
                 SIGKILL three times and resumed.
                 """
@@ -56,7 +56,7 @@ def recovery_section() -> str:
             "",
             prose(
                 f"""
-                `python -m benchmarks.recover_mnist --data FOLDER` (the folder of
+                `python -m benchmarks.recovery.recover_mnist --data FOLDER` (the folder of
                 MNIST's test set in IDX format). Sigmoid LeNet, untrained,
                 {found["victims"]} victims, default settings; success is
                 {found["success"]} on [0, 1] pixels. `dlg` is the published loop, one
@@ -98,8 +98,8 @@ def certificate_section() -> str:
             "",
             prose(
                 f"""
-                `python -m benchmarks.certificate --data DATA`. Successes ({found["success"]}) among the
-                searches at the threshold or below, with Wilson's 95 % interval: on the victims that the
+                `python -m benchmarks.recovery.certificate --data DATA`. Successes ({found["success"]}) among
+                the searches at the threshold or below, with Wilson's 95 % interval: on the victims that the
                 threshold was set on, on others with other networks, and of these the restart with the lowest
                 distance of each victim. Networks, initialisations and phases are in
                 `results/certificate.json`.
@@ -129,7 +129,7 @@ def breaching_section() -> str:
         lines += [
             prose(
                 """
-                `python -m benchmarks.breaching_speed`. One iteration of its loop, Inverting
+                `python -m benchmarks.integrations.breaching_speed`. One iteration of its loop, Inverting
                 Gradients' configuration, all included, in the process's own time.
                 *distance alone*: its gradients, our distance; *fused*: both from us; *sapag*: our
                 distance for its; *free distance*: its gradients, and a distance at no cost, which
@@ -152,7 +152,7 @@ def breaching_section() -> str:
         lines += [
             prose(
                 f"""
-                `python -m benchmarks.breaching_speed --data FOLDER`. MNIST, sigmoid LeNet,
+                `python -m benchmarks.integrations.breaching_speed --data FOLDER`. MNIST, sigmoid LeNet,
                 {recovered["steps"]} steps of its L-BFGS (up to 20 evaluations each) from the same grey
                 start, no priors; success is a mean squared error below {recovered["success"]:g}. All but
                 `sapag` are its own objectives.

@@ -1,0 +1,1 @@
+"""An audit left alone, and one that is killed and resumed."""

@@ -1,0 +1,1 @@
+"""Speed of the fused objectives inside other tools."""

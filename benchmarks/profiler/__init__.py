@@ -1,0 +1,1 @@
+"""Whether the profiler adds up and what it costs."""

@@ -1,0 +1,1 @@
+"""What is recovered, and what a certificate is worth."""

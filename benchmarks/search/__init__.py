@@ -1,0 +1,1 @@
+"""Speed of a step, of the optimisers and of whole attacks."""

@@ -1,0 +1,1 @@
+"""What several benchmarks use: timing in turns, networks, gradients, victims, peers written fairly."""
