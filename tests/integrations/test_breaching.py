@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import sapag_fast as sf
-from benchmarks.breaching_import import import_breaching
+from benchmarks.integrations.breaching_import import import_breaching
 from sapag_fast.distances.kind import kinds
 from sapag_fast.integrations import breaching as fused
 from sapag_fast.integrations.candidate import CandidateDistance

@@ -54,7 +54,7 @@ def test_stages_add_up(found):
         whole = sum(stage.whole for stage in level.stages)
         # All of a watched step but the loop around it.
         assert 0.8 * level.watched_seconds < whole <= level.watched_seconds * (1 + 1e-9)
-        # The machine may be busy: the bar itself is benchmarks/profile_check.py's.
+        # The machine may be busy: the bar itself is benchmarks/profiler/profile_check.py's.
         assert 0.3 < level.accounted < 3
         assert level.accounted == pytest.approx(whole / level.step_seconds)
         assert 0.8 < level.accounted_undisturbed < 1.3
