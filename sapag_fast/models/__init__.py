@@ -2,7 +2,7 @@
 
 from sapag_fast.models.activations import ACTIVATIONS, Activation, FunctionalActivation
 from sapag_fast.models.convnet import ConvNet
-from sapag_fast.models.encoder import Encoder
+from sapag_fast.models.encoder import Encoder, EncoderOptions
 from sapag_fast.models.initialisation import INITIALISATIONS, initialise
 from sapag_fast.models.lenet import LeNet
 from sapag_fast.models.mlp import MLP
@@ -17,6 +17,7 @@ __all__ = [
     "Activation",
     "ConvNet",
     "Encoder",
+    "EncoderOptions",
     "FunctionalActivation",
     "LeNet",
     "ResNet",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import partial
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -24,8 +25,14 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 class FunctionalActivation(nn.Module):
-    """Calls a function: what tools see that look for activation modules in vain, as in networks that call
-    ``F.relu`` in their forward.
+    """Calls a function, as networks do that have ``F.relu`` in their forward.
+
+    Tools that look for activation modules see none.
+
+    Parameters
+    ----------
+    function : callable
+        Of one tensor.
     """
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
@@ -33,6 +40,7 @@ class FunctionalActivation(nn.Module):
         self.function = function
 
     def forward(self, x: Tensor) -> Tensor:
+        """Call the function."""
         return self.function(x)
 
     def extra_repr(self) -> str:
@@ -45,7 +53,7 @@ class FunctionalActivation(nn.Module):
 
 
 def make_activation(activation: Activation) -> nn.Module:
-    """A module of its own for every place in a network.
+    """Make a module of its own for every place in a network.
 
     Parameters
     ----------
@@ -53,6 +61,11 @@ def make_activation(activation: Activation) -> nn.Module:
         A name in `ACTIVATIONS`; a class such as ``nn.ReLU``, also with settings as a
         ``functools.partial(nn.Softplus, beta=10)``; a module, which is copied; or a function of one tensor,
         such as ``F.relu``, which is called as it is.
+
+    Returns
+    -------
+    nn.Module
+        A new one.
 
     Raises
     ------
@@ -69,7 +82,7 @@ def make_activation(activation: Activation) -> nn.Module:
         return copy.deepcopy(activation)
     made = activation.func if isinstance(activation, partial) else activation
     if isinstance(made, type) and issubclass(made, nn.Module):
-        return activation()
+        return cast(Callable[[], nn.Module], activation)()
     if callable(activation) and not isinstance(activation, type):
         return FunctionalActivation(activation)
     raise TypeError(

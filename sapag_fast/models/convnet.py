@@ -10,9 +10,9 @@ __all__ = ["ConvNet"]
 
 
 class ConvNet(nn.Module):
-    """A small ReLU network: 3x3 convolutions 32-32-64-64 (the second and fourth with stride 2), one linear
-    layer.
+    """A small ReLU network: 3x3 convolutions with 32-32-64-64 channels and one linear layer.
 
+    The second and the fourth convolution have stride 2.
     Input ``[B, channels, image_size, image_size]``, output ``[B, classes]``.
     """
 
@@ -38,4 +38,5 @@ class ConvNet(nn.Module):
         self.fc = nn.Linear(inner * side * side, classes)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Logits ``[B, classes]`` of images ``[B, channels, image_size, image_size]``."""
         return self.fc(self.body(images).flatten(1))

@@ -2,12 +2,59 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
 from sapag_fast.models.activations import Activation, make_activation
 
-__all__ = ["Encoder"]
+__all__ = ["Encoder", "EncoderOptions"]
+
+
+@dataclass(frozen=True)
+class EncoderOptions:
+    """What an `Encoder` is made of.
+
+    Attributes
+    ----------
+    vocabulary : int
+        Rows of the word embedding.
+    max_length : int
+        Rows of the position embedding: the longest sentence.
+    classes : int
+        Outputs.
+    activation : str, module class, module or function
+        Of each token's network, as `make_activation` takes it.
+    width, layers, heads, hidden : int
+        H, the number of encoder layers, of heads in each, and of units in each token's network (None: 4 H).
+    dropout : float
+        After embeddings, attention and both networks, in training mode.
+    padding : int, optional
+        The token that fills up short sentences: no other token attends to it, its embedding is zero.
+
+    Raises
+    ------
+    ValueError
+        When `heads` does not divide `width`, or `padding` is not a token.
+    """
+
+    vocabulary: int = 1000
+    max_length: int = 64
+    classes: int = 2
+    activation: Activation = nn.GELU
+    width: int = 64
+    layers: int = 2
+    heads: int = 4
+    hidden: int | None = None
+    dropout: float = 0.0
+    padding: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ValueError(f"heads: expected a divisor of the width {self.width}, found {self.heads}")
+        if self.padding is not None and not 0 <= self.padding < self.vocabulary:
+            raise ValueError(f"padding: expected a token in 0..{self.vocabulary - 1}, found {self.padding}")
 
 
 class _EncoderLayer(nn.Module):
@@ -17,15 +64,16 @@ class _EncoderLayer(nn.Module):
     ``nn.MultiheadAttention`` keeps its weights outside of layers that explicit mode covers.
     """
 
-    def __init__(self, width: int, heads: int, hidden: int, activation: Activation, dropout: float) -> None:
+    def __init__(self, options: EncoderOptions) -> None:
         super().__init__()
-        self.heads = heads
+        width, hidden = options.width, options.hidden or 4 * options.width
+        self.heads = options.heads
         self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
         self.attention_norm = nn.LayerNorm(width)
         self.up, self.down = nn.Linear(width, hidden), nn.Linear(hidden, width)
-        self.activation = make_activation(activation)
+        self.activation = make_activation(options.activation)
         self.output_norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(options.dropout)
 
     def forward(self, x: Tensor, padded: Tensor | None) -> Tensor:
         """``[B, T, H]``; `padded`, bool ``[B, T]``, tells which tokens no other one may look at."""
@@ -49,50 +97,20 @@ class Encoder(nn.Module):
 
     Parameters
     ----------
-    vocabulary : int
-        Rows of the word embedding.
-    max_length : int
-        Rows of the position embedding: the longest sentence.
-    width, layers, heads, hidden : int
-        H, the number of encoder layers, of heads in each, and of units in each token's network (None: 4 H).
-    dropout : float
-        After embeddings, attention and both networks, in training mode.
-    padding : int, optional
-        The token that fills up short sentences: no other token attends to it, its embedding is zero.
-
-    Raises
-    ------
-    ValueError
-        When `heads` does not divide `width`, or `padding` is not a token.
+    options : EncoderOptions, optional
+        Sizes and parts; None: the usual ones.
     """
 
-    def __init__(
-        self,
-        *,
-        vocabulary: int = 1000,
-        max_length: int = 64,
-        classes: int = 2,
-        activation: Activation = nn.GELU,
-        width: int = 64,
-        layers: int = 2,
-        heads: int = 4,
-        hidden: int | None = None,
-        dropout: float = 0.0,
-        padding: int | None = None,
-    ) -> None:
+    def __init__(self, options: EncoderOptions | None = None) -> None:
         super().__init__()
-        if width % heads:
-            raise ValueError(f"heads: expected a divisor of the width {width}, found {heads}")
-        if padding is not None and not 0 <= padding < vocabulary:
-            raise ValueError(f"padding: expected a token in 0..{vocabulary - 1}, found {padding}")
-        self.word = nn.Embedding(vocabulary, width, padding_idx=padding)
-        self.position = nn.Embedding(max_length, width)
+        options = options or EncoderOptions()
+        width = options.width
+        self.word = nn.Embedding(options.vocabulary, width, padding_idx=options.padding)
+        self.position = nn.Embedding(options.max_length, width)
         self.embedding_norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
-        self.layers = nn.ModuleList(
-            _EncoderLayer(width, heads, hidden or 4 * width, activation, dropout) for _ in range(layers)
-        )
-        self.fc = nn.Linear(width, classes)
+        self.dropout = nn.Dropout(options.dropout)
+        self.layers = nn.ModuleList(_EncoderLayer(options) for _ in range(options.layers))
+        self.fc = nn.Linear(width, options.classes)
 
     def forward(self, inputs: Tensor | None = None, *, inputs_embeds: Tensor | None = None) -> Tensor:
         """Classify sentences.
@@ -104,14 +122,19 @@ class Encoder(nn.Module):
         inputs_embeds : Tensor
             The latter by the name that Hugging Face models give it.
 
+        Returns
+        -------
+        Tensor
+            Logits ``[B, classes]``.
+
         Raises
         ------
         ValueError
             Unless exactly one is given, of a shape that fits.
         """
-        if (inputs is None) == (inputs_embeds is None):
-            raise ValueError("inputs, inputs_embeds: expected exactly one of them")
         given = inputs if inputs_embeds is None else inputs_embeds
+        if given is None or (inputs is not None and inputs_embeds is not None):
+            raise ValueError("inputs, inputs_embeds: expected exactly one of them")
         continuous = given.is_floating_point()
         width, longest = self.word.embedding_dim, self.position.num_embeddings
         if given.dim() != 2 + continuous or (continuous and given.shape[2] != width):

@@ -78,6 +78,20 @@ def initialise(model: nn.Module, name: str, *, seed: int = 0) -> nn.Module:
     ``[tokens, H]`` is (fan in H, fan out tokens), and its padding row stays zero; ``default`` draws it from
     N(0, 1).
 
+    Parameters
+    ----------
+    model : nn.Module
+        On any device.
+    name : str
+        One of `INITIALISATIONS`.
+    seed : int
+        Of the numbers.
+
+    Returns
+    -------
+    nn.Module
+        `model`.
+
     Raises
     ------
     ValueError

@@ -16,7 +16,12 @@ class LeNet(nn.Module):
 
     Source: Zhu, Liu, Han, "Deep Leakage from Gradients" (2019), section 4; strides 2, 2, 1 and a smooth
     activation. With ``convolutions=4`` one more of stride 1. Input ``[B, channels, image_size, image_size]``,
-    output ``[B, classes]``. Raises ValueError for another number of convolutions.
+    output ``[B, classes]``.
+
+    Raises
+    ------
+    ValueError
+        For another number of convolutions.
     """
 
     def __init__(
@@ -44,4 +49,5 @@ class LeNet(nn.Module):
         self.fc = nn.Linear(width * side * side, classes)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Logits ``[B, classes]`` of images ``[B, channels, image_size, image_size]``."""
         return self.fc(self.body(images).flatten(1))

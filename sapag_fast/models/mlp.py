@@ -34,4 +34,5 @@ class MLP(nn.Module):
         self.fc = nn.Linear(inner, classes)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Logits ``[B, classes]`` of images ``[B, channels, image_size, image_size]``."""
         return self.fc(self.body(images.flatten(1)))

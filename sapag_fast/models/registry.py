@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import nn
 
 from sapag_fast.models.activations import Activation
 from sapag_fast.models.convnet import ConvNet
-from sapag_fast.models.encoder import Encoder
+from sapag_fast.models.encoder import Encoder, EncoderOptions
 from sapag_fast.models.initialisation import initialise
 from sapag_fast.models.lenet import LeNet
 from sapag_fast.models.mlp import MLP
@@ -21,13 +21,19 @@ from sapag_fast.runtime.randomness import forked
 
 __all__ = ["MODELS", "make_model"]
 
+
+@wraps(EncoderOptions, updated=())  # its parameters are the options that the encoder has
+def _encoder(**options: Any) -> nn.Module:
+    return Encoder(EncoderOptions(**options))
+
+
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "lenet": LeNet,
     "lenet4": partial(LeNet, convolutions=4),
     "mlp": MLP,
     "convnet": ConvNet,
     "resnet20": ResNet,
-    "encoder": Encoder,
+    "encoder": _encoder,
 }
 """Names that `make_model` accepts, and what they make."""
 
@@ -40,7 +46,7 @@ def make_model(
     seed: int = 0,
     **options: Any,
 ) -> nn.Module:
-    """A network with weights drawn from `seed`; the global generator is left as it was.
+    """Make a network with weights drawn from `seed`; the global generator is left as it was.
 
     Parameters
     ----------
@@ -50,9 +56,16 @@ def make_model(
         See `activations.make_activation`; None: the network's own.
     initialisation : str
         One of `INITIALISATIONS`.
+    seed : int
+        Of the weights.
     **options
         The network's own: ``channels``, ``image_size`` and ``classes`` of image networks, ``vocabulary``,
-        ``max_length`` and more of the encoder.
+        ``max_length`` and the rest of `EncoderOptions` of the encoder.
+
+    Returns
+    -------
+    nn.Module
+        On the CPU, in training mode.
 
     Raises
     ------

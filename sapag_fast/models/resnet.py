@@ -1,6 +1,6 @@
-"""Residual networks in their CIFAR form: a 3x3 stem, no pooling after it, batch normalisation, the mean over
-the image before the classifier.
+"""Residual networks in their CIFAR form.
 
+A 3x3 stem without pooling after it, batch normalisation, the mean over the image before the classifier.
 Source: He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition" (2016), section 4.2.
 """
 
@@ -106,4 +106,5 @@ class ResNet(nn.Module):
         self.fc = nn.Linear(inner, classes)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Logits ``[B, classes]`` of images ``[B, channels, image_size, image_size]``."""
         return self.fc(self.body(images).mean((2, 3)))

@@ -17,12 +17,14 @@ from sapag_fast.models import (
     MODELS,
     ConvNet,
     Encoder,
+    EncoderOptions,
     FunctionalActivation,
     LeNet,
     ResNet,
     initialise,
     make_model,
 )
+from sapag_fast.victim.model import VictimModel
 from sapag_fast.victim.problem import Problem
 
 SMALL = {"channels": 1, "image_size": 8, "classes": 4}
@@ -112,7 +114,7 @@ def test_encoder_does_not_see_padding():
 
 
 def test_encoder_drops_out_in_training_mode_alone():
-    model, tokens = Encoder(**SENTENCES, dropout=0.5), torch.tensor([[1, 2, 3]])
+    model, tokens = Encoder(EncoderOptions(**SENTENCES, dropout=0.5)), torch.tensor([[1, 2, 3]])
     torch.manual_seed(0)
     assert not torch.equal(model(tokens), model(tokens))
     model.eval()
@@ -135,9 +137,9 @@ def test_encoder_says_what_does_not_fit(given, message):
 
 def test_encoder_options_that_do_not_fit():
     with pytest.raises(ValueError, match="heads: expected a divisor of the width 16, found 3"):
-        Encoder(width=16, heads=3)
+        EncoderOptions(width=16, heads=3)
     with pytest.raises(ValueError, match=r"padding: expected a token in 0\.\.9, found 10"):
-        Encoder(vocabulary=10, padding=10)
+        EncoderOptions(vocabulary=10, padding=10)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -215,7 +217,7 @@ def test_initialisations_have_their_spread():
 
 @pytest.mark.parametrize("name", INITIALISATIONS)
 def test_initialisation_covers_embeddings_and_spares_normalisation(name):
-    model = Encoder(vocabulary=500, width=32, heads=1)
+    model = Encoder(EncoderOptions(vocabulary=500, width=32, heads=1))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(7.0)
@@ -295,7 +297,7 @@ def test_explicit_mode_covers_every_network(name, initialisation):
     ]
     targets = [None if row[0] is None else torch.stack(row) for row in zip(*rows, strict=True)]
     assert targets.count(None) == (name == "encoder")  # the word embedding, whose place the inputs take
-    problem = Problem(model, F.cross_entropy, GradientDistance(), targets, restarts=restarts)
+    problem = Problem(VictimModel(model), F.cross_entropy, GradientDistance(), targets, restarts=restarts)
     inputs = torch.rand(victims * restarts, 2, *shape, generator=g, dtype=torch.float64)
     repeated = labels.repeat_interleave(restarts, 0)
     matching = choose_matching(problem, inputs, repeated)

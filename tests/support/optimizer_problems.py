@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from sapag_fast.search.optimizers import LBFGS, Adam
+from sapag_fast.search.optimizers import LBFGS, Adam, Schedule
 
 RECOVERIES, SIZE = 4, 24
 BACKENDS = ("compiled", "torch")
 MAKERS = {
     "lbfgs": lambda *shape, **options: LBFGS(*shape, history=5, **options),
     "lbfgs-armijo": lambda *shape, **options: LBFGS(*shape, history=5, line_search="armijo", **options),
-    "adam": lambda *shape, **options: Adam(*shape, milestones=(3, 6), **options),
+    "adam": lambda *shape, **options: Adam(*shape, Schedule(milestones=(3, 6)), **options),
     "signed-adam": lambda *shape, **options: Adam(*shape, signed=True, eps=1e-20, **options),
 }
 both_backends = pytest.mark.parametrize("backend", BACKENDS)

@@ -5,8 +5,8 @@ whatever R is, and a recovery whose numbers turn bad changes no other one. Recov
 (`keep`), begin anew in their place (`restart`), and be saved and gone on with (`state`, `load`).
 """
 
-from sapag_fast.search.optimizers.adam import Adam
+from sapag_fast.search.optimizers.adam import Adam, Schedule
 from sapag_fast.search.optimizers.lbfgs import LBFGS
 from sapag_fast.search.optimizers.optimizer import Optimizer
 
-__all__ = ["LBFGS", "Adam", "Optimizer"]
+__all__ = ["LBFGS", "Adam", "Optimizer", "Schedule"]

@@ -1,8 +1,13 @@
 """The optimisers' compiled operators (csrc/optimizer_bindings.cpp), and their shapes for torch.compile."""
 
-import torch
+from __future__ import annotations
 
-from sapag_fast import _C  # noqa: F401 (registers the operators)
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sapag_fast import _C  # noqa: F401 (registers the operators)  # pyright: ignore[reportAttributeAccessIssue]
 
 __all__ = ["BACKENDS", "adam_step", "choose_backend", "lbfgs_step", "padded_columns", "padded_products"]
 
@@ -12,7 +17,33 @@ BACKENDS = ("compiled", "torch")
 _PADDING = 16  # kLbfgsPadding in csrc/cpu/lbfgs.h
 
 lbfgs_step = torch.ops.sapag_fast.lbfgs_step.default
+"""Gradient ``[R, N]``, nine tensors of memory, step length, and a verdict's action, length and next length or
+None for each: the change ``[R, N]``, and the slope ``[R]`` (``[0]`` without a verdict)."""
+
+
+@torch.library.register_fake("sapag_fast::lbfgs_step")
+def _fake_lbfgs_step(
+    gradient: Tensor,
+    steps: Tensor,
+    changes: Tensor,
+    products: Tensor,
+    slot: Tensor,
+    pairs: Tensor,
+    calls: Tensor,
+    scale: Tensor,
+    *rest: Any,
+) -> tuple[Tensor, Tensor]:
+    action = rest[3]
+    return torch.empty_like(gradient), scale.new_empty(scale.shape if action is not None else (0,))
+
+
 adam_step = torch.ops.sapag_fast.adam_step.default
+"""Gradient, mean and square ``[R, N]``, calls ``[R]``, options: the change ``[R, N]``."""
+
+
+@torch.library.register_fake("sapag_fast::adam_step")
+def _fake_adam_step(gradient: Tensor, *rest: Any) -> Tensor:
+    return torch.empty_like(gradient)
 
 
 def choose_backend(requested: str | None, device: torch.device | str, dtype: torch.dtype) -> str:
@@ -36,24 +67,13 @@ def choose_backend(requested: str | None, device: torch.device | str, dtype: tor
 
 
 def padded_columns(size: int) -> int:
-    """Elements between history rows: an odd number of paddings, so that rows which would be a multiple of a
-    page long do not fall into the same few sets of the caches."""
+    """Elements between history rows: an odd number of paddings.
+
+    Rows that are a multiple of a page long would fall into the same few sets of the caches.
+    """
     return (-(-size // _PADDING) // 2 * 2 + 1) * _PADDING
 
 
 def padded_products(history: int) -> int:
     """Elements between rows of the products."""
     return -(-history // (_PADDING // 2)) * (_PADDING // 2)
-
-
-def _fake_lbfgs_step(gradient, steps, changes, products, slot, pairs, calls, scale, *rest):
-    action = rest[3]
-    return torch.empty_like(gradient), scale.new_empty(scale.shape if action is not None else (0,))
-
-
-def _fake_adam_step(gradient, *rest):
-    return torch.empty_like(gradient)
-
-
-torch.library.register_fake("sapag_fast::lbfgs_step", _fake_lbfgs_step)
-torch.library.register_fake("sapag_fast::adam_step", _fake_adam_step)

@@ -19,12 +19,12 @@ LINE_SEARCHES = ("armijo",)
 
 
 class LBFGS(Optimizer):
-    """Batched L-BFGS with the semantics of ``torch.optim.LBFGS`` without line search and with its tolerances
-    off.
+    """Batched L-BFGS, with or without a line search.
 
-    First step along -g with length min(1, 1/‖g‖₁)·lr, later steps -lr·H g, H from the last `history` pairs
-    (s, y) with initial scale sᵀy / yᵀy; a pair with sᵀy ≤ 1e-10 is skipped, for its recovery alone, and so is
-    one that is not finite. The inverse Hessian is applied in compact form (Byrd, Nocedal, Schnabel 1994,
+    Without one it has the semantics of ``torch.optim.LBFGS`` with its tolerances off: first step along -g
+    with length min(1, 1/‖g‖₁)·lr, later steps -lr·H g, H from the last `history` pairs (s, y) with initial
+    scale sᵀy / yᵀy; a pair with sᵀy ≤ 1e-10 is skipped, for its recovery alone, and so is one that is not
+    finite. The inverse Hessian is applied in compact form (Byrd, Nocedal, Schnabel 1994,
     theorem 2.2), which is the two-loop recursion with its 2·history dependent dot products gathered into
     passes over the history.
 
@@ -86,14 +86,32 @@ class LBFGS(Optimizer):
         return rows["refused"] == 0
 
     def resume(self, rows: Tensor) -> None:
+        """Go on with another objective, see `Optimizer.resume`.
+
+        Parameters
+        ----------
+        rows : Tensor
+            The recoveries, int64 ``[rows]``.
+        """
         # A step of no length makes no pair of gradients of two objectives.
         self._rows.fill("previous_step", rows, 0.0)
         if self._search is not None:
             self._search.resume(rows)
 
     def step(self, gradient: Tensor, objective: Tensor | None = None) -> Tensor:
-        """The change for the gradient ``[R, N]`` at the present variables, and the objective ``[R]`` there
-        (not looked at without a line search).
+        """Compute the change to add to the variables.
+
+        Parameters
+        ----------
+        gradient : Tensor
+            ``[R, N]``, at the present variables.
+        objective : Tensor, optional
+            ``[R]``, at the present variables; not read without a line search.
+
+        Returns
+        -------
+        Tensor
+            ``[R, N]``.
 
         Raises
         ------

@@ -30,10 +30,19 @@ class Optimizer(ABC):
 
     @abstractmethod
     def step(self, gradient: Tensor, objective: Tensor | None = None) -> Tensor:
-        """The change to add to the variables, ``[R, N]``, given the gradient ``[R, N]`` (and, for line
-        searches, the objective ``[R]``) at the present ones.
+        """Compute the change to add to the variables; the caller must apply it before the next call.
 
-        The caller must apply the whole change before the next call.
+        Parameters
+        ----------
+        gradient : Tensor
+            ``[R, N]``, at the present variables.
+        objective : Tensor, optional
+            ``[R]``, at the present variables, for line searches.
+
+        Returns
+        -------
+        Tensor
+            ``[R, N]``.
 
         Raises
         ------
@@ -55,22 +64,33 @@ class Optimizer(ABC):
             )
 
     def keep(self, rows: Tensor) -> None:
-        """Only these recoveries (int64 ``[rows]``) stay, in this order; R becomes their number. One that is
-        named twice is there twice from then on: place for another, after a `restart`.
+        """Keep these recoveries only, in this order; R becomes their number.
+
+        Parameters
+        ----------
+        rows : Tensor
+            int64 ``[rows]``. One that is named twice is there twice from then on: room for another, after a
+            `restart`.
         """
         self._rows.keep(rows)
 
     def restart(self, rows: Tensor) -> None:
-        """These recoveries (int64 ``[rows]``) begin anew, whatever their numbers had turned into."""
+        """Begin these recoveries (int64 ``[rows]``) anew, whatever their numbers had turned into."""
         self._rows.restart(rows)
 
     def resume(self, rows: Tensor) -> None:  # noqa: B027 (an optimiser may have nothing to forget)
-        """These recoveries (int64 ``[rows]``) go on with another objective, at variables of the caller's
-        choice: what is known of the curvature stays, the last step and its objective are forgotten.
+        """Go on with another objective, at variables of the caller's choice.
+
+        What is known of the curvature stays, the last step and its objective are forgotten.
+
+        Parameters
+        ----------
+        rows : Tensor
+            The recoveries, int64 ``[rows]``.
         """
 
     def state(self) -> dict[str, Tensor]:
-        """Copies of everything needed to go on with the same bits; options are not among it."""
+        """Copy everything needed to go on with the same bits, other than options."""
         return self._rows.state()
 
     def load(self, state: dict[str, Tensor]) -> None:

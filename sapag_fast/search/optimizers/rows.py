@@ -27,7 +27,7 @@ class Rows:
         self._fresh: dict[str, float] = {}
 
     def add(self, name: str, shape: Sequence[int], dtype: torch.dtype, fresh: float = 0) -> None:
-        """A tensor ``[R, *shape]`` of fresh values."""
+        """Add a tensor ``[R, *shape]`` of fresh values."""
         self._fresh[name] = fresh
         self._tensors[name] = torch.full((self.recoveries, *shape), fresh, device=self.device, dtype=dtype)
 
@@ -39,24 +39,24 @@ class Rows:
         self._tensors[name].copy_(value)
 
     def fill(self, name: str, rows: Tensor, value: float) -> None:
-        """One tensor of these recoveries (int64 ``[rows]``) is `value`."""
+        """Fill one tensor of these recoveries (int64 ``[rows]``) with `value`."""
         self._tensors[name].index_fill_(0, self._rows_of(rows), value)
 
     def keep(self, rows: Tensor) -> None:
-        """Only these recoveries stay, in this order; one that is named twice is there twice from now on."""
+        """Keep these recoveries only, in this order; one that is named twice is there twice from now on."""
         rows = self._rows_of(rows)
         for name, tensor in self._tensors.items():
             self._tensors[name] = tensor.index_select(0, rows)
         self.recoveries = rows.numel()
 
     def restart(self, rows: Tensor) -> None:
-        """These recoveries have fresh values again."""
+        """Give these recoveries fresh values again."""
         rows = self._rows_of(rows)
         for name, tensor in self._tensors.items():
             tensor.index_fill_(0, rows, self._fresh[name])
 
     def state(self) -> dict[str, Tensor]:
-        """Copies of all tensors."""
+        """Copy all tensors."""
         return {name: tensor.clone() for name, tensor in self._tensors.items()}
 
     def load(self, state: dict[str, Tensor]) -> None:

@@ -24,7 +24,7 @@ from optimizer_problems import (
 )
 
 from sapag_fast.distances import operators as ops
-from sapag_fast.search.optimizers import LBFGS, Adam
+from sapag_fast.search.optimizers import LBFGS, Adam, Schedule
 
 SUPPORT = Path(optimizer_problems.__file__).parent
 
@@ -126,10 +126,11 @@ def test_lbfgs_in_single_precision_gets_as_far_as_torch(backend):
 @pytest.mark.parametrize("eps", [1e-8, 1e-20])
 def test_adam_follows_torch(signed, eps, backend):
     matrix, start = quadratics(6)
-    options = {"signed": signed, "milestones": (5, 9), "betas": (0.8, 0.95), "eps": eps, "backend": backend}
-    ours = path_of(Adam(RECOVERIES, SIZE, dtype=torch.float64, **options), matrix, start, 12)
+    options = {"signed": signed, "eps": eps, "backend": backend}
+    falling = Schedule(milestones=(5, 9))
+    ours = path_of(Adam(RECOVERIES, SIZE, falling, dtype=torch.float64, **options), matrix, start, 12)
     x = start.clone().requires_grad_()
-    optimizer = torch.optim.Adam([x], lr=0.1, betas=(0.8, 0.95), eps=eps)
+    optimizer = torch.optim.Adam([x], lr=0.1, eps=eps)
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [5, 9], gamma=0.1)
     for k in range(12):
         torch.testing.assert_close(ours[:, k], x.detach())
@@ -142,8 +143,9 @@ def test_adam_follows_torch(signed, eps, backend):
 @both_backends
 def test_adams_rate_falls_as_a_cosine(backend):
     matrix, start = quadratics(6)
-    options = {"lr": 0.3, "eps": 1e-20, "cosine": 8, "backend": backend}
-    ours = path_of(Adam(RECOVERIES, SIZE, dtype=torch.float64, **options), matrix, start, 11)
+    options = {"eps": 1e-20, "backend": backend}
+    falling = Schedule(lr=0.3, cosine=8)
+    ours = path_of(Adam(RECOVERIES, SIZE, falling, dtype=torch.float64, **options), matrix, start, 11)
     x = start.clone().requires_grad_()
     optimizer = torch.optim.Adam([x], lr=0.3, eps=1e-20)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 8)
