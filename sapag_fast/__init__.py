@@ -2,12 +2,8 @@
 
 from sapag_fast import _documented_paths
 from sapag_fast._version import __version__
-from sapag_fast.distances.gradient_distance import (
-    GradientDistance,
-    distance,
-    distance_and_gradient,
-    gradient_variance,
-)
+from sapag_fast.distances.functional import distance, distance_and_gradient, gradient_variance
+from sapag_fast.distances.gradient_distance import GradientDistance
 from sapag_fast.distances.kind import register_distance
 from sapag_fast.matching.explicit import register_rule
 from sapag_fast.profiler import AttackProfile, profile_attack
@@ -15,6 +11,8 @@ from sapag_fast.recovery.certificate import Certificate
 from sapag_fast.recovery.recover import recover
 from sapag_fast.recovery.result import Recovery
 from sapag_fast.recovery.separation import separate_equal_labels
+from sapag_fast.search.interrupted import Interrupted
+from sapag_fast.search.options import SearchOptions
 from sapag_fast.search.recipe import Recipe
 from sapag_fast.text import TextRecovery, recover_text
 from sapag_fast.victim.surrogate import Surrogate
@@ -25,8 +23,10 @@ __all__ = [
     "AttackProfile",
     "Certificate",
     "GradientDistance",
+    "Interrupted",
     "Recipe",
     "Recovery",
+    "SearchOptions",
     "Surrogate",
     "TextRecovery",
     "__version__",

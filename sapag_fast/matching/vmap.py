@@ -1,4 +1,4 @@
-"""All recoveries at once, by torch.func.vmap."""
+"""All recoveries at once, by ``torch.func.vmap``: for modules that no rule of explicit mode covers."""
 
 from __future__ import annotations
 
@@ -8,35 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sapag_fast.matching.base import FIRST_BACKWARD, FORWARD, REST, SECOND_BACKWARD, SUMS, StageHook
 from sapag_fast.victim.problem import Problem, rebuilt
 
 __all__ = ["VmapMatching"]
-
-
-class _BatchedDistance(torch.autograd.Function):
-    """Distance and V of one recovery as seen inside ``vmap``; its rule calls the fused operator once, for all
-    of them.
-    """
-
-    @staticmethod
-    def forward(evaluate: Callable, *dummy: Tensor) -> tuple[Tensor, ...]:
-        value, weights = evaluate([gradient[None] for gradient in dummy])
-        return value[0], *(weight[0] for weight in weights)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        """Nothing to keep: V is handed over as a constant."""
-
-    @staticmethod
-    def vmap(
-        info: Any, in_dims: tuple, evaluate: Callable, *dummy: Tensor
-    ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-        rows = [
-            gradient.expand(info.batch_size, *gradient.shape) if dim is None else gradient.movedim(dim, 0)
-            for gradient, dim in zip(dummy, in_dims[1:], strict=True)
-        ]
-        value, weights = evaluate(rows)
-        return (value, *weights), (0,) * (1 + len(weights))
 
 
 class VmapMatching:
@@ -46,18 +21,29 @@ class VmapMatching:
     weights' gradients become grouped operations. The way back to the inputs is a ``vjp`` inside of ``vmap``:
     plain autograd around it would differentiate what vmap has decomposed normalisation layers into, where
     their saved means count as constants, and the result would be silently wrong.
+
+    Parameters
+    ----------
+    problem : Problem
+        Network, loss, targets, distance.
+
+    Attributes
+    ----------
+    mode : str
+    stages : callable or None
+        As of `Matching`.
     """
 
     mode = "vmap"
-    reason = ""
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         self.distance = rebuilt(problem.distance, batched=True)
+        self.stages: StageHook | None = None
         self.retarget(problem.rows())
         self.matched = [index for index, entry in enumerate(self.targets) if entry is not None]
         self.parameters = {name: p.detach() for name, p in problem.parameters.items()}
-        buffer_dims = 0 if problem.writes_buffers else None
+        buffer_dims = 0 if problem.network.writes_buffers else None
         self.functions = {
             smooth: torch.func.vmap(
                 self._one, in_dims=(buffer_dims, 0, 0, 0 if smooth else None), randomness="different"
@@ -66,27 +52,25 @@ class VmapMatching:
         }
 
     def retarget(self, victims: Tensor) -> None:
+        """From now on row r searches victim ``victims[r]`` (``[R]``, int64); R may change."""
         self.targets = self.problem.targets_of(victims)
 
-    def _evaluate(self, dummy: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        full: list[Tensor | None] = [None] * len(self.targets)
-        for index, gradient in zip(self.matched, dummy, strict=True):
-            full[index] = gradient
-        value, weights = self.distance.distance_and_gradient(full, self.targets)
-        return value, [weights[index] for index in self.matched]
-
-    def _loss(
-        self,
-        parameters: dict[str, Tensor],
-        buffers: dict[str, Tensor],
-        inputs: Tensor,
-        labels: Tensor,
-        sharpness: Tensor | None,
-    ) -> Tensor:
-        if self.problem.writes_buffers:
-            # Cloned at this level, where writing to them is allowed.
-            buffers = {name: buffer.clone() for name, buffer in buffers.items()}
-        return self.problem.loss(parameters, buffers, inputs, labels, sharpness)
+    def value_and_gradient(
+        self, inputs: Tensor, labels: Tensor, sharpness: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Evaluate once, as `Matching` says."""
+        if self.stages is not None:
+            self.stages(FORWARD)
+        network = self.problem.network
+        buffers = network.buffers
+        if network.writes_buffers:
+            # Each recovery writes to its own copy, so none sees another's running statistics.
+            buffers = {name: b.expand(inputs.shape[0], *b.shape) for name, b in buffers.items()}
+        function = self.functions[sharpness is not None]
+        value, toward_inputs, *toward_labels = function(buffers, inputs.detach(), labels.detach(), sharpness)
+        if self.stages is not None:
+            self.stages(REST)
+        return value, toward_inputs, toward_labels[0] if toward_labels else None
 
     def _one(
         self, buffers: dict[str, Tensor], inputs: Tensor, labels: Tensor, sharpness: Tensor | None
@@ -99,21 +83,67 @@ class VmapMatching:
             by_name = self.problem.over_local_steps(
                 lambda parameters: slope(parameters, buffers, inputs, known, sharpness), self.parameters
             )
-            found = tuple(by_name.values())
-            return tuple(found[index] for index in self.matched)
+            # Of torch.func every parameter has a gradient, zero where it does not take part.
+            every: list[Any] = list(by_name.values())
+            return tuple(every[index] for index in self.matched)
 
         leaves = (inputs, labels) if self.problem.joint else (inputs,)
-        dummy, pull = torch.func.vjp(gradients, *leaves)
-        value, *weights = _BatchedDistance.apply(self._evaluate, *dummy)
+        dummy, pull, *_ = torch.func.vjp(gradients, *leaves)
+        value, *weights = _BatchedDistance.apply(self._match, *dummy)
         return value, *pull(tuple(weights))
 
-    def value_and_gradient(
-        self, inputs: Tensor, labels: Tensor, sharpness: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        buffers = self.problem.buffers
-        if self.problem.writes_buffers:
-            # Each recovery writes to its own copy, so none sees another's running statistics.
-            buffers = {name: b.expand(inputs.shape[0], *b.shape) for name, b in buffers.items()}
-        function = self.functions[sharpness is not None]
-        value, toward_inputs, *toward_labels = function(buffers, inputs.detach(), labels.detach(), sharpness)
-        return value, toward_inputs, toward_labels[0] if toward_labels else None
+    def _loss(
+        self,
+        parameters: dict[str, Tensor],
+        buffers: dict[str, Tensor],
+        inputs: Tensor,
+        labels: Tensor,
+        sharpness: Tensor | None,
+    ) -> Tensor:
+        if self.problem.network.writes_buffers:
+            # Cloned at this level, where writing to them is allowed.
+            buffers = {name: buffer.clone() for name, buffer in buffers.items()}
+        loss = self.problem.loss(parameters, buffers, inputs, labels, sharpness)
+        if self.stages is not None:
+            self.stages(FIRST_BACKWARD)
+        return loss
+
+    def _match(self, dummy: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Distances ``[R]`` of all recoveries, and V of what is matched."""
+        if self.stages is not None:
+            self.stages(SUMS)
+        full: list[Tensor | None] = [None] * len(self.targets)
+        for index, gradient in zip(self.matched, dummy, strict=True):
+            full[index] = gradient
+        value, weights = self.distance.distance_and_gradient(full, self.targets)
+        matched = [weight for weight in weights if weight is not None]
+        if self.stages is not None:
+            self.stages(SECOND_BACKWARD)
+        return value, matched
+
+
+class _BatchedDistance(torch.autograd.Function):
+    """Distance and V of one recovery as seen inside of ``vmap``.
+
+    Its rule calls the fused operator once, for all of them.
+    """
+
+    @staticmethod
+    def forward(match: Callable, *dummy: Tensor) -> tuple[Tensor, ...]:
+        value, weights = match([gradient[None] for gradient in dummy])
+        return value[0], *(weight[0] for weight in weights)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        """Nothing to keep: V is handed over as a constant."""
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple, match: Callable, *dummy: Tensor
+    ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        rows = [
+            gradient.expand(info.batch_size, *gradient.shape) if dim is None else gradient.movedim(dim, 0)
+            for gradient, dim in zip(dummy, in_dims[1:], strict=True)
+        ]
+        value, weights = match(rows)
+        return (value, *weights), (0,) * (1 + len(weights))

@@ -41,9 +41,10 @@ def measure(
 ) -> Level:
     """Profile so many recoveries at once. To be called within the preparation's `conditions`."""
     device = preparation.device
-    batch = preparation.attack(recoveries)
+    run = preparation.run(recoveries)
+    batch = run.batch
     matching = batch.objective.matching
-    age = _warm_up(batch, device, preparation.recipe.history, limits.seconds)
+    age = _warm_up(batch, device, preparation.setup.recipe.history, limits.seconds)
     timed = time_in_turns(batch, device, limits)
     plain, stages = timed.plain.seconds, timed.watched.parts
     layers = _layer_seconds(batch, device, plain)
@@ -54,7 +55,7 @@ def measure(
     return Level(
         recoveries=recoveries,
         mode=matching.mode,
-        mode_reason=matching.reason,
+        mode_reason=run.search.mode_reason,
         step_seconds=plain,
         watched_seconds=timed.watched.seconds,
         processor_overhead=timed.processor_overhead,
@@ -64,7 +65,7 @@ def measure(
         peak_bytes=peak,
         launches=found.launches,
         graph_seconds=_replayed(batch, device),
-        attack_steps=preparation.recipe.steps,
+        attack_steps=preparation.setup.recipe.steps,
     )
 
 

@@ -15,21 +15,20 @@ from torch import Tensor, nn
 
 from sapag_fast import checks as check
 from sapag_fast.distances import operators as ops
-from sapag_fast.distances.gradient_distance import GradientDistance
 from sapag_fast.profiler.bottleneck import bottleneck
 from sapag_fast.profiler.ceilings import measure_ceilings
 from sapag_fast.profiler.measure import Limits, measure
-from sapag_fast.profiler.preparation import Overrides, prepare
+from sapag_fast.profiler.preparation import prepare_profile
 from sapag_fast.profiler.result import AttackProfile, Level
 from sapag_fast.runtime.memory import free_bytes
-from sapag_fast.search.recipe import Recipe
-from sapag_fast.victim.surrogate import Surrogate
+from sapag_fast.search.options import SearchOptions, takes_search_options
 
 __all__ = ["profile_attack"]
 
 _MEMORY_SHARE = 0.7  # of what is free: more recoveries than fit into it are not tried
 
 
+@takes_search_options
 def profile_attack(
     model: nn.Module,
     input_shape: Sequence[int],
@@ -41,18 +40,9 @@ def profile_attack(
     loss_fn: Callable[[Tensor, Tensor], Tensor] | None = None,
     batch_size: int = 1,
     labels: Tensor | Sequence[int] | None = None,
-    recipe: str | Recipe = "auto",
-    distance: str | GradientDistance | None = None,
-    optimizer: str | None = None,
-    steps: int | None = None,
-    basis: str | Sequence[str] | None = None,
-    surrogate: str | bool | Surrogate | None = None,
-    box: float | None = None,
-    tv: float | None = None,
-    bounds: tuple[float, float] | None = (0.0, 1.0),
-    layers: str | Sequence[int] = "modules",
-    seed: int = 0,
     device: torch.device | str | None = None,
+    options: SearchOptions | None = None,
+    **changes: Any,
 ) -> AttackProfile:
     """Where the time of an attack on `model` goes, step by step.
 
@@ -79,8 +69,12 @@ def profile_attack(
         Where to write a Chrome or Perfetto trace (JSON) of a few steps at the largest R.
     labels : Tensor or sequence of int, optional
         ``[B, ...]``, for models whose output is not ``[B, classes]``; None: random classes.
-    loss_fn, batch_size, recipe, distance, optimizer, steps, basis, surrogate, box, tv, bounds, layers, seed
-        As in `recover`, and so is `device`.
+    loss_fn, batch_size, device
+        As in `recover`.
+    options : SearchOptions, optional
+        How the search goes. Restarts, memory and what ends a search early are no business of a profile.
+    **changes
+        Single fields of `SearchOptions`, in place of those of `options`.
 
     Raises
     ------
@@ -90,33 +84,32 @@ def profile_attack(
     counts = _counts(recoveries)
     limits = Limits(check.check_count("evaluations", evaluations), _positive("seconds", seconds))
     path = None if trace is None else _writable("trace", trace)
-    preparation = prepare(
+    preparation = prepare_profile(
         model,
         input_shape,
         loss_fn=loss_fn,
         batch_size=batch_size,
         labels=labels,
-        overrides=Overrides(recipe, distance, optimizer, steps, basis, surrogate, box, tv, bounds, layers),
-        seed=seed,
+        options=SearchOptions.given(options, changes),
         device=device,
     )
-    place = preparation.device
+    setup, device = preparation.setup, preparation.device
     levels: list[Level] = []
     skipped: dict[int, str] = {}
     with preparation.conditions():
-        ceilings = measure_ceilings(place, preparation.dtype, seed=seed)
+        ceilings = measure_ceilings(device, setup.dtype, seed=setup.options.seed)
         for count in counts:
-            reason = _too_many(count, levels, place)
+            reason = _too_many(count, levels, device)
             if reason is not None:
                 skipped[count] = reason
                 continue
             levels.append(measure(preparation, count, ceilings, limits, path))
     return AttackProfile(
         model=type(model).__name__,
-        input_shape=preparation.shape[1:],
-        batch_size=preparation.shape[0],
-        recipe=asdict(preparation.recipe),
-        machine=_machine(place, preparation.dtype),
+        input_shape=setup.input_shape,
+        batch_size=setup.batch_size,
+        recipe=asdict(setup.recipe),
+        machine=_machine(device, setup.dtype),
         ceilings=ceilings,
         levels=tuple(levels),
         skipped=skipped,

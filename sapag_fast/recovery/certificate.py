@@ -2,9 +2,10 @@
 
 Nothing but the truth tells success for certain. On some tasks, though, the searches that came below a
 certain distance had found their victims' inputs, and those that had not stayed above. ``certificates.json``
-keeps what ``python -m benchmarks.certificate`` has measured: for each family of tasks the threshold, and the
-share of successes among the searches that came below it, on victims of known truth. An attack belongs to a
-family by what an attacker knows. Where none fits, or where no threshold separates, the answer is ``unknown``.
+keeps what ``python -m benchmarks.recovery.certificate`` has measured: for each family of tasks the threshold
+and the share of successes among the searches that came below it, on victims of known truth. An attack
+belongs to a family by what an attacker knows. Where none fits, or where no threshold separates, the answer
+is ``unknown``.
 """
 
 from __future__ import annotations
@@ -16,14 +17,44 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from sapag_fast.search.recipe import Recipe
+import torch
+
+from sapag_fast.distances.gradient_distance import GradientDistance
+from sapag_fast.search.prepare import Attack
 from sapag_fast.victim.problem import Problem, rebuilt
 
-__all__ = ["Certificate", "Certifier", "Family", "certifier_for", "families"]
+__all__ = ["Certificate", "Certifier", "Family", "Task", "certifier_for", "certifier_of", "families"]
 
 FILE = Path(__file__).with_name("certificates.json")
 NEVER = -1.0
 """A threshold that no distance meets."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What an attacker knows of a search.
+
+    Attributes
+    ----------
+    piecewise_linear : bool
+        Whether the network has piecewise-linear activations (ReLU and its kin).
+    surrogate : bool
+        Whether the search goes through one.
+    distance : str
+    bandwidth : float
+    input_shape : tuple of int
+    batch_size : int
+    layers : int
+        Of the distance.
+    """
+
+    piecewise_linear: bool
+    surrogate: bool
+    distance: str
+    bandwidth: float
+    input_shape: tuple[int, ...]
+    batch_size: int
+    layers: int
 
 
 @dataclass(frozen=True)
@@ -33,9 +64,9 @@ class Family:
     Attributes
     ----------
     name : str
-    kinked : bool
-        Whether the network has activations with a kink (ReLU and its kin); then the search goes through the
-        surrogate.
+    piecewise_linear : bool
+        Whether the network has piecewise-linear activations (ReLU and its kin); then the search goes through
+        the surrogate.
     distance : str
     bandwidth : float
     channels : int
@@ -58,7 +89,7 @@ class Family:
     """
 
     name: str
-    kinked: bool
+    piecewise_linear: bool
     distance: str
     bandwidth: float
     channels: int
@@ -73,24 +104,17 @@ class Family:
     interval: tuple[float, float] | None
     measured_on: str
 
-    def holds(
-        self,
-        recipe: Recipe,
-        bandwidth: float,
-        shape: Sequence[int],
-        batch_size: int,
-        layers: int,
-        kinked: bool,
-    ) -> bool:
+    def holds(self, task: Task) -> bool:
         """Whether a task is one of this family."""
+        shape = task.input_shape
         return (
-            kinked == self.kinked == (recipe.surrogate is not None)
-            and (recipe.distance, bandwidth) == (self.distance, self.bandwidth)
+            task.piecewise_linear == self.piecewise_linear == task.surrogate
+            and (task.distance, task.bandwidth) == (self.distance, self.bandwidth)
             and len(shape) == 3
             and shape[0] == self.channels
             and all(self.sides[0] <= side <= self.sides[1] for side in shape[1:])
-            and self.batch_sizes[0] <= batch_size <= self.batch_sizes[1]
-            and self.layers[0] <= layers <= self.layers[1]
+            and self.batch_sizes[0] <= task.batch_size <= self.batch_sizes[1]
+            and self.layers[0] <= task.layers <= self.layers[1]
         )
 
 
@@ -164,45 +188,62 @@ def families(path: Path = FILE) -> tuple[Family, ...]:
     return tuple(_family(entry) for entry in json.loads(path.read_text(encoding="utf-8"))["families"])
 
 
+def certifier_of(attack: Attack) -> Certifier:
+    """Find the family of an attack's task, and what speaks against certificates."""
+    problem, setup = attack.problem, attack.setup
+    task = Task(
+        piecewise_linear=setup.probe.piecewise_linear,
+        surrogate=setup.recipe.surrogate is not None,
+        distance=setup.recipe.distance,
+        bandwidth=problem.distance.bandwidth,
+        input_shape=setup.input_shape,
+        batch_size=setup.batch_size,
+        layers=len(set(problem.distance.layers or ())),
+    )
+    return certifier_for(problem, task, unusual=_unusual(attack))
+
+
 def certifier_for(
-    problem: Problem,
-    recipe: Recipe,
-    shape: Sequence[int],
-    batch_size: int,
-    *,
-    kinked: bool,
-    unusual: Sequence[str] = (),
-    known: Sequence[Family] | None = None,
+    problem: Problem, task: Task, *, unusual: str = "", known: Sequence[Family] | None = None
 ) -> Certifier:
-    """The certifier of an attack.
+    """Make the certifier of one task's victims.
 
     Parameters
     ----------
     problem : Problem
-        With the distance in force.
-    recipe : Recipe
-        The settings in force.
-    shape : sequence of int
-        Of one input.
-    kinked : bool
-        Whether activations with a kink run in the network.
-    unusual : sequence of str
+        With the distance in force and the targets.
+    task : Task
+    unusual : str
         What else sets the attack apart from those that were measured; then all is unknown.
     known : sequence of Family, optional
         None: `families`.
     """
-    distance, reason = problem.distance, unusual[0] if unusual else ""
-    if any(target is None for target in problem.targets) or problem.constants:
+    reason = unusual
+    if any(target is None for target in problem.targets) or problem.network.constants:
         reason = "parts of the gradient are not there"
-    layers = len(set(distance.layers or ()))
-    told = (recipe, distance.bandwidth, shape, batch_size, layers, kinked)
-    fitting = [family for family in (families() if known is None else known) if family.holds(*told)]
+    fitting = [family for family in (families() if known is None else known) if family.holds(task)]
     if reason or not fitting:
         reason = reason or "no family of tasks like this one"
         return Certifier(None, [f"not measured: {reason}"] * problem.victims)
     # A layer without weight constrains nothing.
-    idle = rebuilt(distance, batched=True).degenerate(problem.targets).any(-1).tolist()
+    idle = rebuilt(problem.distance, batched=True).degenerate(problem.targets).any(-1).tolist()
     return Certifier(fitting[0], ["layers of the gradient carry no weight" if some else "" for some in idle])
+
+
+def _unusual(attack: Attack) -> str:
+    """What sets the attack apart from those that were measured; empty if nothing does."""
+    problem, setup, options = attack.problem, attack.setup, attack.setup.options
+    reasons = (
+        ("a loss of one's own", not setup.default_loss),
+        ("labels searched jointly", problem.joint),
+        (
+            "a distance or layers of one's own",
+            options.layers != "modules" or isinstance(options.distance, GradientDistance),
+        ),
+        ("bounds other than 0 and 1", options.bounds != (0.0, 1.0)),
+        (f"gradients of {setup.dtype}", setup.dtype not in (torch.float32, torch.float64)),
+    )
+    return next((why for why, so in reasons if so), "")
 
 
 def _family(entry: Mapping[str, Any]) -> Family:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from sapag_fast.matching.base import Matching
 from sapag_fast.recovery.certificate import Certificate, Certifier
 from sapag_fast.search.recipe import Recipe
 from sapag_fast.search.tasks import AttackResult
@@ -100,16 +99,17 @@ class Recovery:
 
 def winners(
     result: AttackResult,
-    restarts: int,
     *,
+    restarts: int,
     joint: bool,
-    matching: Matching,
     recipe: Recipe,
     certifier: Certifier,
     first: int = 0,
 ) -> Recovery:
-    """Of each victim (its `restarts` tasks lie side by side) the restart that matches best, by the network's
-    own distance where none has come to the surrogate's last stage; `first` is the number of the first victim.
+    """Take of each victim (its `restarts` tasks lie side by side) the restart that matches best.
+
+    Where no restart has come to the surrogate's last stage, the network's own distance decides; `first` is
+    the number of the first victim.
     """
     victims = result.distance.shape[0] // restarts
     by_victim = (victims, restarts)
@@ -140,8 +140,8 @@ def winners(
             evaluations=result.evaluations.view(by_victim),
             history=result.history.unflatten(1, by_victim),
         ),
-        mode=matching.mode,
-        mode_reason=matching.reason,
+        mode=result.mode,
+        mode_reason=result.mode_reason,
         at_once=result.rows,
         recipe=recipe,
     )

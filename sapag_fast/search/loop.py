@@ -1,4 +1,4 @@
-"""The attack loop: many recoveries as one batch that stays full.
+"""The search loop: many recoveries as one batch that stays full.
 
 A *task* is one search: one restart of one victim. As many tasks as the batch has rows run at once; whenever
 some have ended, waiting ones take their rows, and when none waits the batch shrinks.
@@ -6,366 +6,90 @@ some have ended, waiting ones take their rows, and when none waits the batch shr
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
-from sapag_fast.matching.base import Matching
-from sapag_fast.runtime.cuda_graph import WORTH_CAPTURING, captured
-from sapag_fast.runtime.memory import is_out_of_memory
-from sapag_fast.search.basis import Basis
-from sapag_fast.search.batch import IDLE, Batch
-from sapag_fast.search.objective import Objective
-from sapag_fast.search.optimizers import LBFGS, Adam, Optimizer
-from sapag_fast.search.recipe import Recipe
-from sapag_fast.search.tasks import AttackResult, Outcomes, Queue
+from sapag_fast.search.checkpoint import Checkpoint
+from sapag_fast.search.run import Run, Search
+from sapag_fast.search.tasks import AttackResult
 
-if TYPE_CHECKING:
-    from sapag_fast.search.checkpoint import Checkpoint
-
-__all__ = ["AttackResult", "make_optimizer", "run_attack"]
+__all__ = ["Hooks", "Search", "run_search"]
 
 
-def make_optimizer(recipe: Recipe, steps: int, rows: int, size: int, like: Tensor) -> Optimizer:
-    """The recipe's optimiser for variables ``[rows, size]`` on the device and of the type of `like`."""
-    place = {"device": like.device, "dtype": like.dtype}
-    if recipe.optimizer == "lbfgs":
-        history = max(1, min(recipe.history, steps))
-        return LBFGS(rows, size, lr=recipe.lr, history=history, line_search=recipe.line_search, **place)
-    milestones = tuple(int(fraction * steps) for fraction in recipe.milestones)
-    signed = recipe.optimizer == "signed-adam"
-    schedule = {"milestones": milestones, "cosine": steps if recipe.cosine else None}
-    return Adam(rows, size, lr=recipe.lr, signed=signed, eps=recipe.eps, **schedule, **place)
+@dataclass(frozen=True)
+class Hooks:
+    """Who is told of a search on its way.
 
-
-def run_attack(
-    matching: Matching,
-    starts: Tensor,
-    labels: Tensor,
-    *,
-    recipe: Recipe,
-    steps: int,
-    basis: Basis | Sequence[Basis],
-    bounds: tuple[float, float] | None,
-    joint: bool = False,
-    restarts: int = 1,
-    certified_at: Sequence[float] | None = None,
-    rows: int | None = None,
-    progress: Callable[[int, Tensor], object] | None = None,
-    on_victim: Callable[[int, AttackResult], object] | None = None,
-    checkpoint: Checkpoint | None = None,
-    check_every: int = 20,
-    graphs: bool = True,
-) -> AttackResult:
-    """Minimise distance plus penalties from `starts`, every task on its own.
-
-    Nothing is read back from the device but every `check_every` evaluations, when the loop looks which tasks
-    have ended. A task that meets a non-finite objective ends with its best iterate.
-
-    Parameters
+    Attributes
     ----------
-    matching : Matching
-        Distances and their gradients; the loop tells it which victim each row searches.
-    starts : Tensor
-        ``[T, B, *input_shape]``, T = victims x restarts, victim by victim.
-    labels : Tensor
-        ``[T, B, ...]``, or with `joint` the logits ``[T, B, classes]``.
-    recipe : Recipe
-        Optimiser, penalties, clipping, stop.
-    steps : int
-        Evaluations of a task.
-    basis : Basis or sequence of Basis
-        Coordinates of the search; of several, restart k's are the k-th, and round again.
-    bounds : pair of float or None
-        The box of the penalty and of the clipping.
-    restarts : int
-        Tasks of a victim; once one of them comes below the recipe's ``stop_distance``, all of them end.
-    certified_at : sequence of float, optional
-        For each victim a distance: once one of its tasks comes so close, that one goes on to its end, and the
-        others end. Negative: never. Through a surrogate, a task counts when it ends, by the network's own
-        distance. Which tasks end when is a matter of evaluations, never of time.
-    rows : int, optional
-        Tasks at once; None: all. Halved whenever memory runs out, and the tasks under way begin anew.
     progress : callable, optional
         Called with (evaluations, averaged over all tasks; ``[T]`` lowest distances) at each check.
     on_victim : callable, optional
         Called with (victim, its result, T = restarts) once all tasks of a victim have ended. What it raises
-        ends the attack.
+        ends the search.
+    """
+
+    progress: Callable[[int, Tensor], object] | None = None
+    on_victim: Callable[[int, AttackResult], object] | None = None
+
+
+def run_search(
+    search: Search,
+    *,
+    rows: int | None = None,
+    hooks: Hooks | None = None,
+    checkpoint: Checkpoint | None = None,
+    check_every: int = 20,
+    graphs: bool = True,
+) -> AttackResult:
+    """Search until all tasks have ended, or Ctrl-C comes: then the result says `interrupted`.
+
+    Nothing is read back from the device but every `check_every` steps, when the loop looks which tasks have
+    ended. A task that meets a non-finite objective ends with its best iterate.
+
+    Parameters
+    ----------
+    search : Search
+        The tasks.
+    rows : int, optional
+        Tasks at once; None: all. Halved whenever memory runs out, and the tasks under way begin anew.
+    hooks : Hooks, optional
+        Who is told of progress and of victims that have ended.
     checkpoint : Checkpoint, optional
         Where to go on from, and to keep the state. Victims that have ended before are not handed out again.
+    check_every : int
+        Steps between two looks.
     graphs : bool
         On a GPU, capture the step and replay it for as long as no row leaves or joins.
     """
-    objective = Objective(
-        matching,
-        recipe=recipe,
-        steps=steps,
-        bases=(basis,) if isinstance(basis, Basis) else basis,
-        bounds=bounds,
-        shape=starts.shape[1:],
-        joint=joint,
-    )
-    rows = rows or starts.shape[0]
-    attack = _Attack(objective, starts, labels, restarts, rows, certified_at=certified_at, graphs=graphs)
+    hooks = hooks or Hooks()
+    run = Run(search, rows, graphs=graphs)
     state = checkpoint.read() if checkpoint is not None else None
     if state is not None:
-        attack.load(state)
+        run.load(state)
 
     def hand_out() -> None:
-        for victim in attack.newly_ended() if on_victim is not None else ():
-            on_victim(victim, attack.result(victim))
-            attack.handed_out.add(victim)
+        for victim in run.newly_ended() if hooks.on_victim is not None else ():
+            hooks.on_victim(victim, run.result(victim))
+            run.handed_out.add(victim)
 
     try:
         hand_out()  # what had ended, but was not handed out, before a stop
-        while attack.advance(check_every):
-            attack.settle()
-            attack.steady = True
-            if progress is not None:
-                progress(*attack.progress())
+        while run.advance(check_every):
+            run.settle()
+            run.steady = True
+            if hooks.progress is not None:
+                hooks.progress(*run.progress())
             hand_out()
             if checkpoint is not None and checkpoint.due:
-                checkpoint.write(attack.state())
+                checkpoint.write(run.state())
     except KeyboardInterrupt:
-        attack.interrupt()
-        if checkpoint is not None and attack.steady:
-            checkpoint.write(attack.state())
-    else:
-        if checkpoint is not None:
-            checkpoint.remove()
-    return attack.result()
-
-
-class _Attack:
-    """The queue, the batch and the outcomes of one run."""
-
-    def __init__(
-        self,
-        objective: Objective,
-        starts: Tensor,
-        labels: Tensor,
-        restarts: int,
-        rows: int,
-        *,
-        certified_at: Sequence[float] | None,
-        graphs: bool,
-    ) -> None:
-        self.objective, self.restarts, self.graphs = objective, restarts, graphs
-        self.certified_at = certified_at
-        self.recipe, self.steps = objective.recipe, objective.steps
-        surrogate = self.recipe.surrogate
-        self.borders = () if surrogate is None else surrogate.borders(self.steps)
-        self.restart_of = torch.arange(starts.shape[0], device=starts.device) % restarts
-        self.starts = self.objective.variables(starts.detach(), labels, self.restart_of)
-        self.labels = labels
-        self.queue = Queue(starts.shape[0] // restarts, restarts)
-        self.last_border = max(self.borders, default=-1)
-        self.outcomes = Outcomes(self.starts, labels, self.steps, last_border=self.last_border)
-        self.handed_out: set[int] = set()
-        self.rows = min(rows, starts.shape[0])
-        self.steady = True  # between two steps, with all rows and the queue in agreement
-        self.batch = self._filled()
-
-    def _filled(self) -> Batch:
-        tasks = self.queue.take(self.rows)
-        optimizer = make_optimizer(self.recipe, self.steps, len(tasks), self.starts.shape[1], self.starts)
-        of_tasks = (self.starts[tasks], self.labels[tasks], self.restart_of[tasks])
-        batch = Batch(self.objective, optimizer, *of_tasks, tasks)
-        self._changed(batch)
-        return batch
-
-    def _changed(self, batch: Batch) -> None:
-        """Rows have left or joined."""
-        self._retarget([max(task, 0) for task in batch.tasks])
-
-    def _retarget(self, tasks: list[int]) -> None:
-        """The next evaluation is of these tasks' victims."""
-        victims = [task // self.restarts for task in tasks]
-        self.objective.matching.retarget(torch.tensor(victims, device=self.starts.device))
-        self.step: Callable[[], None] | None = None
-
-    @property
-    def _busy(self) -> list[int]:
-        return [row for row, task in enumerate(self.batch.tasks) if task != IDLE]
-
-    def advance(self, evaluations: int) -> bool:
-        """At most so many steps, up to where the first row has done all of its own or comes to the
-        surrogate's next stage; False if none is left.
-        """
-        if not (busy := self._busy):
-            return False
-        ages = self.batch.age.tolist()
-        self.steady = False
-        if changed := [row for row in busy if ages[row] in self.borders]:
-            self.batch.renew(changed)
-        left = [border - ages[row] for row in busy for border in (*self.borders, self.steps)]
-        count = min(evaluations, *(steps for steps in left if steps > 0))
-        try:
-            if self.step is None and self.graphs and count >= WORTH_CAPTURING:
-                self.step = captured(self.batch.step, self.starts.device)
-            step = self.step or self.batch.step
-            for _ in range(count):
-                step()
-        except Exception as error:
-            if not is_out_of_memory(error) or len(self.batch.tasks) == 1:
-                raise
-            self._halve()
-        return True
-
-    def _halve(self) -> None:
-        """Half as many rows; their tasks begin anew, since a step that was cut short cannot be trusted."""
-        self.queue.give_back([self.batch.tasks[row] for row in self._busy])
-        self.rows = max(len(self.batch.tasks) // 2, 1)
-        del self.batch
-        self.step = None  # a captured one holds memory too
-        if self.starts.device.type == "cuda":
-            torch.cuda.empty_cache()
-        self.batch = self._filled()
-
-    def settle(self) -> None:
-        """Collect the rows that have ended, and give their places to waiting tasks."""
-        batch, busy = self.batch, self._busy
-        age, alive, best = (t.tolist() for t in (batch.age, batch.alive, batch.best_distance))
-        solved = {
-            batch.tasks[row] // self.restarts
-            for row in busy
-            # A gentle surrogate's distance says little.
-            if best[row] <= self.recipe.stop_distance and age[row] > self.last_border
-        }
-        leaving = [
-            row
-            for row in busy
-            if age[row] >= self.steps or not alive[row] or batch.tasks[row] // self.restarts in solved
-        ]
-        self._end(leaving)
-        chosen = self._certified(busy, leaving, best)
-        self.outcomes.skip(self.queue.drop(solved | chosen.keys()))
-        gone = set(leaving)
-        others = [
-            row
-            for row in busy
-            if row not in gone and chosen.get(batch.tasks[row] // self.restarts, row) != row
-        ]
-        self._end(others)
-        if not (leaving := sorted(leaving + others)):
-            return
-        batch.idle(leaving)
-        joining = self.queue.take(len(leaving))
-        if joining:
-            of_tasks = (self.starts[joining], self.labels[joining], self.restart_of[joining])
-            batch.begin(leaving[: len(joining)], joining, *of_tasks)
-        if (rest := self._busy) and len(rest) < len(batch.tasks) and not self.queue.waiting:
-            batch.keep(rest)
-        self._changed(batch)
-
-    def _end(self, rows: list[int]) -> None:
-        if rows:
-            self.outcomes.collect(self.batch, rows, self._distances(rows))
-
-    def _distances(self, rows: list[int]) -> Tensor:
-        """The network's own distance at the best iterates of these rows."""
-        batch = self.batch
-        at = torch.tensor(rows, dtype=torch.long, device=self.starts.device)
-        matched = batch.best_distance[at]
-        if self.recipe.surrogate is None:
-            return matched
-        self._retarget([batch.tasks[row] for row in rows])
-        # Dropout's numbers here are none of the search's.
-        with torch.random.fork_rng(devices=[at.device] if at.device.type == "cuda" else []):
-            found = self.objective.network_distance(
-                batch.best_variables[at], batch.labels[at], batch.restarts[at]
-            )
-        self._changed(batch)
-        return torch.where(torch.isfinite(matched) & torch.isfinite(found), found, torch.inf)
-
-    def _certified(self, busy: list[int], ended: list[int], best: list[float]) -> dict[int, int]:
-        """Of each victim that a row has certified, the row that has come closest: through a surrogate one of
-        those that have ended, else any one under way.
-        """
-        if self.certified_at is None:
-            return {}
-        if self.recipe.surrogate is None:
-            seen = [(best[row], row) for row in busy]
-        else:
-            distance = self.outcomes.distance[[self.batch.tasks[row] for row in ended]]
-            seen = list(zip(distance.tolist(), ended, strict=True))
-        victims = [self.batch.tasks[row] // self.restarts for _, row in seen]
-        found: dict[int, tuple[float, int]] = {}
-        for victim, (distance, row) in zip(victims, seen, strict=True):
-            if distance <= self.certified_at[victim]:
-                found[victim] = min(found.get(victim, (math.inf, row)), (distance, row))
-        return {victim: row for victim, (_, row) in found.items()}
-
-    def progress(self) -> tuple[int, Tensor]:
-        """Evaluations, averaged over all tasks, and the lowest distance of each so far."""
-        lowest, busy = self.outcomes.matched.clone(), self._busy
-        tasks = [self.batch.tasks[row] for row in busy]
-        lowest[tasks] = self.batch.best_distance[busy]
-        done = sum(self.outcomes.ended) * self.steps + int(self.batch.age[busy].sum())
-        return done // len(self.outcomes.ended), lowest
-
-    def newly_ended(self) -> list[int]:
-        """Victims of which all tasks have ended and that have not been handed out."""
-        ended, k = self.outcomes.ended, self.restarts
-        victims = [v for v in range(len(ended) // k) if all(ended[v * k : v * k + k])]
-        return [victim for victim in victims if victim not in self.handed_out]
-
-    def interrupt(self) -> None:
-        """Rows under way keep their best iterates."""
-        if rows := self._busy:
-            self.outcomes.copy(self.batch, rows, self._distances(rows))
-
-    def result(self, victim: int | None = None) -> AttackResult:
-        """Of one victim, or of all."""
-        found = self.outcomes
-        of = slice(None) if victim is None else slice(victim * self.restarts, (victim + 1) * self.restarts)
-        variables, evaluations = found.variables[of], found.evaluations[of]
-        longest = int(evaluations.max()) if len(evaluations) else 0
-        return AttackResult(
-            inputs=self.objective.inputs(variables, self.restart_of[of]),
-            labels=self.objective.labels(variables, found.labels[of]),
-            matched=found.matched[of],
-            distance=found.distance[of],
-            objective=found.objective[of],
-            evaluations=evaluations,
-            finite=found.finite[of],
-            history=found.history[:longest, of],
-            ended=tuple(found.ended[of]),
-            rows=self.rows,
-        )
-
-    def state(self) -> dict[str, Tensor]:
-        """Everything needed to go on with the same bits."""
-        batch = {f"batch.{name}": tensor for name, tensor in self.batch.state().items()}
-        outcomes = {f"outcomes.{name}": tensor for name, tensor in self.outcomes.state().items()}
-        device = self.starts.device
-        random = {"random.cpu": torch.get_rng_state()}
-        if device.type == "cuda":
-            random["random.cuda"] = torch.cuda.get_rng_state(device)
-        return {
-            **batch,
-            **outcomes,
-            **random,
-            "waiting": torch.tensor(self.queue.waiting, dtype=torch.long),
-            "handed_out": torch.tensor(sorted(self.handed_out), dtype=torch.long),
-            "rows": torch.tensor(self.rows),
-        }
-
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Go on from a `state`."""
-
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
-
-        self.batch.load(part("batch."))
-        self.outcomes.load(part("outcomes."))
-        self.queue.waiting = state["waiting"].tolist()
-        self.handed_out = set(state["handed_out"].tolist())
-        self.rows = int(state["rows"])
-        torch.set_rng_state(state["random.cpu"])
-        if "random.cuda" in state:
-            torch.cuda.set_rng_state(state["random.cuda"], self.starts.device)
-        self._changed(self.batch)
+        run.interrupt()
+        if checkpoint is not None and run.steady:
+            checkpoint.write(run.state())
+        return replace(run.result(), interrupted=True)
+    if checkpoint is not None:
+        checkpoint.remove()
+    return run.result()

@@ -36,9 +36,7 @@ class Objective:
     matching : Matching
         Distances and their gradients.
     recipe : Recipe
-        Weights of the penalties.
-    steps : int
-        Evaluations of each recovery: total variation changes its weight on the way.
+        Evaluations and weights of the penalties.
     bases : sequence of Basis
         Coordinates of the search: restart k's are the k-th, and round again.
     bounds : pair of float or None
@@ -54,7 +52,6 @@ class Objective:
         matching: Matching,
         *,
         recipe: Recipe,
-        steps: int,
         bases: Sequence[Basis],
         bounds: tuple[float, float] | None,
         shape: Sequence[int],
@@ -62,7 +59,7 @@ class Objective:
     ) -> None:
         self.matching = matching
         self.recipe = recipe
-        self.steps = steps
+        self.steps = recipe.steps
         self.bases = tuple(bases)
         self.bounds = bounds
         self.shape = tuple(shape)

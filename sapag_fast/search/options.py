@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from torch import Tensor
@@ -16,7 +18,7 @@ from sapag_fast.search.recipe import OPTIMIZERS, Recipe, choose_recipe
 from sapag_fast.search.starts import START_KINDS
 from sapag_fast.victim.surrogate import Surrogate
 
-__all__ = ["SearchOptions"]
+__all__ = ["SearchOptions", "takes_search_options"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +129,27 @@ class SearchOptions:
         if not (self.surrogate in (None, False, "softplus") or isinstance(self.surrogate, Surrogate)):
             raise ValueError(f"surrogate must be 'softplus', False or a Surrogate, found {self.surrogate!r}")
 
+    @classmethod
+    def given(cls, options: SearchOptions | None, changes: Mapping[str, Any]) -> SearchOptions:
+        """Take what a function was given: an object, single options that change it, or both.
+
+        Raises
+        ------
+        TypeError
+            For something else than `SearchOptions`, and for a name that is no option.
+        """
+        if options is not None and not isinstance(options, cls):
+            raise TypeError(f"options must be SearchOptions, found {type(options).__name__}")
+        names = [field.name for field in fields(cls)]
+        for name in changes:
+            if name not in names:
+                near = difflib.get_close_matches(name, names, 1)
+                raise TypeError(
+                    f"unknown option {name!r}; {f'did you mean {near[0]!r}? ' if near else ''}"
+                    f"Expected one of {', '.join(names)}"
+                )
+        return cls(**changes) if options is None else replace(options, **changes)
+
     def _check_distance(self) -> None:
         if not (self.distance is None or isinstance(self.distance, (str, GradientDistance))):
             found = type(self.distance).__name__
@@ -158,8 +181,14 @@ class SearchOptions:
             For an unknown recipe, and for total variation on inputs that are not images.
         """
         recipe = choose_recipe(self.recipe, input_shape, batch_size, piecewise_linear=piecewise_linear)
-        recipe = self._with_distance(recipe)
-        recipe = self._with_optimizer(recipe)
+        recipe = self.applied_to(recipe)
+        if recipe.tv:
+            require_image_shape(input_shape)
+        return recipe
+
+    def applied_to(self, recipe: Recipe) -> Recipe:
+        """Put these options in place of the recipe's values."""
+        recipe = self._with_optimizer(self._with_distance(recipe))
         changes: dict[str, Any] = {
             name: getattr(self, name)
             for name in ("steps", "basis", "box", "tv", "stop_distance")
@@ -173,8 +202,6 @@ class SearchOptions:
         if set(recipe.bases) != {"pixel"}:
             # Clamping coordinates of another basis would mean nothing.
             recipe = replace(recipe, clip=False)
-        if recipe.tv:
-            require_image_shape(input_shape)
         return recipe
 
     def _with_distance(self, recipe: Recipe) -> Recipe:
@@ -207,3 +234,12 @@ class SearchOptions:
         if isinstance(self.surrogate, Surrogate):
             return self.surrogate
         return recipe.surrogate or Surrogate()
+
+
+def takes_search_options(function: Callable) -> Callable:
+    """Show the options in the signature of a function that takes them as ``**changes``."""
+    signature = inspect.signature(function)
+    own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    options = inspect.signature(SearchOptions).parameters.values()
+    function.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
+    return function

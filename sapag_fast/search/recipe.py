@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-from torch import Tensor
-
-from sapag_fast import checks as check
-from sapag_fast.distances.gradient_distance import GradientDistance
-from sapag_fast.search.priors import require_image_shape
-from sapag_fast.search.starts import START_KINDS
 from sapag_fast.victim.surrogate import Surrogate
 
 __all__ = [
     "OPTIMIZERS",
     "RECIPES",
     "Recipe",
-    "apply_overrides",
     "choose_recipe",
-    "settled_recipe",
 ]
 
 OPTIMIZERS = ("lbfgs", "adam", "signed-adam")
@@ -217,97 +208,3 @@ def choose_recipe(
     if len(input_shape) < 3:
         chosen = replace(chosen, tv=0.0)
     return chosen
-
-
-def _surrogate(surrogate: object, recipe: Recipe) -> Surrogate | None:
-    if surrogate is False:
-        return None
-    if isinstance(surrogate, Surrogate):
-        return surrogate
-    if surrogate == "softplus":
-        return recipe.surrogate or Surrogate()
-    raise ValueError(f"surrogate must be 'softplus', False or a Surrogate, found {surrogate!r}")
-
-
-def apply_overrides(
-    recipe: Recipe,
-    *,
-    distance: str | GradientDistance | None,
-    optimizer: str | None,
-    steps: int | None,
-    start: str | Sequence[str] | Tensor | None,
-    basis: str | Sequence[str] | None,
-    box: float | None,
-    tv: float | None,
-    surrogate: str | bool | Surrogate | None = None,
-) -> Recipe:
-    """The recipe with recover's own arguments in place of its values."""
-    if distance is not None:
-        kind = distance.kind.name if isinstance(distance, GradientDistance) else distance
-        if not isinstance(kind, str):
-            raise TypeError(
-                f"distance must be a kind's name or a GradientDistance, found {type(distance).__name__}"
-            )
-        recipe = replace(
-            recipe, distance=kind, bandwidth=recipe.bandwidth if kind == recipe.distance else None
-        )
-    for name in (recipe.optimizer, optimizer):
-        if name is not None and name not in OPTIMIZERS:
-            raise ValueError(f"unknown optimizer {name!r}; expected one of {', '.join(OPTIMIZERS)}")
-    if optimizer is not None and optimizer != recipe.optimizer:
-        lbfgs = optimizer == "lbfgs"
-        milestones = () if lbfgs else (3 / 8, 5 / 8, 7 / 8)
-        recipe = replace(
-            recipe,
-            optimizer=optimizer,
-            lr=1.0 if lbfgs else 0.1,
-            line_search=None,
-            milestones=milestones,
-            clip=not lbfgs,
-        )
-    if steps is not None:
-        recipe = replace(recipe, steps=check.check_count("steps", steps))
-    if start is not None and not isinstance(start, Tensor):
-        kinds = (
-            (start,) if isinstance(start, str) else tuple(start) if isinstance(start, Iterable) else (start,)
-        )
-        for kind in kinds or ("",):
-            if kind not in START_KINDS:
-                raise ValueError(
-                    f"unknown start {kind!r}; expected one of {', '.join(START_KINDS)}, or a tensor"
-                )
-        recipe = replace(recipe, starts=kinds)
-    if basis is not None:
-        recipe = replace(recipe, basis=basis if isinstance(basis, str) else tuple(basis))
-    if box is not None:
-        recipe = replace(recipe, box=check.check_weight("box", box))
-    if tv is not None:
-        recipe = replace(recipe, tv=check.check_weight("tv", tv))
-    if surrogate is not None:
-        recipe = replace(recipe, surrogate=_surrogate(surrogate, recipe))
-    if set(recipe.bases) != {"pixel"}:
-        # Clamping coordinates of another basis would mean nothing.
-        recipe = replace(recipe, clip=False)
-    return recipe
-
-
-def settled_recipe(
-    recipe: str | Recipe,
-    input_shape: Sequence[int],
-    batch_size: int,
-    *,
-    piecewise_linear: bool,
-    **overrides: Any,
-) -> Recipe:
-    """`choose_recipe`, then `apply_overrides` with `overrides`; total variation has to fit the input.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For what either refuses, and for total variation on inputs that are not images.
-    """
-    chosen = choose_recipe(recipe, input_shape, batch_size, piecewise_linear=piecewise_linear)
-    settled = apply_overrides(chosen, **overrides)
-    if settled.tv:
-        require_image_shape(input_shape)
-    return settled

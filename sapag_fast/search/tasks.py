@@ -144,6 +144,10 @@ class AttackResult:
         T; False where an interrupt came before.
     rows : int
         Recoveries that ran at once, at the end: fewer than asked for after memory had run out.
+    mode, mode_reason : str
+        How the recoveries were matched, and why not in a faster way.
+    interrupted : bool
+        Whether Ctrl-C ended the search.
     """
 
     inputs: Tensor
@@ -156,8 +160,6 @@ class AttackResult:
     history: Tensor
     ended: tuple[bool, ...]
     rows: int
-
-    @property
-    def interrupted(self) -> bool:
-        """Whether a KeyboardInterrupt ended the loop."""
-        return not all(self.ended)
+    mode: str
+    mode_reason: str
+    interrupted: bool = False

@@ -67,6 +67,6 @@ class Scorer:
         if victim not in self.own:
             draft = self.problem
             targets = [None if t is None else t[victim : victim + 1] for t in draft.targets]
-            problem = Problem(draft.model, draft.loss_fn, draft.distance, targets)
+            problem = Problem(draft.network, draft.loss_fn, draft.distance, targets)
             self.own[victim] = ExplicitMatching(problem, recoveries=self.rows)
         return self.own[victim]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from sapag_fast.distances.gradient_distance import GradientDistance
+from sapag_fast.victim.model import VictimModel
 from sapag_fast.victim.surrogate import acting
 
 __all__ = ["LossFunction", "Problem", "rebuilt"]
@@ -34,17 +35,16 @@ def _one_row(name: str, rows: Tensor | None) -> Tensor | None:
     return rows[0]
 
 
+@dataclass(eq=False)
 class Problem:
-    """What all implementations share: the victim's network, its loss, the targets and the distance.
+    """What all ways to match gradients share: the victim's network, its loss, the targets and the distance.
 
-    The user's module keeps its gradients, flags and running statistics: gradients come from
-    ``autograd.grad``, which writes to no ``.grad``, and wherever a module could write to its buffers it is
-    called with clones of them.
+    Gradients come from ``autograd.grad``, which writes to no ``.grad``.
 
-    Parameters
+    Attributes
     ----------
-    model : nn.Module
-        The victim network. Parameters with ``requires_grad=False`` are left out of the matching.
+    network : VictimModel
+        The victim's network. Parameters with ``requires_grad=False`` are left out of the matching.
     loss_fn : callable
         ``(output, labels) -> scalar``.
     distance : GradientDistance
@@ -60,51 +60,29 @@ class Problem:
         whole batch; dummy gradients are unrolled likewise.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        loss_fn: LossFunction,
-        distance: GradientDistance,
-        targets: Sequence[Tensor | None],
-        *,
-        restarts: int = 1,
-        joint: bool = False,
-        local_steps: int = 1,
-        local_lr: float = 0.0,
-        device: torch.device | str | None = None,
-    ) -> None:
-        self.model = model
-        self.loss_fn = loss_fn
-        self.distance = distance
-        self.targets = list(targets)
-        self.restarts = restarts
-        self.joint = joint
-        self.local_steps = local_steps
-        self.local_lr = local_lr
-        parameters = dict(model.named_parameters())
-        buffers = dict(model.named_buffers())
-        everything = {**parameters, **buffers}
-        self.moved = device is not None and {t.device for t in everything.values()} != {torch.device(device)}
-        self.names = [name for name, parameter in parameters.items() if parameter.requires_grad]
-        self.parameters = {name: self._place(parameters[name], device) for name in self.names}
-        self.constants = {
-            name: self._place(p, device) for name, p in parameters.items() if not p.requires_grad
-        }
-        self.buffers = {name: self._place(buffer, device) for name, buffer in buffers.items()}
-        # Where each tensor has to be put, each place once: functional_call's own tying names a module that is
-        # registered twice twice, and then does not restore it.
-        known = {id(tensor): name for name, tensor in everything.items()}
-        self.places = {
-            f"{prefix}.{name}".removeprefix("."): known[id(tensor)]
-            for prefix, module in model.named_modules()
-            for name, tensor in (*module._parameters.items(), *module._buffers.items())
-            if tensor is not None
-        }
-        # Only modules in training mode write to their buffers.
-        self.writes_buffers = bool(self.buffers) and any(module.training for module in model.modules())
+    network: VictimModel
+    loss_fn: LossFunction
+    distance: GradientDistance
+    targets: Sequence[Tensor | None]
+    restarts: int = 1
+    joint: bool = False
+    local_steps: int = 1
+    local_lr: float = 0.0
 
-    def _place(self, tensor: Tensor, device: torch.device | str | None) -> Tensor:
-        return tensor.detach().to(device).requires_grad_(tensor.requires_grad) if self.moved else tensor
+    @property
+    def model(self) -> nn.Module:
+        """The victim's module."""
+        return self.network.module
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the parameters that take part, in order."""
+        return self.network.names
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """The parameters that take part, by name."""
+        return self.network.parameters
 
     @property
     def victims(self) -> int:
@@ -130,12 +108,6 @@ class Problem:
         rows = victims[:1] if same else victims
         return [None if entry is None else entry[rows.to(entry.device)] for entry in self.targets]
 
-    def output(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Tensor) -> Tensor:
-        """The network's output on ``inputs [B, *input_shape]``."""
-        tensors = {**parameters, **self.constants, **buffers}
-        state = {place: tensors[name] for place, name in self.places.items()}
-        return functional_call(self.model, state, (inputs,), tie_weights=False)
-
     def loss(
         self,
         parameters: dict[str, Tensor],
@@ -146,45 +118,13 @@ class Problem:
     ) -> Tensor:
         """The victim's loss on ``inputs [B, *input_shape]``; with `sharpness` (``[]``) of the surrogate."""
         with acting(sharpness):
-            output = self.output(parameters, buffers, inputs)
+            output = self.network.output(parameters, buffers, inputs)
         return self.loss_fn(output, labels.softmax(-1) if self.joint else labels)
 
     def leaves(self, inputs: Tensor, labels: Tensor) -> list[Tensor]:
         """Detached inputs (and label logits) that the dummy gradient's graph starts from."""
         inputs = inputs.detach().requires_grad_()
         return [inputs, labels.detach().requires_grad_()] if self.joint else [inputs, labels]
-
-    def pull_back(
-        self,
-        distance: GradientDistance,
-        gradients: Sequence[Tensor | None],
-        targets: Sequence[Tensor | None],
-        leaves: Sequence[Tensor],
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Distance of `gradients` to `targets`, and its gradient toward `leaves`."""
-        dummy = [
-            None if target is None else torch.zeros_like(target) if gradient is None else gradient.detach()
-            for gradient, target in zip(gradients, targets, strict=True)
-        ]
-        value, weights = distance.distance_and_gradient(dummy, targets)
-        roots = [
-            (gradient, weight)
-            for gradient, weight in zip(gradients, weights, strict=True)
-            if weight is not None and gradient is not None and gradient.requires_grad
-        ]
-        if roots:
-            outputs, flows = zip(*roots, strict=True)
-            wanted = leaves if self.joint else leaves[:1]
-            pulled = torch.autograd.grad(outputs, wanted, flows, allow_unused=True)
-        if not roots or pulled[0] is None:
-            raise ValueError("the model's gradient does not depend on its input: nothing to recover from")
-        if not self.joint:
-            return value, pulled[0], None
-        return value, pulled[0], torch.zeros_like(leaves[1]) if pulled[1] is None else pulled[1]
-
-    def fresh_buffers(self) -> dict[str, Tensor]:
-        """Buffers for one forward of one recovery: clones wherever a module could write to them."""
-        return {n: b.clone() for n, b in self.buffers.items()} if self.writes_buffers else self.buffers
 
     def over_local_steps(
         self, gradient: Callable[[dict[str, Tensor]], dict[str, Tensor | None]], parameters: dict[str, Tensor]
@@ -201,30 +141,47 @@ class Problem:
         return total
 
     def gradients(
-        self, inputs: Tensor, labels: Tensor, sharpness: Tensor | None = None
+        self,
+        inputs: Tensor,
+        labels: Tensor,
+        sharpness: Tensor | None = None,
+        *,
+        on_loss: Callable[[], None] | None = None,
     ) -> tuple[Tensor | None, ...]:
-        """Dummy gradient of one recovery with its graph; ``inputs [B, *input_shape]``; with `sharpness`
-        (``[]``) through the surrogate.
+        """Dummy gradient of one recovery with its graph.
+
+        Parameters
+        ----------
+        inputs, labels : Tensor
+            ``[B, *input_shape]`` and ``[B, ...]``, or the logits of joint labels.
+        sharpness : Tensor, optional
+            ``[]``: through the surrogate.
+        on_loss : callable, optional
+            Called between the loss and its gradient.
         """
 
         def step(parameters: dict[str, Tensor]) -> dict[str, Tensor | None]:
-            loss = self.loss(parameters, self.fresh_buffers(), inputs, labels, sharpness)
-            found = torch.autograd.grad(
+            loss = self.loss(parameters, self.network.fresh_buffers(), inputs, labels, sharpness)
+            if on_loss is not None:
+                on_loss()
+            slopes = torch.autograd.grad(
                 loss, tuple(parameters.values()), create_graph=True, allow_unused=True
             )
-            return dict(zip(parameters, found, strict=True))
+            return dict(zip(parameters, slopes, strict=True))
 
         with torch.enable_grad():
             if self.local_steps > 1:
                 return tuple(self.over_local_steps(step, self.parameters).values())
-            if self.moved or self.writes_buffers:
-                loss = self.loss(self.parameters, self.fresh_buffers(), inputs, labels, sharpness)
+            if self.network.moved or self.network.writes_buffers:
+                loss = self.loss(self.parameters, self.network.fresh_buffers(), inputs, labels, sharpness)
             else:
                 # Nothing to put in the module's place: its plain call saves functional_call's time, 10 % on a
                 # LeNet.
                 with acting(sharpness):
-                    output = self.model(inputs)
+                    output = self.network.module(inputs)
                 loss = self.loss_fn(output, labels.softmax(-1) if self.joint else labels)
+            if on_loss is not None:
+                on_loss()
             return torch.autograd.grad(
                 loss, tuple(self.parameters.values()), create_graph=True, allow_unused=True
             )

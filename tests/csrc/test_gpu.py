@@ -14,8 +14,10 @@ from sapag_fast.distances.kind import find_kind, kinds
 from sapag_fast.matching.choose import choose_matching
 from sapag_fast.models import LeNet, initialise
 from sapag_fast.search.basis import make_basis
-from sapag_fast.search.loop import run_attack
+from sapag_fast.search.loop import run_search
 from sapag_fast.search.recipe import RECIPES
+from sapag_fast.search.run import Search
+from sapag_fast.victim.model import VictimModel
 from sapag_fast.victim.problem import Problem
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
@@ -148,18 +150,25 @@ def test_a_captured_attack_has_the_eager_ones_bits(optimizer):
         for x, y in zip(images, labels, strict=True)
     ]
     target = [torch.stack(parts) for parts in zip(*rows, strict=True)]
-    problem = Problem(model, F.cross_entropy, sf.GradientDistance(), target, restarts=2)
+    problem = Problem(VictimModel(model), F.cross_entropy, sf.GradientDistance(), target, restarts=2)
     starts = torch.rand(10, 1, 1, 16, 16, generator=torch.Generator().manual_seed(1)).cuda()
     known = labels.repeat_interleave(2)[:, None]
     recipe = dataclasses.replace(
-        RECIPES["smooth"], optimizer=optimizer, lr=1.0 if optimizer == "lbfgs" else 0.1
+        RECIPES["smooth"], optimizer=optimizer, lr=1.0 if optimizer == "lbfgs" else 0.1, steps=60
     )
     results = []
     for graphs in (True, False):
-        matching = choose_matching(problem, starts[:6], known[:6], problem.rows()[:6])
-        options = {"recipe": recipe, "steps": 60, "bounds": (0.0, 1.0), "restarts": 2, "rows": 6}
-        basis = make_basis("pixel", (1, 16, 16), device="cuda")
-        results.append(run_attack(matching, starts, known, basis=basis, graphs=graphs, **options))
+        matching = choose_matching(problem, starts[:6], known[:6], problem.rows()[:6]).matching
+        search = Search(
+            matching=matching,
+            starts=starts,
+            labels=known,
+            recipe=recipe,
+            bases=[make_basis("pixel", (1, 16, 16), device="cuda")],
+            bounds=(0.0, 1.0),
+            restarts=2,
+        )
+        results.append(run_search(search, rows=6, graphs=graphs))
     assert torch.equal(results[0].inputs, results[1].inputs)
     assert torch.equal(results[0].evaluations, results[1].evaluations)
     assert (results[0].history[-1] < results[0].history[0]).all()

@@ -12,15 +12,24 @@ from sapag_fast.distances.gradient_distance import GradientDistance
 from sapag_fast.distances.layering import model_layers
 from sapag_fast.models import LeNet, initialise
 from sapag_fast.recovery import certificate as certifying
-from sapag_fast.recovery.certificate import NEVER, Certificate, Certifier, Family, certifier_for, families
+from sapag_fast.recovery.certificate import (
+    NEVER,
+    Certificate,
+    Certifier,
+    Family,
+    Task,
+    certifier_for,
+    families,
+)
 from sapag_fast.recovery.recover import recover
 from sapag_fast.search.recipe import RECIPES
+from sapag_fast.victim.model import VictimModel
 from sapag_fast.victim.problem import Problem
 
 SHAPE = (1, 16, 16)
 FAMILY = Family(
     name="digits",
-    kinked=False,
+    piecewise_linear=False,
     distance="sapag",
     bandwidth=1.0,
     channels=1,
@@ -55,13 +64,29 @@ def _victims(count, name="uniform", **options):
     return model, images, [torch.stack(parts) for parts in zip(*rows, strict=True)]
 
 
-def _certifier(model, target, recipe=RECIPES["smooth"], shape=SHAPE, batch_size=1, **options):
+def _certifier(
+    model,
+    target,
+    recipe=RECIPES["smooth"],
+    shape=SHAPE,
+    batch_size=1,
+    piecewise_linear=False,
+    **options,
+):
     distance = GradientDistance(
         recipe.distance, bandwidth=recipe.bandwidth, layers=model_layers(model, "modules")
     )
-    problem = Problem(model, F.cross_entropy, distance, target)
-    options = {"kinked": False, "known": (FAMILY,)} | options
-    return certifier_for(problem, recipe, shape, batch_size, **options)
+    problem = Problem(VictimModel(model), F.cross_entropy, distance, target)
+    task = Task(
+        piecewise_linear=piecewise_linear,
+        surrogate=recipe.surrogate is not None,
+        distance=recipe.distance,
+        bandwidth=distance.bandwidth,
+        input_shape=shape,
+        batch_size=batch_size,
+        layers=len(set(distance.layers)),
+    )
+    return certifier_for(problem, task, **{"known": (FAMILY,)} | options)
 
 
 def test_the_family_is_told_by_what_an_attacker_knows():
@@ -73,13 +98,13 @@ def test_the_family_is_told_by_what_an_attacker_knows():
         {"shape": (3, 16, 16)},
         {"shape": (1, 16, 17)},
         {"shape": (256,)},
-        {"kinked": True},
+        {"piecewise_linear": True},
         {"recipe": RECIPES["relu"]},
         {"recipe": dataclasses.replace(RECIPES["smooth"], distance="cosine")},
         {"recipe": dataclasses.replace(RECIPES["smooth"], bandwidth=0.5)},
         {"known": (dataclasses.replace(FAMILY, layers=(5, 6)),)},
         {"known": ()},
-        {"unusual": ["a loss of one's own"]},
+        {"unusual": "a loss of one's own"},
     )
     for options in others:
         found = _certifier(model, target, **options)

@@ -14,6 +14,7 @@ from sapag_fast.matching.one_by_one import SequentialMatching, SingleMatching
 from sapag_fast.matching.vmap import VmapMatching
 from sapag_fast.models import LeNet, initialise
 from sapag_fast.recovery.recover import recover
+from sapag_fast.victim.model import VictimModel
 from sapag_fast.victim.problem import Problem
 
 RATE = 0.05
@@ -74,7 +75,13 @@ def _problem(steps, *, joint=False, dtype=torch.float64, recoveries=3):
         if p.requires_grad
     ]
     problem = Problem(
-        model, F.cross_entropy, GradientDistance("l2"), target, joint=joint, local_steps=steps, local_lr=0.3
+        VictimModel(model),
+        F.cross_entropy,
+        GradientDistance("l2"),
+        target,
+        joint=joint,
+        local_steps=steps,
+        local_lr=0.3,
     )
     inputs = torch.rand(recoveries, 2, 1, 8, 8, dtype=dtype, generator=generator)
     logits = torch.randn(recoveries, 2, 5, dtype=dtype, generator=generator)

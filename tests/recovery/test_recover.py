@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from sapag_fast.distances.gradient_distance import GradientDistance
 from sapag_fast.models import ConvNet, LeNet, initialise
 from sapag_fast.recovery.recover import recover
+from sapag_fast.search.interrupted import Interrupted
 from sapag_fast.search.recipe import RECIPES, Recipe, choose_recipe
 from sapag_fast.search.starts import START_KINDS, make_start, recovery_generator
 
@@ -177,7 +178,10 @@ def test_interrupting_keeps_what_is_there():
         if done >= 40:
             raise KeyboardInterrupt
 
-    result = recover(model, target, SHAPE, batched=True, progress=stop)
+    with pytest.raises(KeyboardInterrupt) as caught:  # a loop over recover ends, too
+        recover(model, target, SHAPE, batched=True, progress=stop)
+    assert isinstance(caught.value, Interrupted)
+    result = caught.value.recovery
     assert result.status == ("interrupted",) * 2
     assert result.history.shape[0] == 40
     assert result.distance.max() < 0.5
@@ -351,8 +355,9 @@ def test_victims_are_handed_out_and_the_run_goes_on_from_its_checkpoint(tmp_path
         if done >= 30:
             raise KeyboardInterrupt
 
-    part = recover(model, target, SHAPE, **options, checkpoint=path, progress=stop)
-    assert "interrupted" in part.status
+    with pytest.raises(Interrupted) as caught:
+        recover(model, target, SHAPE, **options, checkpoint=path, progress=stop)
+    assert "interrupted" in caught.value.recovery.status
     with pytest.raises(ValueError, match="belongs to a run with other arguments"):
         recover(model, target, SHAPE, **(options | {"restarts": 1}), checkpoint=path)
     found = recover(model, target, SHAPE, **options, checkpoint=path)
@@ -385,7 +390,9 @@ def test_what_an_interrupt_kept_from_being_handed_out_is_handed_out_next_time(tm
             raise KeyboardInterrupt
         handed.append(victim)
 
-    recover(model, target, SHAPE, **options, on_finished=interrupted_at_the_second)
+    with pytest.raises(Interrupted) as caught:
+        recover(model, target, SHAPE, **options, on_finished=interrupted_at_the_second)
+    assert caught.value.recovery.status == ("finished",) * 3
     assert handed == [0, "interrupt"]
     assert (tmp_path / "c.safetensors").exists()
     recover(model, target, SHAPE, **options, on_finished=lambda victim, _: handed.append(victim))

@@ -4,61 +4,26 @@ import dataclasses
 
 import pytest
 import torch
+from bowls import SIZE, Bowls, drawn_starts
 
-from sapag_fast.search.basis import make_basis
 from sapag_fast.search.checkpoint import Checkpoint
-from sapag_fast.search.loop import run_attack
 from sapag_fast.search.recipe import RECIPES
 from sapag_fast.search.tasks import Queue
 
-SIZE, STEPS, CHECK = 6, 45, 10
+STEPS, CHECK = 45, 10
 RECIPE = dataclasses.replace(RECIPES["smooth"], box=0.0, tv=0.0, lr=0.3, history=5, line_search=None)
 
 
-class Bowls:
-    """Row r's distance is a bowl around its victim's centre; keeps what it was told and asked."""
-
-    mode = "bowls"
-
-    def __init__(self, centres, bad_above=torch.inf, most_rows=None, height=1.0):
-        self.centres, self.bad_above, self.most_rows, self.height = centres, bad_above, most_rows, height
-        self.seen = []
-
-    def retarget(self, victims):
-        self.victims = victims
-
-    def value_and_gradient(self, inputs, labels):
-        rows = len(self.victims)
-        assert inputs.shape[0] == rows == labels.shape[0]
-        if self.most_rows is not None and rows > self.most_rows:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        self.seen.append(self.victims.tolist())
-        away = inputs.flatten(1) - self.centres[self.victims]
-        scale = self.height * torch.linspace(1, 20, away.shape[1], dtype=away.dtype)
-        value = (scale * away.square()).sum(1)
-        value = torch.where(inputs.flatten(1).amax(1) > self.bad_above, torch.nan, value)
-        return value, (2 * scale * away).view_as(inputs), None
-
-
-def _bowls(victims, **options):
-    g = torch.Generator().manual_seed(0)
-    return Bowls(torch.rand(victims, SIZE * SIZE, generator=g, dtype=torch.float64), **options)
-
-
 def _attack(matching, victims, restarts, *, recipe=RECIPE, starts=None, **options):
-    tasks, shape = victims * restarts, (1, SIZE, SIZE)
-    if starts is None:
-        g = torch.Generator().manual_seed(1)
-        starts = torch.rand(tasks, 1, *shape, generator=g, dtype=torch.float64)
-    return run_attack(
+    tasks = victims * restarts
+    return search_bowls(
         matching,
-        starts,
-        torch.arange(tasks)[:, None] // restarts,
+        drawn_starts(tasks) if starts is None else starts,
         recipe=recipe,
         steps=STEPS,
-        basis=make_basis("pixel", shape, dtype=torch.float64),
-        bounds=(0.0, 1.0),
         restarts=restarts,
+        labels=torch.arange(tasks)[:, None] // restarts,
+        bounds=(0.0, 1.0),
         check_every=CHECK,
         **options,
     )
@@ -78,9 +43,9 @@ def test_scale_makes_up_for_a_distance_that_is_small_all_over(line_search):
 
     def low(scale):
         scaled = dataclasses.replace(recipe, scale=scale)
-        return _attack(_bowls(2, height=height), 2, 2, recipe=scaled)
+        return _attack(Bowls(2, height=height), 2, 2, recipe=scaled)
 
-    high, raised = _attack(_bowls(2), 2, 2, recipe=recipe), low(1 / height)
+    high, raised = _attack(Bowls(2), 2, 2, recipe=recipe), low(1 / height)
     assert torch.equal(raised.inputs, high.inputs)
     assert torch.equal(raised.distance, height * high.distance)
     assert (low(1.0).distance > 1e3 * raised.distance).all()  # L-BFGS dropped its pairs
@@ -103,8 +68,8 @@ def test_first_restarts_begin_first():
 @pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
 def test_how_many_run_at_once_changes_no_result(rows, optimizer):
     recipe = dataclasses.replace(RECIPE, optimizer=optimizer)
-    together = _attack(_bowls(3), 3, 4, recipe=recipe)
-    found = _attack(_bowls(3), 3, 4, recipe=recipe, rows=rows)
+    together = _attack(Bowls(3), 3, 4, recipe=recipe)
+    found = _attack(Bowls(3), 3, 4, recipe=recipe, rows=rows)
     assert found.rows == min(rows, 12)
     torch.testing.assert_close(found.inputs, together.inputs, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(found.history, together.history, rtol=1e-6, atol=1e-14, equal_nan=True)
@@ -113,7 +78,7 @@ def test_how_many_run_at_once_changes_no_result(rows, optimizer):
 
 
 def test_the_batch_stays_full_and_then_shrinks():
-    matching = _bowls(3)
+    matching = Bowls(3)
     _attack(matching, 3, 3, rows=4)
     sizes = [len(victims) for victims in matching.seen]
     assert sizes == [4] * (2 * STEPS) + [1] * STEPS
@@ -124,7 +89,7 @@ def test_frozen_rows_make_room():
     g = torch.Generator().manual_seed(1)
     starts = 0.5 * torch.rand(6, 1, 1, SIZE, SIZE, generator=g, dtype=torch.float64)
     starts[1] = 5.0
-    matching = _bowls(6, bad_above=4.0)
+    matching = Bowls(6, bad_above=4.0)
     found = _attack(matching, 6, 1, starts=starts, rows=2)
     assert found.finite.tolist() == [True, False, True, True, True, True]
     assert found.distance.isfinite().tolist() == found.finite.tolist()
@@ -138,7 +103,7 @@ def test_a_line_search_goes_back_from_trials_that_are_not_finite():
     far[1] = 5.0
     plain, searched = (
         _attack(
-            _bowls(2, bad_above=4.0),
+            Bowls(2, bad_above=4.0),
             2,
             1,
             starts=far,
@@ -154,7 +119,7 @@ def test_a_line_search_goes_back_from_trials_that_are_not_finite():
 
 def test_a_solved_victim_takes_no_further_restart():
     recipe = dataclasses.replace(RECIPE, stop_distance=1e-2)
-    matching = _bowls(3)
+    matching = Bowls(3)
     ended = []
     found = _attack(
         matching,
@@ -178,7 +143,7 @@ def test_victims_are_handed_out_as_they_end():
     handed = {}
     progress = []
     found = _attack(
-        _bowls(4), 4, 2, rows=3, on_victim=handed.__setitem__, progress=lambda *seen: progress.append(seen)
+        Bowls(4), 4, 2, rows=3, on_victim=handed.__setitem__, progress=lambda *seen: progress.append(seen)
     )
     assert sorted(handed) == [0, 1, 2, 3]
     for victim, result in handed.items():
@@ -191,16 +156,16 @@ def test_victims_are_handed_out_as_they_end():
 
 
 def test_memory_that_runs_out_halves_the_batch():
-    matching = _bowls(3, most_rows=3)
+    matching = Bowls(3, most_rows=3)
     found = _attack(matching, 3, 4)
     assert found.rows == 3
     assert max(map(len, matching.seen)) == 3
-    torch.testing.assert_close(found.inputs, _attack(_bowls(3), 3, 4).inputs, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(found.inputs, _attack(Bowls(3), 3, 4).inputs, rtol=1e-9, atol=1e-12)
 
 
 def test_memory_for_not_even_one_is_an_error():
     with pytest.raises(torch.OutOfMemoryError):
-        _attack(_bowls(2, most_rows=0), 2, 1)
+        _attack(Bowls(2, most_rows=0), 2, 1)
 
 
 class KilledError(Exception):
@@ -212,7 +177,7 @@ class KilledError(Exception):
 def test_a_killed_run_goes_on_with_the_same_bits(tmp_path, rows, optimizer, checks):
     recipe = dataclasses.replace(RECIPE, optimizer=optimizer)
     handed = []
-    whole = _attack(_bowls(3), 3, 4, recipe=recipe, rows=rows, on_victim=lambda v, _: handed.append(v))
+    whole = _attack(Bowls(3), 3, 4, recipe=recipe, rows=rows, on_victim=lambda v, _: handed.append(v))
     path = tmp_path / "state.safetensors"
     seen, again = [], []
 
@@ -224,7 +189,7 @@ def test_a_killed_run_goes_on_with_the_same_bits(tmp_path, rows, optimizer, chec
     def attack(**options):
         checkpoint = Checkpoint(path, "this run", every=0)
         return _attack(
-            _bowls(3), 3, 4, recipe=recipe, rows=rows, checkpoint=checkpoint,
+            Bowls(3), 3, 4, recipe=recipe, rows=rows, checkpoint=checkpoint,
             on_victim=lambda v, _: again.append(v), **options,
         )  # fmt: skip
 
@@ -244,11 +209,11 @@ def test_an_interrupt_keeps_the_state(tmp_path):
         if done >= 20:
             raise KeyboardInterrupt
 
-    part = _attack(_bowls(2), 2, 1, checkpoint=Checkpoint(path, "x"), progress=stop)
+    part = _attack(Bowls(2), 2, 1, checkpoint=Checkpoint(path, "x"), progress=stop)
     assert part.interrupted
     assert part.history.shape[0] == 20
-    found = _attack(_bowls(2), 2, 1, checkpoint=Checkpoint(path, "x"))
-    _equal(found, _attack(_bowls(2), 2, 1))
+    found = _attack(Bowls(2), 2, 1, checkpoint=Checkpoint(path, "x"))
+    _equal(found, _attack(Bowls(2), 2, 1))
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):

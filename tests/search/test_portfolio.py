@@ -4,63 +4,38 @@ import dataclasses
 
 import pytest
 import torch
+from bowls import SHAPE, Bowls, drawn_starts, search_bowls
 
 from sapag_fast.models import LeNet, initialise
 from sapag_fast.recovery.certificate import Certifier
 from sapag_fast.recovery.recover import recover
 from sapag_fast.recovery.result import winners
-from sapag_fast.search.basis import make_basis
 from sapag_fast.search.checkpoint import Checkpoint
-from sapag_fast.search.loop import run_attack
+from sapag_fast.search.options import SearchOptions
 from sapag_fast.search.priors import total_variation
-from sapag_fast.search.recipe import RECIPES, Recipe, apply_overrides, choose_recipe
+from sapag_fast.search.recipe import RECIPES, Recipe, choose_recipe
 from sapag_fast.victim.surrogate import Surrogate
 
-SIZE, STEPS = 6, 45
-SHAPE = (1, SIZE, SIZE)
+STEPS = 45
 RECIPE = dataclasses.replace(
     RECIPES["smooth"], box=0.0, tv=0.02, tv_until=0.5, tv_rest=0.1, lr=0.3, history=5
 )
 BASES = ("pixel", "dct")
 
 
-class Bowls:
-    """Row r's distance is a bowl around its victim's centre."""
-
-    mode, reason = "bowls", ""
-
-    def __init__(self, victims):
-        g = torch.Generator().manual_seed(0)
-        self.centres = torch.rand(victims, SIZE * SIZE, generator=g, dtype=torch.float64)
-        self.evaluated = 0
-
-    def retarget(self, victims):
-        self.victims = victims
-
-    def value_and_gradient(self, inputs, labels, sharpness=None):
-        self.evaluated += len(inputs)
-        away = inputs.flatten(1) - self.centres[self.victims]
-        scale = torch.linspace(1, 20, away.shape[1], dtype=away.dtype)
-        above = 0.0 if sharpness is None else sharpness
-        return (scale * away.square()).sum(1) + above, (2 * scale * away).view_as(inputs), None
-
-
-def _attack(victims, restarts, *, recipe=RECIPE, matching=None, bases=None, only=None, **options):
+def _attack(victims, restarts, *, recipe=RECIPE, matching=None, bases=("pixel",), only=None, **options):
     """With `only`, the tasks of that restart alone."""
-    g = torch.Generator().manual_seed(1)
-    starts = torch.rand(victims * restarts, 1, *SHAPE, generator=g, dtype=torch.float64)
+    starts = drawn_starts(victims * restarts)
     if only is not None:
         starts, restarts = starts[only::restarts], 1
-    return run_attack(
+    options = {"bounds": (0.0, 1.0), "check_every": 10} | options
+    return search_bowls(
         matching or Bowls(victims),
         starts,
-        torch.zeros(len(starts), 1, dtype=torch.long),
         recipe=recipe,
         steps=STEPS,
-        basis=[make_basis(name, SHAPE, dtype=torch.float64) for name in bases or ("pixel",)],
-        bounds=(0.0, 1.0),
         restarts=restarts,
-        check_every=10,
+        bases=bases,
         **options,
     )
 
@@ -109,10 +84,9 @@ def test_a_recipe_says_each_restarts_weight():
 
 
 def test_clipping_goes_where_one_basis_is_not_pixels():
-    nothing = dict.fromkeys(("distance", "optimizer", "steps", "start", "box", "tv"))
     adam = RECIPES["relu-adam"]
-    assert apply_overrides(adam, basis=("pixel",), **nothing).clip
-    assert not apply_overrides(adam, basis=["dct", "pixel"], **nothing).clip
+    assert SearchOptions(basis=("pixel",)).applied_to(adam).clip
+    assert not SearchOptions(basis=["dct", "pixel"]).applied_to(adam).clip
 
 
 def test_text_is_another_functions():
@@ -195,14 +169,11 @@ def test_a_gentle_stage_is_not_compared_with_the_last():
     )
     starts = torch.full((3, 1, *SHAPE), 0.5, dtype=torch.float64)
     starts[0] = torch.nan  # ends at once, and makes room
-    found = run_attack(
+    found = search_bowls(
         Bowls(1),
         starts,
-        torch.zeros(3, 1, dtype=torch.long),
         recipe=recipe,
         steps=STEPS,
-        basis=make_basis("pixel", SHAPE, dtype=torch.float64),
-        bounds=None,
         restarts=3,
         rows=2,
         certified_at=[1e-3],
@@ -212,10 +183,10 @@ def test_a_gentle_stage_is_not_compared_with_the_last():
     assert 0 < found.evaluations[2] < 40
     assert found.distance.isfinite().tolist() == [False, True, True]
     assert found.matched.isfinite().tolist() == [False, True, False]
-    told = {"joint": False, "matching": Bowls(1), "recipe": recipe, "certifier": Certifier(None, [""])}
-    assert winners(found, 3, **told).winner.tolist() == [1]
+    told = {"restarts": 3, "joint": False, "recipe": recipe, "certifier": Certifier(None, [""])}
+    assert winners(found, **told).winner.tolist() == [1]
     none = dataclasses.replace(found, matched=torch.full_like(found.matched, torch.inf))
-    assert winners(none, 3, **told).winner.tolist() == [int(found.distance.argmin())]
+    assert winners(none, **told).winner.tolist() == [int(found.distance.argmin())]
 
 
 class KilledError(Exception):

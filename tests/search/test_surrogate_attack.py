@@ -5,19 +5,18 @@ import dataclasses
 
 import pytest
 import torch
+from bowls import SIZE, Bowls, search_bowls
 from torch.nn import functional as F
 
 from sapag_fast import recover
-from sapag_fast.clients.training import train_to
+from sapag_fast.clients.training import Descent, train_to
 from sapag_fast.models import ConvNet, initialise
-from sapag_fast.search.basis import make_basis
 from sapag_fast.search.checkpoint import Checkpoint
-from sapag_fast.search.loop import run_attack
 from sapag_fast.search.optimizers import LBFGS
 from sapag_fast.search.recipe import RECIPES, choose_recipe
 from sapag_fast.victim.surrogate import Surrogate
 
-STEPS, SIZE = 40, 5
+STEPS = 40
 STAGED = Surrogate(1.0, 16.0, 5, 0.8)
 RECIPE = dataclasses.replace(
     RECIPES["smooth"], box=0.0, tv=0.0, lr=0.5, history=5, surrogate=STAGED, line_search="armijo"
@@ -28,17 +27,12 @@ def _draw(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-class Bowls:
+class MovingBowls(Bowls):
     """A bowl around each victim's centre that moves from stage to stage, above a floor that rises."""
 
-    mode, reason = "bowls", ""
-
     def __init__(self, victims):
+        super().__init__(victims)
         self.centres = _draw(victims, SIZE * SIZE)
-        self.seen = []
-
-    def retarget(self, victims):
-        self.victims = victims
 
     def value_and_gradient(self, inputs, labels, sharpness=None):
         if sharpness is None:  # the network itself: what β → ∞ comes to, on the ground
@@ -53,24 +47,23 @@ class Bowls:
 
 def _attack(matching, **options):
     starts = _draw(6, 1, 1, SIZE, SIZE, seed=1)
-    options = {"recipe": RECIPE, "steps": STEPS, "bounds": None, "restarts": 2} | options
-    basis = make_basis("pixel", (1, SIZE, SIZE), dtype=torch.float64)
-    return run_attack(matching, starts, torch.zeros(6, 1, dtype=torch.long), basis=basis, **options)
+    options = {"recipe": RECIPE, "steps": STEPS, "restarts": 2} | options
+    return search_bowls(matching, starts, **options)
 
 
 def test_each_search_has_its_own_age():
-    matching = Bowls(3)
+    matching = MovingBowls(3)
     together = _attack(matching)
     ages = torch.arange(STEPS)
     assert [row[0] for row in matching.seen] == pytest.approx(STAGED.sharpness(ages, STEPS).tolist())
     for rows in (1, 4):
-        found = _attack(Bowls(3), rows=rows, check_every=7)
+        found = _attack(MovingBowls(3), rows=rows, check_every=7)
         torch.testing.assert_close(found.inputs, together.inputs, rtol=1e-9, atol=1e-12)
         torch.testing.assert_close(found.history, together.history, rtol=1e-9, atol=1e-12)
 
 
 def test_only_the_last_stage_counts_in_the_end():
-    matching = Bowls(3)
+    matching = MovingBowls(3)
     found = _attack(matching)
     assert found.history.min() < 5
     assert (found.matched >= 16).all()
@@ -82,7 +75,7 @@ def test_only_the_last_stage_counts_in_the_end():
 
 @pytest.mark.parametrize("rows", [6, 2])
 def test_the_distance_is_the_networks_own(rows):
-    matching = Bowls(3)
+    matching = MovingBowls(3)
     found = _attack(matching, rows=rows)
     matching.retarget(torch.arange(6) // 2)
     torch.testing.assert_close(matching.value_and_gradient(found.inputs, None)[0], found.distance)
@@ -92,9 +85,9 @@ def test_the_distance_is_the_networks_own(rows):
 
 def test_a_blunt_stage_solves_no_victim():
     recipe = dataclasses.replace(RECIPE, stop_distance=15.0)
-    assert (_attack(Bowls(3), recipe=recipe).evaluations == STEPS).all()
+    assert (_attack(MovingBowls(3), recipe=recipe).evaluations == STEPS).all()
     recipe = dataclasses.replace(RECIPE, stop_distance=17.0)
-    found = _attack(Bowls(3), recipe=recipe, rows=3, check_every=1)
+    found = _attack(MovingBowls(3), recipe=recipe, rows=3, check_every=1)
     assert ((found.evaluations.view(3, 2)[:, 0] > 32) & (found.evaluations.view(3, 2)[:, 0] < STEPS)).all()
 
 
@@ -163,7 +156,7 @@ def _waves(count, size, seed):
 def test_a_narrow_kernel_loses_what_a_trained_network_shows():
     images, labels = _waves(60, 16, seed=0), torch.arange(60) % 10
     model = initialise(ConvNet(image_size=16), "default", seed=1)
-    trained, phase = train_to(model, images, labels, epochs=20, lr=3e-3)
+    trained, phase = train_to(model, images, labels, epochs=20, descent=Descent(lr=3e-3))
     assert phase.accuracy > 0.8
     victims, known = _waves(3, 16, seed=9), torch.tensor([[1], [5], [7]])
     parameters = tuple(trained.parameters())
@@ -208,10 +201,10 @@ def test_a_stopped_search_goes_on_with_the_same_bits(tmp_path):
         if done >= 16:  # the second stage ends there
             raise KeyboardInterrupt
 
-    whole = _attack(Bowls(3), rows=6, check_every=3)
+    whole = _attack(MovingBowls(3), rows=6, check_every=3)
     path = tmp_path / "state.safetensors"
-    broken = _attack(Bowls(3), rows=6, check_every=3, progress=stop, checkpoint=Checkpoint(path, "x"))
+    broken = _attack(MovingBowls(3), rows=6, check_every=3, progress=stop, checkpoint=Checkpoint(path, "x"))
     assert not any(broken.ended)
-    again = _attack(Bowls(3), rows=6, check_every=3, checkpoint=Checkpoint(path, "x"))
+    again = _attack(MovingBowls(3), rows=6, check_every=3, checkpoint=Checkpoint(path, "x"))
     assert torch.equal(again.inputs, whole.inputs)
     assert torch.equal(again.history, whole.history)

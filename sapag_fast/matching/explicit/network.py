@@ -1,7 +1,6 @@
-"""The victim's network as explicit mode runs it: a private copy of the module tree over the same weights,
-whose layers note their inputs and where their outputs' gradients will come by.
+"""The victim's network as explicit mode runs it: a private copy of the module tree over the same weights.
 
-The copy's parameters do not require gradients, so that autograd forms none for them; the user's module is
+Its layers note their inputs, and where their outputs' gradients will come by. The copy's parameters do not require gradients, so that autograd forms none for them; the user's module is
 not touched, and shares its storage.
 """
 
@@ -17,24 +16,33 @@ import torch
 from torch import Tensor, nn
 
 from sapag_fast.matching.explicit.coupling import Coupled, require_separate
-from sapag_fast.matching.explicit.rules import Rule, find_rule
+from sapag_fast.matching.explicit.rules import NotCovered, Rule, find_rule
 from sapag_fast.matching.explicit.shared_convolution import has_large_work
+from sapag_fast.matching.explicit.watch import FORWARD_PART, LayerWatch, told_apart
 from sapag_fast.victim.problem import Problem
 from sapag_fast.victim.surrogate import acting
 
-__all__ = ["Capture", "Network", "NotCovered"]
-
-
-class NotCovered(Exception):  # noqa: N818 (an answer, not an error)
-    """Explicit mode does not apply; the message says why, naming the module."""
+__all__ = ["Capture", "Network"]
 
 
 @dataclass
 class Capture:
     """One call of a layer in one forward pass.
 
-    ``parameters`` maps the module's own names to positions in the problem's list; ``edge`` is where the
-    gradient of the output comes by.
+    Attributes
+    ----------
+    name, module, rule
+        The layer.
+    parameters : dict of str to int
+        The module's own names of its parameters, and their positions in the problem's list.
+    a : Tensor
+        What the gradients are made of, ``[R·B, ...]``.
+    version : int
+        Of `a`, when it was captured.
+    edge : GradientEdge
+        Where the gradient of the output comes by.
+    shape : torch.Size
+        Of the output.
     """
 
     name: str
@@ -58,6 +66,16 @@ _HOOKS = (
 class Network:
     """Runs all recoveries as one batch and captures every covered layer.
 
+    Parameters
+    ----------
+    problem : Problem
+        Whose network it is.
+
+    Attributes
+    ----------
+    watch : callable or None
+        Who is told of each layer's own work (`LayerWatch`).
+
     Raises
     ------
     NotCovered
@@ -68,7 +86,7 @@ class Network:
         self.problem = problem
         model = problem.model
         self._refuse_hooks(model)
-        tensors = {**problem.parameters, **problem.constants}
+        tensors = {**problem.network.parameters, **problem.network.constants}
         memo: dict[int, Any] = {
             id(p): nn.Parameter(tensors[name].detach(), requires_grad=False)
             for name, p in model.named_parameters()
@@ -79,14 +97,15 @@ class Network:
             if p.requires_grad and problem.targets[problem.names.index(name)] is not None
         }
         for name, buffer in model.named_buffers():
-            placed = problem.buffers[name].detach()
-            memo[id(buffer)] = placed.clone() if problem.writes_buffers else placed
+            own = problem.network.buffers[name].detach()
+            memo[id(buffer)] = own.clone() if problem.network.writes_buffers else own
         try:
             self.model = copy.deepcopy(model, memo)
         except Exception as error:
             raise NotCovered(f"the model cannot be copied ({type(error).__name__}: {error})") from error
         self.covered: list[tuple[str, nn.Module, Rule, dict[str, int]]] = []
         self.captures: list[Capture] = []
+        self.watch: LayerWatch | None = None
         self.recoveries = self.rows = 0
         self.memory_format = torch.contiguous_format
         self._cover()
@@ -107,9 +126,10 @@ class Network:
             # Batch normalisation couples a batch even without parameters: its rule keeps recoveries apart.
             if not own and not isinstance(module, nn.modules.batchnorm._BatchNorm):
                 continue
-            rule = find_rule(module)
-            if isinstance(rule, str):
-                raise NotCovered(f"{_shown(name, module)}: {rule}")
+            try:
+                rule = find_rule(module)
+            except NotCovered as refusal:
+                raise NotCovered(f"{_shown(name, module)}: {refusal}") from None
             module.forward = partial(self._forward, name, module, rule, own, module.forward)
             if own:
                 self.covered.append((name, module, rule, own))
@@ -124,7 +144,8 @@ class Network:
         *args: Any,
         **kwargs: Any,
     ) -> Tensor:
-        output, a = rule.forward(module, original, self.recoveries, *args, **kwargs)
+        forward = told_apart(self.watch, name, FORWARD_PART, rule.forward) if own else rule.forward
+        output, a = forward(module, original, self.recoveries, *args, **kwargs)
         if not own or not torch.is_grad_enabled():
             return output
         if not isinstance(output, Tensor):
@@ -150,22 +171,43 @@ class Network:
         one = constant[0] if constant.dim() > 1 and constant.shape[0] == 1 else constant
         return one.expand(self.rows, *one.shape)
 
+    def owners(self) -> dict[int, str]:
+        """Each parameter's layer, by the parameter's position; of several that share it the first."""
+        owners: dict[int, str] = {}
+        for name, _, _, own in self.covered:
+            for index in own.values():
+                owners.setdefault(index, name)
+        return owners
+
     def run(self, inputs: Tensor, sharpness: Tensor | None = None) -> tuple[Tensor, list[Capture]]:
-        """Output ``[R·B, ...]`` of ``[R, B, *input_shape]`` with its graph, and the layers' captures; with
-        `sharpness` (``[R]``) through the surrogate.
+        """Run all recoveries once.
+
+        Parameters
+        ----------
+        inputs : Tensor
+            ``[R, B, *input_shape]``.
+        sharpness : Tensor, optional
+            ``[R]``: through the surrogate.
+
+        Returns
+        -------
+        output : Tensor
+            ``[R·B, ...]``, with its graph.
+        captures : list of Capture
+            One for each call of a covered layer, in order; none where no graph is kept.
         """
         self.recoveries, self.rows = inputs.shape[0], inputs.shape[0] * inputs.shape[1]
         self.captures = []
         batch = inputs.flatten(0, 1).contiguous(memory_format=self.memory_format)
         with acting(sharpness):
             output = self.model(batch)
-        found, self.captures = self.captures, []
-        for capture in found:
+        captures, self.captures = self.captures, []
+        for capture in captures:
             if capture.a._version != capture.version:
                 raise NotCovered(
                     f"{_shown(capture.name, capture.module)}: its input is written to after it was used"
                 )
-        return output, found
+        return output, captures
 
     def check(self, inputs: Tensor) -> None:
         """Run once, refusing whatever would couple recoveries or change state."""
@@ -187,8 +229,9 @@ class Network:
             self._try_channels_last(inputs)
 
     def _try_channels_last(self, inputs: Tensor) -> None:
-        """Large convolutions are faster with the channels innermost, if the model bears it: ``view`` does
-        not always.
+        """Put the channels innermost, if the model bears it: ``view`` does not always.
+
+        Large convolutions are faster so.
         """
         self.memory_format = torch.channels_last
         try:
