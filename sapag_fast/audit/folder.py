@@ -12,20 +12,18 @@ import fcntl
 import hashlib
 import json
 import shutil
-import string
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from torch import Tensor
-
+from sapag_fast.audit.manifest import Manifest
+from sapag_fast.audit.result import Result
 from sapag_fast.files.output import check_output, finite_json
 from sapag_fast.files.tensors import opened_safetensors, read_tensors, replacing, write_tensors
 
-__all__ = ["AuditFolder", "Result", "file_name"]
+__all__ = ["AuditFolder", "file_name"]
 
 MANIFEST, CHECKPOINT, RESULTS, SESSIONS = "audit.json", "checkpoint.safetensors", "results", "sessions.json"
 SUMMARIES = ("summary.json", "summary.csv", "summary.html")
@@ -33,28 +31,6 @@ _LOCK = ".audit.lock"
 _DETAILS = "sapag_fast"
 """All of a result is in one metadata entry: safetensors writes several in an order that varies."""
 _NOTE_EVERY = 5.0  # seconds between two notes of the time spent
-
-
-@dataclass(frozen=True)
-class Result:
-    """A finished victim.
-
-    Attributes
-    ----------
-    inputs : Tensor
-        ``[B, *input_shape]``.
-    labels : Tensor
-        ``[B]``, int64.
-    history : Tensor
-        ``[E]``, the winning restart's distance at each of its evaluations.
-    details : mapping
-        The rest, as JSON holds it: no time stamps, nothing of the machine's load.
-    """
-
-    inputs: Tensor
-    labels: Tensor
-    history: Tensor
-    details: Mapping[str, Any]
 
 
 def file_name(name: str) -> str:
@@ -68,7 +44,7 @@ def file_name(name: str) -> str:
 
 
 class AuditFolder:
-    """The output folder of one audit, locked while in use; ``fresh`` if this session began it.
+    """The output folder of one audit, locked while in use.
 
     Parameters
     ----------
@@ -76,6 +52,12 @@ class AuditFolder:
         Absent, empty, or an earlier audit's.
     overwrite : bool
         Begin anew.
+
+    Attributes
+    ----------
+    fresh : bool
+        Whether this session began the audit.
+    checkpoint : Path
 
     Raises
     ------
@@ -86,7 +68,7 @@ class AuditFolder:
     def __init__(self, folder: Path, *, overwrite: bool) -> None:
         self.folder, self.overwrite = folder, overwrite
         self.checkpoint = folder / CHECKPOINT
-        self.manifest: dict[str, Any] = {}
+        self._manifest: Manifest | None = None
         self.fresh = False
         self._lock: Any = None
         self._began = time.monotonic()
@@ -99,15 +81,15 @@ class AuditFolder:
                 "--overwrite"
             )
 
-    def open(self, pinned: Mapping[str, Any], chosen: Mapping[str, Any]) -> None:
-        """Begin, or go on with what is there.
+    @property
+    def manifest(self) -> Manifest:
+        """Of the audit that is open."""
+        if self._manifest is None:
+            raise RuntimeError("the folder is not open")
+        return self._manifest
 
-        Parameters
-        ----------
-        pinned : mapping
-            What has to be the same in every session: ``settings``, ``model``, ``victims``, ``versions``.
-        chosen : mapping
-            What the first session chooses and the others take over: ``threads``, ``wave``.
+    def open(self, manifest: Manifest) -> None:
+        """Begin, or go on with what is there: then its threads, waves and so on count.
 
         Raises
         ------
@@ -120,21 +102,19 @@ class AuditFolder:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise ValueError(f"output folder {self.folder}: another audit is at work in it") from None
-        pinned = json.loads(json.dumps(finite_json(pinned)))
         if self.overwrite:
             self._clear()
         if (self.folder / MANIFEST).exists():
-            self.manifest = self._read_json(MANIFEST)
-            found = differences(self.manifest, pinned)
-            if found:
+            there = self._read_manifest()
+            if differences := there.differences(manifest):
                 raise ValueError(
-                    f"output folder {self.folder}: holds another audit: {'; '.join(found)}; give the same "
-                    "arguments to go on, name another folder, or pass --overwrite to begin anew"
+                    f"output folder {self.folder}: holds another audit: {'; '.join(differences)}; give the "
+                    "same arguments to go on, name another folder, or pass --overwrite to begin anew"
                 )
+            self._manifest = there
             self._sessions = self._read_json(SESSIONS) if (self.folder / SESSIONS).exists() else []
         else:
-            self.manifest = {**pinned, **chosen, "at_once": {}, "waves": {}, "skipped": {}}
-            self._write_json(MANIFEST, self.manifest)
+            self._keep(manifest)
             self.fresh = True
         (self.folder / RESULTS).mkdir(exist_ok=True)
         for leftover in (*self.folder.glob(".*.part"), *(self.folder / RESULTS).glob(".*.part")):
@@ -160,46 +140,27 @@ class AuditFolder:
             (self.folder / name).unlink(missing_ok=True)
 
     def skip(self, faults: Mapping[str, str]) -> None:
-        """These victims, by name, are left out, for these reasons."""
+        """Leave out these victims, by name, for these reasons."""
         if not faults.items() <= self.skipped.items():
-            self.manifest["skipped"] |= faults
-            self._write_json(MANIFEST, self.manifest)
+            self._keep(self.manifest.with_skipped(faults))
 
     @property
-    def skipped(self) -> dict[str, str]:
+    def skipped(self) -> Mapping[str, str]:
         """Reasons by name."""
-        return self.manifest["skipped"]
+        return self.manifest.skipped
 
     def pin_wave(self, number: int, gradients: Mapping[str, str]) -> None:
-        """Keep which victims a wave consists of, and the SHA-256 of their gradients; the position in the wave
-        decides a victim's random numbers.
-
-        Raises
-        ------
-        ValueError
-            When the wave was begun with others.
-        """
-        members, known = [list(item) for item in gradients.items()], self.manifest["waves"].get(str(number))
-        if known is None:
-            self.manifest["waves"][str(number)] = members
-            self._write_json(MANIFEST, self.manifest)
-        elif known != members:
-            changed = [name for name, sha in known if gradients.get(name) != sha]
-            changed += [name for name in gradients if name not in dict(known)]
-            raise ValueError(
-                f"gradients of {_some(changed)}: not those with which this audit was begun; restore them, or "
-                "pass --overwrite to begin anew"
-            )
+        """Keep which victims a wave consists of (see `Manifest.with_wave`)."""
+        self._keep(self.manifest.with_wave(number, gradients))
 
     def at_once(self, group: str) -> int | None:
         """Searches at once, if the group has found it out."""
-        return self.manifest["at_once"].get(group)
+        return self.manifest.at_once.get(group)
 
     def pin_at_once(self, group: str, count: int) -> None:
         """Keep how many searches of the group run at once."""
         if self.at_once(group) != count:
-            self.manifest["at_once"][group] = count
-            self._write_json(MANIFEST, self.manifest)
+            self._keep(self.manifest.with_at_once(group, count))
 
     def result_path(self, name: str) -> Path:
         """Where the victim's result is, or will be."""
@@ -251,6 +212,19 @@ class AuditFolder:
         """How often the command ran."""
         return len(self._sessions)
 
+    def _keep(self, manifest: Manifest) -> None:
+        """Write the manifest, unless nothing has changed."""
+        if manifest is not self._manifest:
+            self._manifest = manifest
+            self._write_json(MANIFEST, manifest.to_json())
+
+    def _read_manifest(self) -> Manifest:
+        content = self._read_json(MANIFEST)
+        try:
+            return Manifest.from_json(content)
+        except ValueError as error:
+            raise ValueError(f"file {self.folder / MANIFEST}: damaged: {error}") from None
+
     def _read_json(self, name: str) -> Any:
         try:
             return json.loads((self.folder / name).read_text(encoding="utf-8"))
@@ -260,39 +234,3 @@ class AuditFolder:
     def _write_json(self, name: str, content: object) -> None:
         with replacing(self.folder / name) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """In what two audits differ, in words."""
-    found = []
-    for part in ("settings", "versions"):
-        before, after = old.get(part, {}), new[part]
-        found += [
-            f"{part} {key} was {before.get(key)}, is {after.get(key)}"
-            for key in sorted({*before, *after})
-            if before.get(key) != after.get(key)
-        ]
-    model = old.get("model", {})
-    found += [f"the model's {key} differ" for key in new["model"] if model.get(key) != new["model"][key]]
-    before, after = ({victim["name"]: victim for victim in part["victims"]} for part in (old, new))
-    if gone := [name for name in before if name not in after]:
-        found.append(f"victims {_some(gone)} are missing")
-    if added := [name for name in after if name not in before]:
-        found.append(f"victims {_some(added)} are new")
-    changed = [name for name in before if name in after and before[name] != after[name]]
-    if changed:
-        found.append(f"the gradient files of victims {_some(changed)} have changed")
-    if not found and list(before) != list(after):
-        found.append("the victims come in another order")
-    return found
-
-
-def printable(text: str) -> str:
-    """The text without line breaks and control characters, for a terminal."""
-    plain = "".join(character if character.isprintable() else " " for character in text)
-    return " ".join(plain.split(" ")).strip(string.whitespace)
-
-
-def _some(names: Sequence[str]) -> str:
-    listed = ", ".join(printable(name) for name in names[:4])
-    return listed + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -7,20 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
-from sapag_fast.distances.gradient_distance import GradientDistance
 from sapag_fast.files.victims import ListedVictim
 from sapag_fast.runtime.randomness import forked
 from sapag_fast.search.options import SearchOptions
 from sapag_fast.search.prepare import set_up
 from sapag_fast.search.recipe import Recipe
-from sapag_fast.victim.model import VictimModel
 from sapag_fast.victim.probe import RejectedInputsError
-from sapag_fast.victim.problem import Problem
 
-__all__ = ["AuditOptions", "Group", "as_problem", "grouped"]
+__all__ = ["AuditOptions", "Group", "grouped"]
 
 
 _SETTINGS = (
@@ -118,8 +114,3 @@ def grouped(
         _ = setup.bases  # a basis that does not fit is refused now
         groups.append(Group(tuple(members), setup.recipe, setup.probe.classes, name))
     return groups, faults
-
-
-def as_problem(model: nn.Module, target: Sequence[Tensor | None]) -> Problem:
-    """Put the model and ``[V, *parameter shape]`` targets together as the attack takes them."""
-    return Problem(VictimModel(model), F.cross_entropy, GradientDistance(), target)

@@ -17,9 +17,9 @@ from torch import Tensor
 from sapag_fast.audit.folder import AuditFolder, file_name
 from sapag_fast.files.output import finite_json
 from sapag_fast.files.tensors import replacing
-from sapag_fast.reports.metrics import SUCCESS_PSNR
+from sapag_fast.reports.finished import Finished
+from sapag_fast.reports.metrics import CLAIMED_SUCCESS_MEANS, SUCCESS_MEANS, SUCCESS_PSNR
 from sapag_fast.reports.pictures import is_image, to_picture
-from sapag_fast.reports.report import Finished
 from sapag_fast.runtime.extras import needs
 
 with needs("audit", "audits"):
@@ -92,10 +92,10 @@ def write_summary(
         "certificates": families,
         "settings": settings,
         "recipes": recipes,
-        "at_once": folder.manifest["at_once"],
-        "threads": folder.manifest["threads"],
-        "largest_wave": folder.manifest["wave"],
-        "versions": folder.manifest["versions"],
+        "at_once": folder.manifest.at_once,
+        "threads": folder.manifest.threads,
+        "largest_wave": folder.manifest.wave,
+        "versions": folder.manifest.versions,
     }
     text = json.dumps(finite_json(content), indent=1, allow_nan=False) + "\n"
     _write(folder.folder / "summary.json", text)
@@ -136,7 +136,7 @@ def _figures(
     folder: AuditFolder, victims: Sequence[str], lines: Sequence[Mapping[str, Any]], status: str, truth: bool
 ) -> dict[str, Any]:
     done, minutes = len(lines), folder.seconds / 60
-    restarts = folder.manifest["settings"]["restarts"]
+    restarts = folder.manifest.settings["restarts"]
     pace = {
         name: count / minutes if minutes else None
         for name, count in (("victims_per_minute", done), ("recoveries_per_minute", done * restarts))
@@ -167,7 +167,7 @@ def _figures(
             "recovered": successes,
             "success": successes / done,
             "success_95": [float(interval.low), float(interval.high)],
-            "success_means": f"PSNR of every image at least {SUCCESS_PSNR} dB",
+            "success_means": SUCCESS_MEANS,
             **{key: quantiles(line[key] for line in lines) for key in ("psnr", "ssim", "mse")},
         }
         known = [line for line in lines if line["true_labels"]]
@@ -233,6 +233,7 @@ def _page(
         gallery=[(shown[name], pairs, name in worst) for name, pairs in gallery if pairs],
         truth=truth,
         total=len(lines),
+        certified_means=CLAIMED_SUCCESS_MEANS,
     )
 
 

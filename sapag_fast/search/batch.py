@@ -7,10 +7,14 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from sapag_fast.matching.base import REST, StageHook
 from sapag_fast.search.objective import Objective
 from sapag_fast.search.optimizers import Optimizer
 
-__all__ = ["IDLE", "Batch"]
+__all__ = ["IDLE", "OPTIMISER", "Batch"]
+
+OPTIMISER = "optimiser"
+"""A stage of a step, beside those of an evaluation."""
 
 IDLE = -1
 """The task of a row that has nothing to do."""
@@ -38,6 +42,8 @@ class Batch:
         ``[R]``, lowest finite objective and the distance there; inf where there was none.
     history : Tensor
         ``[R, steps]``, the distance at each evaluation, nan after the row froze.
+    stages : callable or None
+        Who is told when the optimiser's stage of a step begins and ends; the matching tells of its own.
     """
 
     _tensors = (
@@ -64,6 +70,7 @@ class Batch:
     ) -> None:
         rows = variables.shape[0]
         self.objective, self.optimizer = objective, optimizer
+        self.stages: StageHook | None = None
         self.tasks = list(tasks)
         self.variables = variables.clone()
         self.labels = labels.clone()
@@ -96,7 +103,12 @@ class Batch:
         shown = (found.gradient, found.objective)
         if scale != 1.0:
             shown = (scale * found.gradient, scale * found.objective)
-        self.variables += self.optimizer.step(*shown)
+        if self.stages is not None:
+            self.stages(OPTIMISER)
+        moves = self.optimizer.step(*shown)
+        if self.stages is not None:
+            self.stages(REST)
+        self.variables += moves
         torch.where(self.alive[:, None], self.variables, self.best_variables, out=self.variables)
         self.objective.clip(self.variables)
         self.age += 1

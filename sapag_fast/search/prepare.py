@@ -344,7 +344,14 @@ def _known_labels(labels: object, setup: Setup, problem: Problem, *, batched: bo
         low, high = setup.options.bounds or (0.0, 1.0)
         shape = (_NOISE_IMAGES, *setup.input_shape)
         noise = torch.rand(shape, dtype=setup.dtype, device=setup.device) * (high - low) + low
-        return infer_labels(problem, batch_size=setup.batch_size, noise=noise, classes=setup.probe.classes)
+        return infer_labels(
+            setup.network,
+            problem.targets,
+            batch_size=setup.batch_size,
+            noise=noise,
+            classes=setup.probe.classes,
+            local_steps=problem.local_steps,
+        )
     return check.check_labels(
         labels,
         victims=problem.victims,

@@ -59,8 +59,8 @@ def recover_text(
     ----------
     model : nn.Module
         `Encoder` or any that takes ``inputs_embeds=``, in evaluation mode or without dropout.
-    target, loss_fn, layers, seed, batched
-        As for `recover`.
+    target : iterable of Tensor or None
+        The gradient, one entry for each parameter that takes part; with `batched` ``[V, ...]``, a row a victim.
     length : int or sequence of int, optional
         Tokens T in the sentence or in each victim's; None: from the position embedding's gradient.
     embedding : nn.Embedding, optional
@@ -72,11 +72,19 @@ def recover_text(
     restarts, at_once : int
         Continuous searches of a victim, a discrete one after each; searches (or sentences) at once.
     recipe : str or TextRecipe
-        ``text``, ``text-no-bag`` or one's own; `distance`, `steps` and `candidates` override its values.
+        ``text``, ``text-no-bag`` or one's own; `distance`, `steps` of a continuous search and `candidates`
+        of a discrete one override its values.
     start : {"random", "positions", "span"}
         Which attack's sentences are tried first: none's, `match_positions`' or `span_test`'s.
     progress : callable, optional
         Called with (restarts done, ``[V]`` lowest distances) after every restart.
+    loss_fn, layers, seed, batched
+        As for `recover`.
+
+    Returns
+    -------
+    TextRecovery
+        The best sentence of each victim.
 
     Raises
     ------
@@ -132,7 +140,7 @@ def _lengths(
     for one in given:
         check.check_count("length", one)
         if longest is not None and one > longest:
-            raise ValueError(f"length: expected at most {longest} tokens, as the model takes, found {one}")
+            raise ValueError(f"length: the model takes at most {longest} tokens, found {one}")
     return given
 
 
@@ -162,7 +170,7 @@ def _labels(
     if isinstance(labels, str):
         if labels != "infer":
             raise ValueError(f"labels: expected 'infer' or a tensor, found {labels!r}")
-        return infer_labels(problem, batch_size=1, noise=like.new_empty(0))
+        return infer_labels(problem.network, problem.targets, batch_size=1, noise=like.new_empty(0))
     classes = find_last_layer([None if t is None else t[0] for t in problem.targets]).classes
     return check.check_labels(
         labels,

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from sapag_fast.victim.problem import Problem
+from sapag_fast.victim.model import VictimModel
 
 __all__ = ["LastLayer", "find_last_layer", "infer_labels", "label_counts", "mean_probabilities"]
 
@@ -98,7 +98,7 @@ def label_counts(error: Tensor, batch_size: int, probabilities: Tensor) -> Tenso
 
 
 @torch.no_grad()
-def mean_probabilities(problem: Problem, name: str, noise: Tensor) -> tuple[Tensor, Tensor, bool]:
+def mean_probabilities(network: VictimModel, name: str, noise: Tensor) -> tuple[Tensor, Tensor, bool]:
     """Mean softmax output on `noise` inputs ``[classes]``, the mean sum of the last layer's features ``[]``,
     and whether the last layer's output is the network's.
 
@@ -106,12 +106,12 @@ def mean_probabilities(problem: Problem, name: str, noise: Tensor) -> tuple[Tens
     module the sum is nan.
     """
     seen: list[tuple[Tensor, Tensor]] = []
-    holder = dict(problem.model.named_modules()).get(name.rpartition(".")[0])
+    holder = dict(network.module.named_modules()).get(name.rpartition(".")[0])
     hooks = []
     if isinstance(holder, nn.Linear):
         hooks.append(holder.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output))))
     try:
-        output = problem.output(problem.parameters, problem.fresh_buffers(), noise)
+        output = network.output(network.parameters, network.fresh_buffers(), noise)
     finally:
         for hook in hooks:
             hook.remove()
@@ -133,13 +133,23 @@ def _probabilities_at_the_mean(
     return nn.functional.linear(features, weight, bias).softmax(-1)
 
 
-def infer_labels(problem: Problem, *, batch_size: int, noise: Tensor, classes: int | None = None) -> Tensor:
+def infer_labels(
+    network: VictimModel,
+    target: Sequence[Tensor | None],
+    *,
+    batch_size: int,
+    noise: Tensor,
+    classes: int | None = None,
+    local_steps: int = 1,
+) -> Tensor:
     """Labels of every recovery, in ascending order within a batch.
 
     Parameters
     ----------
-    problem : Problem
-        The victim network and the target gradients.
+    network : VictimModel
+        The victim's network.
+    target : sequence of Tensor or None
+        ``[V, *parameter shape]``, the target gradients.
     batch_size : int
         Images behind each gradient, B.
     noise : Tensor
@@ -147,6 +157,8 @@ def infer_labels(problem: Problem, *, batch_size: int, noise: Tensor, classes: i
         where the gradient does not tell it.
     classes : int, optional
         The number of outputs, for the check.
+    local_steps : int
+        Steps whose gradients `target` sums.
 
     Returns
     -------
@@ -158,14 +170,13 @@ def infer_labels(problem: Problem, *, batch_size: int, noise: Tensor, classes: i
     ValueError
         When there is no last linear layer, or its gradient is not one of cross-entropy (no negative entry).
     """
-    target = problem.targets
     layer = find_last_layer([None if entry is None else entry[0] for entry in target], classes)
     weight = target[layer.weight]
     bias = target[layer.bias] if layer.bias is not None else None
     assert weight is not None
     # Without a bias the row sums of the weight's gradient are (p - y) times the sum of the features:
     # non-negative after a sigmoid or ReLU, so the signs stand.
-    error = (bias if bias is not None else weight.sum(-1)) / problem.local_steps
+    error = (bias if bias is not None else weight.sum(-1)) / local_steps
     lowest, labels = error.min(-1)
     if not bool((lowest < 0).all()):
         worst = int((lowest >= 0).nonzero()[0])
@@ -177,10 +188,10 @@ def infer_labels(problem: Problem, *, batch_size: int, noise: Tensor, classes: i
         )
     if batch_size == 1:
         return labels[:, None]
-    name = problem.names[layer.weight]
-    probabilities, features, is_output = mean_probabilities(problem, name, noise)
+    name = network.names[layer.weight]
+    probabilities, features, is_output = mean_probabilities(network, name, noise)
     if layer.bias is not None and is_output:
-        matrix, vector = (problem.parameters[problem.names[at]] for at in (layer.weight, layer.bias))
+        matrix, vector = (network.parameters[network.names[at]] for at in (layer.weight, layer.bias))
         probabilities = _probabilities_at_the_mean(weight, bias, matrix, vector)
     if bias is None:
         if not bool(features > 0):

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from bowls import SIZE, Bowls, drawn_starts
+from bowls import SIZE, Bowls, drawn_starts, search_bowls
 
 from sapag_fast.search.checkpoint import Checkpoint
 from sapag_fast.search.recipe import RECIPES

@@ -7,10 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sapag_fast.distances.gradient_distance import GradientDistance
 from sapag_fast.models import INITIALISATIONS, LeNet, initialise
 from sapag_fast.victim.labels import find_last_layer, infer_labels, label_counts
-from sapag_fast.victim.problem import Problem
+from sapag_fast.victim.model import VictimModel
 
 
 def _infer(model, images, labels, **options):
@@ -20,9 +19,8 @@ def _infer(model, images, labels, **options):
         for x, y in zip(images, labels, strict=True)
     ]
     targets = [torch.stack(rows) for rows in zip(*grads, strict=True)]
-    problem = Problem(model, F.cross_entropy, GradientDistance(), targets)
     noise = torch.rand(64, *images.shape[2:], generator=torch.Generator().manual_seed(9))
-    return infer_labels(problem, batch_size=images.shape[1], noise=noise, **options)
+    return infer_labels(VictimModel(model), targets, batch_size=images.shape[1], noise=noise, **options)
 
 
 def _images(*shape, seed=0):
@@ -87,10 +85,10 @@ def test_the_users_model_keeps_its_buffers_and_hooks():
     grads = torch.autograd.grad(
         F.cross_entropy(model.eval()(probe[0]), torch.tensor([1, 3])), model.parameters()
     )
-    problem = Problem(model.train(), F.cross_entropy, GradientDistance(), [g[None] for g in grads])
+    network, targets = VictimModel(model.train()), [g[None] for g in grads]
     # Normalised features may sum to anything, so this may end in an error: what counts is the clean-up.
     with contextlib.suppress(ValueError):
-        infer_labels(problem, batch_size=2, noise=_images(8, 1, 8, 8))
+        infer_labels(network, targets, batch_size=2, noise=_images(8, 1, 8, 8))
     assert model.training
     assert not model[3]._forward_pre_hooks
     assert all(torch.equal(before[name], buffer) for name, buffer in model.named_buffers())
@@ -105,6 +103,5 @@ def test_errors():
     assert (layer.weight, layer.bias, layer.classes) == (2, None, 3)
     model = nn.Linear(4, 3)
     zeros = [torch.zeros(2, 3, 4), torch.tensor([[-0.5, 0.2, 0.3], [0.0, 0.0, 0.0]])]
-    problem = Problem(model, F.cross_entropy, GradientDistance(), zeros)
     with pytest.raises(ValueError, match=r"no entry.*negative \(recovery 1\)"):
-        infer_labels(problem, batch_size=1, noise=torch.rand(8, 4))
+        infer_labels(VictimModel(model), zeros, batch_size=1, noise=torch.rand(8, 4))

@@ -15,6 +15,7 @@ from sapag_fast.matching.one_by_one import SequentialMatching
 from sapag_fast.matching.vmap import VmapMatching
 from sapag_fast.models import ConvNet
 from sapag_fast.runtime.denormals import flushed_denormals
+from sapag_fast.victim.model import VictimModel
 from sapag_fast.victim.problem import Problem
 from sapag_fast.victim.surrogate import SmoothActivations, Surrogate
 
@@ -182,7 +183,9 @@ def _problem(network, joint=False):
     truth, labels = torch.rand(2, 2, 1, 6, 6, **draw), torch.randint(0, 4, (2, 2), generator=g)
     rows = [_gradient(model, x, y) for x, y in zip(truth, labels, strict=True)]
     target = [torch.stack(parts) for parts in zip(*rows, strict=True)]
-    problem = Problem(model, F.cross_entropy, GradientDistance(), target, restarts=2, joint=joint)
+    problem = Problem(
+        VictimModel(model), F.cross_entropy, GradientDistance(), target, restarts=2, joint=joint
+    )
     known = torch.randn(4, 2, 4, **draw) if joint else labels.repeat_interleave(2, 0)
     return problem, torch.rand(4, 2, 1, 6, 6, **draw), known
 
@@ -235,7 +238,10 @@ def test_the_gradient_is_that_of_a_network_with_softplus():
                 module = smooth.body[index] = nn.Softplus(beta=b)
             x = module(x).detach()
         plain = Problem(
-            smooth, F.cross_entropy, problem.distance, [t[row // 2 :][:1] for t in problem.targets]
+            VictimModel(smooth),
+            F.cross_entropy,
+            problem.distance,
+            [t[row // 2 :][:1] for t in problem.targets],
         )
         expected = SequentialMatching(plain).value_and_gradient(inputs[row : row + 1], labels[row : row + 1])
         _close([part[row : row + 1] for part in found[:2]], expected[:2])
@@ -253,7 +259,7 @@ def test_explicit_mode_gives_way_where_recoveries_cannot_be_told_apart():
             return self.last(F.relu((x.flatten(1) - 0.5).mT).mT)
 
     problem, inputs, labels = _problem(Mixed)
-    matching = choose_matching(problem, inputs, labels, sharpness=SHARP)
+    matching = choose_matching(problem, inputs, labels, sharpness=SHARP).matching
     assert matching.mode == "vmap"
     _close(
         matching.value_and_gradient(inputs, labels, SHARP),
