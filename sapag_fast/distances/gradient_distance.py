@@ -1,82 +1,75 @@
-"""The public distance: any two lists of gradients in, a differentiable tensor out."""
+"""The public distance: any two lists of gradients in, a differentiable tensor out, the target remembered."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_batchedtensor
 
 from sapag_fast.distances import operators as ops
-from sapag_fast.distances.autograd import FunctionalDistance, PlainDistance, Settings, evaluate
-from sapag_fast.distances.kind import Kind, degenerate, find_kind
-from sapag_fast.distances.layering import Gradients, check_pairs, layer_sizes, layering, shapes_of
+from sapag_fast.distances.autograd import FunctionalDistance, PlainDistance
+from sapag_fast.distances.evaluation import BoundDistance, value_alone, value_and_gradient
+from sapag_fast.distances.formulas import degenerate
+from sapag_fast.distances.kind import Kind, find_kind, is_registered
+from sapag_fast.distances.layering import Gradients, layer_sizes, layering, shapes_of
+from sapag_fast.distances.operators import Options
+from sapag_fast.distances.pairs import check_alike, check_pairs, same_positions
 from sapag_fast.distances.sums import GradientSums, target_sums
+from sapag_fast.distances.target_cache import KnownTarget
 
 L1_WEIGHT = 0.01
 
 
 @lru_cache(maxsize=256)
 def _default_weights(kind: Kind, layers: int) -> Tensor | None:
-    return kind.layer_weights(layers)
-
-
-@dataclass
-class _Target:
-    """A target as it was given, and what follows from it alone."""
-
-    given: list[Tensor | None]
-    versions: list[int]  # of the tensors that are present; empty where they have none (inference mode)
-    kept: list[Tensor]  # those that are present, without their graph
-    settings: Settings
-    sums: Tensor | None = None
-
-    def is_still(self, target: list[Tensor | None]) -> bool:
-        """Whether these are the very same tensors, and nobody has written to them."""
-        if len(target) != len(self.given) or len(self.versions) != len(self.kept):
-            return False
-        versions = iter(self.versions)
-        for tensor, old in zip(target, self.given, strict=True):
-            if tensor is not old or (tensor is not None and tensor._version != next(versions)):
-                return False
-        return True
-
-    def remember(self, sums: Tensor | None) -> None:
-        if sums is not None:
-            self.sums = sums
+    return kind.default_weights(layers)
 
 
 class GradientDistance:
     """A distance between a dummy and a target gradient: ``distance(dummy, target) -> Tensor``.
-
-    Parameters
-    ----------
-    kind: one of :func:`sapag_fast.distances.kind`.
-    batched: every tensor has a leading dimension R of recoveries (a target's may be 1: shared by all), and
-        the result is [R]; else the result has shape ().
-    layer_weights: Q_l, [L] or [R, L]; not for kinds that see the whole gradient as one layer. For ``tag`` it
-        weighs the absolute term alone.
-    bandwidth: s of the Gaussian kernels, > 0. Default 1, 0.05 for ``sapag-global``.
-    merge_bias: a vector that follows a tensor whose first dimension it shares joins its layer.
-    layers: a layer number for each tensor, in place of that rule.
-    variance: of the target, [L] or [R, L], in place of its own; a layer where it is not positive is
-        degenerate.
-    l1_weight: of the absolute term of ``tag``. Default 0.01.
-    backend: ``reference``, ``cpu``, ``triton`` or ``cuda``; None: SAPAG_FAST_BACKEND, else the device's own.
 
     Gradients are float32, float64, bfloat16 or float16, all alike; the result is float32 (float64 for
     float64), fresh and writable. Pairs of None are left out. The target is a constant: no derivative flows
     into it. What depends on the target alone is computed at the first call and kept for as long as the same
     tensors come back unchanged.
 
-    Raises ValueError or TypeError, naming the argument, for anything that does not fit together.
+    Parameters
+    ----------
+    kind : str or Kind
+        One of `sapag_fast.distances.kinds`, or a `Kind` object, which need not be among them.
+    batched : bool
+        Every tensor has a leading dimension R of recoveries (a target's may be 1: shared by all), and the
+        result is ``[R]``; else the result has shape ``()``.
+    layer_weights : Tensor or sequence of float, optional
+        Q_l, ``[L]`` or ``[R, L]``; not for kinds that see the whole gradient as one layer. For ``tag`` it
+        weighs the absolute term alone. Default: the kind's own, 1/(l + 1) for ``sapag-mean``, else 1.
+    bandwidth : float, optional
+        s of the Gaussian kernels, > 0. Default 1, 0.05 for ``sapag-global``.
+    merge_bias : bool
+        A vector that follows a tensor whose first dimension it shares joins its layer.
+    layers : sequence of int, optional
+        A layer number for each tensor, in place of that rule.
+    variance : Tensor or sequence of float, optional
+        Of the target, ``[L]`` or ``[R, L]``, in place of its own biased one; a layer where it is not positive
+        is degenerate. ``"sapag-mean"`` with ``merge_bias=False, variance=[g.var() for g in target]`` is the
+        formula of the published re-implementation, see docs/mathematics.md.
+    l1_weight : float, optional
+        Of the absolute term of ``tag``. Default 0.01.
+    backend : str, optional
+        ``reference``, ``cpu``, ``triton`` or ``cuda``. Default: SAPAG_FAST_BACKEND, else the device's own.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For anything that does not fit together, here or in a call, naming the argument.
     """
 
     def __init__(
         self,
-        kind: str = "sapag",
+        kind: str | Kind = "sapag",
         *,
         batched: bool = False,
         layer_weights: Tensor | Sequence[float] | None = None,
@@ -96,31 +89,31 @@ class GradientDistance:
         if not (self.l1_weight >= 0 and math.isfinite(self.l1_weight)):
             raise ValueError(f"l1_weight: expected a number from 0 on, found {l1_weight}")
         if layer_weights is not None and not self.kind.takes_weights:
-            raise ValueError(f"layer_weights: the distance {kind!r} takes none")
+            raise ValueError(f"layer_weights: the distance {self.kind.name!r} takes none")
         self.layer_weights = _as_rows("layer_weights", layer_weights)
         self.variance = _as_rows("variance", variance)
         self.merge_bias = merge_bias
         self.layers = None if layers is None else tuple(int(layer) for layer in layers)
         self.backend = backend
-        self._known: _Target | None = None
+        self._known: KnownTarget | None = None
 
     def __call__(self, dummy: Gradients, target: Gradients) -> Tensor:
-        """D, shape () or [R], differentiable with respect to ``dummy`` (twice)."""
+        """D, shape ``()`` or ``[R]``, differentiable with respect to ``dummy`` (twice)."""
         mine, known = self._prepare(dummy, target)
         if _transforming():
-            return FunctionalDistance.apply(known.settings, *mine, *known.kept)
+            return FunctionalDistance.apply(known.bound, *mine, *known.present)
         if torch.is_grad_enabled() and any(t.requires_grad for t in mine):
-            return PlainDistance.apply(known.settings, known.kept, known.sums, known.remember, *mine)
+            return PlainDistance.apply(known.bound, known.present, known.sums, known.remember, *mine)
         with torch.no_grad():
-            value, _, sums = evaluate(known.settings, mine, known.kept, known.sums, gradient=False)
+            value, sums = value_alone(known.bound, mine, known.present, known.sums)
         known.remember(sums)
         return value
 
     @property
     def options(self) -> dict[str, Any]:
-        """What it was made with, by argument."""
+        """What it was made with, by argument; the kind by its name where it has one in the table."""
         return {
-            "kind": self.kind.name,
+            "kind": self.kind.name if is_registered(self.kind) else self.kind,
             "batched": self.batched,
             "layer_weights": self.layer_weights,
             "bandwidth": self.bandwidth,
@@ -138,36 +131,45 @@ class GradientDistance:
     def distance_and_gradient(
         self, dummy: Gradients, target: Gradients, out: Sequence[Tensor | None] | None = None
     ) -> tuple[Tensor, list[Tensor | None]]:
-        """D and V = ∂D/∂g' shaped like ``dummy`` (None where it is None), without autograd; not for use
-        inside of torch.func transforms.
+        """D and V = ∂D/∂g' without autograd; not for use inside of torch.func transforms.
 
-        out: tensors like ``dummy`` that V is written to, in place of fresh ones.
+        Parameters
+        ----------
+        dummy, target : iterable of (Tensor or None)
+            The two gradients.
+        out : sequence of (Tensor or None), optional
+            Tensors like ``dummy`` that V is written to, in place of fresh ones.
+
+        Returns
+        -------
+        tuple
+            D, shape ``()`` or ``[R]``, and V shaped like ``dummy``: None where that is None.
         """
         mine, known = self._prepare(dummy, target)
-        places = None if out is None else [t for t in out if t is not None]
+        present = None if out is None else [t for t in out if t is not None]
         with torch.no_grad():
-            value, slopes, sums = evaluate(
-                known.settings, mine, known.kept, known.sums, gradient=True, out=places
-            )
+            value, slopes, sums = value_and_gradient(known.bound, mine, known.present, known.sums, present)
         known.remember(sums)
         if len(known.given) == len(slopes):
-            return value, list(slopes)
-        present = iter(slopes)
-        return value, [None if t is None else next(present) for t in known.given]
+            return value, [*slopes]
+        remaining = iter(slopes)
+        return value, [None if t is None else next(remaining) for t in known.given]
 
-    def settings(self, target: Gradients) -> Settings:
-        """Layers, sizes, weights and backend of this distance for a target like this one."""
+    def bound_to(self, target: Gradients) -> BoundDistance:
+        """The distance with the layers, sizes, weights and backend for a target like this one."""
         given = list(target)
-        return self._settle(shapes_of(given, self.batched), [t for t in given if t is not None])
+        return self._bind(shapes_of(given, self.batched), [t for t in given if t is not None])
 
     @torch.no_grad()
     def degenerate(self, target: Gradients) -> Tensor:
-        """Layers of ``target`` that carry no weight in this distance: bool [L] or [R, L]. They have no
-        elements or a norm below 1e-6 of the whole gradient's; for the Gaussian kernels also one element or
-        no variance. ``l2``, ``l1`` and ``tag`` divide by nothing and have none."""
+        """Layers of ``target`` that carry no weight in this distance: bool ``[L]`` or ``[R, L]``.
+
+        They have no elements or a norm below 1e-6 of the whole gradient's; for the Gaussian kernels also one
+        element or no variance. ``l2``, ``l1`` and ``tag`` divide by nothing and have none.
+        """
         _, known = self._prepare(target := list(target), target)
-        size = known.settings.sizes(known.kept)
-        sums = target_sums(known.kept, known.settings.found, self.batched)
+        size = known.bound.sizes(known.present)
+        sums = target_sums(known.present, known.bound.layering, self.batched)
         if self.variance is not None:
             sums = sums.expand(max(sums.shape[0], *self.variance.shape[:-1], 1), -1, -1).clone()
             sums[..., 2] = self.variance * size
@@ -175,56 +177,61 @@ class GradientDistance:
         mask = degenerate(columns, self.kind.needs)
         return mask if self.batched else mask[0]
 
-    def _prepare(self, dummy: Gradients, target: Gradients) -> tuple[list[Tensor], _Target]:
+    def _prepare(self, dummy: Gradients, target: Gradients) -> tuple[list[Tensor], KnownTarget]:
         """The dummy gradients that are present, and the target with all that is known of it."""
         mine, theirs = list(dummy), list(target)
         known = self._known
         if known is None or _transforming() or not known.is_still(theirs):
             check_pairs(mine, theirs)
-            _check_alike(mine, theirs, self.batched)
+            check_alike(mine, theirs, self.batched)
             known = self._meet(theirs)
-        elif known.settings.backend == "reference" or not _same_places(mine, theirs):
+        elif known.bound.backend == "reference" or not same_positions(mine, theirs):
             check_pairs(mine, theirs)
-            _check_alike(mine, theirs, self.batched)
-        if len(known.kept) < len(mine):
+            check_alike(mine, theirs, self.batched)
+        if len(known.present) < len(mine):
             mine = [t for t in mine if t is not None]
-        return mine, known
+        return cast(list[Tensor], mine), known
 
-    def _meet(self, theirs: list[Tensor | None]) -> _Target:
+    def _meet(self, theirs: list[Tensor | None]) -> KnownTarget:
         """Learn a new target."""
-        present = [t for t in theirs if t is not None]
-        settings = self._settle(shapes_of(theirs, self.batched), present)
-        kept = [t.detach() for t in present]
+        given = [t for t in theirs if t is not None]
+        bound = self._bind(shapes_of(theirs, self.batched), given)
+        present = [t.detach() for t in given]
         if _transforming():
-            return _Target(theirs, [], kept, settings)
+            return KnownTarget(theirs, [], present, bound)
         # An inference tensor has no version: nobody can tell whether it was written to.
-        versions = [] if any(t.is_inference() for t in present) else [t._version for t in present]
-        self._known = _Target(theirs, versions, kept, settings)
+        versions = [] if any(t.is_inference() for t in given) else [t._version for t in given]
+        self._known = KnownTarget(theirs, versions, present, bound)
         return self._known
 
-    def _settle(self, shapes: tuple, present: list[Tensor]) -> Settings:
+    def _bind(self, shapes: tuple, present: list[Tensor]) -> BoundDistance:
         device = present[0].device
-        found = layering(shapes, self.merge_bias, self.layers)
+        own_layers = layering(shapes, self.merge_bias, self.layers)
         if self.kind.merged:
-            found = found.merged()
+            own_layers = own_layers.merged()
         weights = self.layer_weights
         if weights is None:
-            weights = _default_weights(self.kind, found.layers)
+            weights = _default_weights(self.kind, own_layers.layers)
         for name, rows in (("layer_weights", weights), ("variance", self.variance)):
-            if rows is not None and rows.shape[-1] != found.layers:
+            if rows is not None and rows.shape[-1] != own_layers.layers:
                 raise ValueError(
-                    f"{name}: expected one value for each of {found.layers} layers, found {rows.shape[-1]}"
+                    f"{name}: expected one value for each of {own_layers.layers} layers, "
+                    f"found {rows.shape[-1]}"
                 )
-        return Settings(
-            self.kind,
-            found,
-            self.batched,
+        options = Options(
+            self.kind.native,
             self.bandwidth,
             self.l1_weight,
-            ops.choose_backend(self.backend, device),
-            None if _transforming() else layer_sizes(present, found, self.batched),
             None if weights is None else weights.to(device),
             None if self.variance is None else self.variance.to(device),
+        )
+        return BoundDistance(
+            self.kind,
+            own_layers,
+            self.batched,
+            ops.choose_backend(self.backend, device),
+            options,
+            None if _transforming() else layer_sizes(present, own_layers, self.batched),
         )
 
 
@@ -233,19 +240,10 @@ def _transforming() -> bool:
     return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
-def _same_places(mine: Sequence[object], theirs: Sequence[Tensor | None]) -> bool:
-    """Both lists have tensors, and None, in the same places."""
-    if len(mine) != len(theirs):
-        return False
-    return all(
-        isinstance(a, Tensor) if g is not None else a is None for a, g in zip(mine, theirs, strict=True)
-    )
-
-
 def _as_rows(name: str, given: Tensor | Sequence[float] | None) -> Tensor | None:
     if given is None:
         return None
-    if isinstance(given, Tensor) and torch._C._functorch.is_batchedtensor(given):
+    if isinstance(given, Tensor) and is_batchedtensor(given):
         raise ValueError(
             f"{name}: cannot be mapped over by torch.func.vmap; use batched=True with rows [R, L]"
         )
@@ -253,116 +251,3 @@ def _as_rows(name: str, given: Tensor | Sequence[float] | None) -> Tensor | None
     if rows.dim() not in (1, 2):
         raise ValueError(f"{name}: expected shape [L] or [R, L], found {tuple(rows.shape)}")
     return rows
-
-
-def _check_alike(mine: Sequence[Tensor | None], theirs: Sequence[Tensor | None], batched: bool) -> None:
-    """The checks that csrc/bindings.cpp makes too, for backends that do not come by there and for the first
-    look at new shapes, where a mixture of devices would otherwise show as a failed dispatch."""
-    pairs = [
-        (i, a, g)
-        for i, (a, g) in enumerate(zip(mine, theirs, strict=True))
-        if a is not None and g is not None
-    ]
-    first = pairs[0][1]
-    if not first.is_floating_point():
-        raise TypeError(f"dummy[0]: expected float32, float64, bfloat16 or float16, found {first.dtype}")
-    lead = 1 if batched else 0
-    for i, a, g in pairs:
-        for name, tensor in ((f"dummy[{i}]", a), (f"target[{i}]", g)):
-            if tensor.device != first.device:
-                raise ValueError(
-                    f"{name}: expected a tensor on {first.device} as the first, found {tensor.device}"
-                )
-            if tensor.dtype != first.dtype:
-                raise TypeError(
-                    f"{name}: expected {first.dtype} as in the first tensor, found {tensor.dtype}"
-                )
-            if batched and tensor.dim() == 0:
-                raise ValueError(
-                    f"{name}: batched=True needs a leading recoveries' dimension, found shape ()"
-                )
-        if batched and a.shape[0] != first.shape[0]:
-            raise ValueError(
-                f"dummy[{i}]: expected {first.shape[0]} recoveries in front, found shape {tuple(a.shape)}"
-            )
-        if batched and g.shape[0] != theirs[pairs[0][0]].shape[0]:
-            raise ValueError(
-                f"target[{i}]: expected {theirs[pairs[0][0]].shape[0]} recoveries in front as in the first, "
-                f"found shape {tuple(g.shape)}"
-            )
-        if batched and g.shape[0] not in (1, first.shape[0]):
-            raise ValueError(
-                f"target[{i}]: expected {first.shape[0]} recoveries in front (or 1, shared by all), "
-                f"found shape {tuple(g.shape)}"
-            )
-        if a.shape[lead:] != g.shape[lead:]:
-            raise ValueError(
-                f"target[{i}]: expected shape {tuple(a.shape)} as dummy[{i}], found {tuple(g.shape)}"
-            )
-
-
-def distance(
-    dummy: Gradients,
-    target: Gradients,
-    kind: str = "sapag",
-    *,
-    batched: bool = False,
-    layer_weights: Tensor | Sequence[float] | None = None,
-    bandwidth: float | None = None,
-    merge_bias: bool = True,
-    layers: Sequence[int] | None = None,
-    variance: Tensor | Sequence[float] | None = None,
-    l1_weight: float | None = None,
-    backend: str | None = None,
-) -> Tensor:
-    """The distance of one pair of gradients, differentiable in ``dummy``; shape () or [R]. The options are
-    those of :class:`GradientDistance`, which a loop should prefer: it keeps the target's variances."""
-    return GradientDistance(
-        kind,
-        batched=batched,
-        layer_weights=layer_weights,
-        bandwidth=bandwidth,
-        merge_bias=merge_bias,
-        layers=layers,
-        variance=variance,
-        l1_weight=l1_weight,
-        backend=backend,
-    )(dummy, target)
-
-
-def distance_and_gradient(
-    dummy: Gradients,
-    target: Gradients,
-    kind: str = "sapag",
-    *,
-    out: Sequence[Tensor] | None = None,
-    **options,
-) -> tuple[Tensor, list[Tensor | None]]:
-    """D and V = ∂D/∂g', shaped like ``dummy``, in one sweep over memory and without autograd; options as for
-    :class:`GradientDistance`, ``out`` as for :meth:`GradientDistance.distance_and_gradient`."""
-    return GradientDistance(kind, **options).distance_and_gradient(dummy, target, out)
-
-
-def gradient_variance(
-    gradients: Gradients,
-    *,
-    batched: bool = False,
-    merge_bias: bool = True,
-    layers: Sequence[int] | None = None,
-    backend: str | None = None,
-) -> Tensor:
-    """Biased variance of every layer's gradient (SAPAG's kernel width), [L] or [R, L], in float32 (float64
-    for float64 gradients); 0 for a layer of one element, nan for one without elements."""
-    given = list(gradients)
-    check_pairs(given, given)
-    _check_alike(given, given, batched)
-    found = layering(shapes_of(given, batched), merge_bias, None if layers is None else tuple(layers))
-    kept = [t.detach() for t in given if t is not None]
-    name = ops.choose_backend(backend, kept[0].device)
-    with torch.no_grad():
-        if name == "reference":
-            sums = target_sums(kept, found, batched)
-        else:
-            sums = ops.target_sums(name, kept, found, batched)
-        variance = (sums[..., 2] / layer_sizes(kept, found, batched)).to(ops.result_dtype(kept))
-    return variance if batched else variance[0]

@@ -1,15 +1,17 @@
-"""Distances between a dummy and a target gradient, as scalar mathematics on sums.
+"""Kinds of distance between a dummy and a target gradient: scalar mathematics on sums.
 
-Every distance is a differentiable function of `GradientSums`; its gradient with
-respect to the dummy gradient is then an affine map per segment,
+Every distance is a differentiable function of `GradientSums`; its gradient with respect to the dummy gradient
+is then an affine map per segment,
 
     V = α·d + β·g + ε·g' + γ + δ·sign(d)
 
 whose coefficients are the derivatives of the distance with respect to the sums. A new distance is one
-function here (see :func:`register_distance`) and runs on every kernel.
+function (see `register_distance`) and runs on every kernel.
 
-Sources: SAPAG (Wang et al., IJCNN 2022, the adaptive Gaussian kernel), DLG (Zhu et al., NeurIPS 2019, l2),
-Inverting Gradients (Geiping et al., NeurIPS 2020, cosine), TAG (Deng et al., EMNLP 2021, tag).
+The adaptive Gaussian kernel of the kinds ``sapag...`` is that of Wang et al., "Variance of the Gradient Also
+Matters: Privacy Leakage from Gradients", IJCNN 2022, whose preprint is "SAPAG: A Self-Adaptive Privacy Attack
+From Gradients", arXiv 2009.06228, 2020. ``l2`` is from DLG (Zhu et al., NeurIPS 2019), ``cosine`` from
+Inverting Gradients (Geiping et al., NeurIPS 2020), ``tag`` from TAG (Deng et al., EMNLP 2021).
 """
 
 from collections.abc import Callable
@@ -18,26 +20,34 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sapag_fast.distances import formulas
 from sapag_fast.distances.sums import GradientSums
 
-# A layer whose norm is below this fraction of the whole gradient's holds rounding, not signal (the key bias
-# of a softmax attention has a zero gradient); a variance below this fraction of the mean square is a
-# constant's rounding.
-RELATIVE_NORM_FLOOR = 1e-6
-RELATIVE_VARIANCE_FLOOR = 1e-12
-TINY_DUMMY = 1e-24  # of the target's square: the dummy gradient of this layer is zero
-NEAR = 0.25  # Σ d² below this part of Σ g²: differences carry more digits than the plain inner product
-
-DistanceFunction = Callable[..., Tensor]
+DistanceFunction = Callable[[GradientSums, Tensor | None, float, float], Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Kind:
-    """One distance. ``value(sums, weights, bandwidth, l1_weight)`` gives D [R], float64.
+    """One kind of distance.
 
-    merged: all tensors form one layer. needs: what a layer's target must have to carry weight
-    (``"variance"``, ``"norm"`` or ``""``). native: its number among the
-    distances that the compiled code computes by itself, or None.
+    Attributes
+    ----------
+    name : str
+        What errors call it, and its key in the table of `kinds` if it is there.
+    value : callable
+        ``(sums, weights, bandwidth, l1_weight) -> D [R]``, float64: see `sapag_fast.distances.formulas`.
+    merged : bool
+        All tensors form one layer.
+    needs : str
+        What a layer's target must have to carry weight: ``"variance"``, ``"norm"`` or ``""``.
+    bandwidth : float
+        The default of the Gaussian kernels' s.
+    takes_weights : bool
+        Whether layer weights mean something to it.
+    native : int or None
+        Its number among the distances that the compiled code computes by itself.
+    layer_weights : callable or None
+        The kind's own weights, float64 ``[L]``, for L layers; None: all are 1.
     """
 
     name: str
@@ -47,126 +57,94 @@ class Kind:
     bandwidth: float = 1.0
     takes_weights: bool = True
     native: int | None = None
+    layer_weights: Callable[[int], Tensor] | None = None
 
-    def layer_weights(self, layers: int) -> Tensor | None:
-        """The kind's own weights [L], or None for all ones."""
-        return 1.0 / torch.arange(1, layers + 1, dtype=torch.float64) if self.name == "sapag-mean" else None
+    @classmethod
+    def of_sums(
+        cls,
+        name: str,
+        function_of_sums: Callable[..., Tensor],
+        *,
+        merged: bool = False,
+        weighted: bool = False,
+    ) -> "Kind":
+        """A kind of one's own, without a place in the table of `kinds`: hand it to `GradientDistance`.
 
+        Parameters
+        ----------
+        name : str
+            What errors and checkpoints call it.
+        function_of_sums : callable
+            Takes `GradientSums` (float64, ``[R, L]``) and returns D, float64 ``[R]``; plain, differentiable
+            PyTorch, each row on its own.
+        merged : bool
+            See all tensors as a single layer.
+        weighted : bool
+            The function takes the layer weights too, as its second argument: float64, ``[L]`` or ``[R, L]``,
+            ones where none are given. Without, layer weights are the function's own business. A bandwidth
+            always is.
 
-def degenerate(sums: GradientSums, needs: str) -> Tensor:
-    """[R or 1, L] bool: layers that carry no weight because a normalised distance is not defined on them."""
-    square = sums.target_square
-    if not needs:
-        return torch.zeros_like(square, dtype=torch.bool)
-    whole = square.sum(-1, keepdim=True)
-    bad = (square <= 0) | (square <= RELATIVE_NORM_FLOOR**2 * whole) | (sums.size < 1)
-    if needs == "variance":
-        bad = bad | (sums.size <= 1) | (sums.target_deviation <= RELATIVE_VARIANCE_FLOOR * square)
-    return bad
+        Raises
+        ------
+        TypeError
+            If the function cannot be called.
+        """
+        if not callable(function_of_sums):
+            raise TypeError(f"function_of_sums: expected a function, found {type(function_of_sums).__name__}")
+        value = _FunctionOfSums(function_of_sums, weighted)
+        return cls(name, value, merged=merged, takes_weights=weighted)
 
+    def default_weights(self, layers: int) -> Tensor | None:
+        """The kind's own weights for so many layers, float64 ``[L]``, or None for all ones."""
+        return None if self.layer_weights is None else self.layer_weights(layers)
 
-def unit_difference(sums: GradientSums, dead: Tensor) -> Tensor:
-    """‖u' - u‖² [R, L] with u = g/‖g‖: never as 2 - 2 cos near the target, where that loses its digits."""
-    target = torch.where(dead, 1.0, sums.target_square)
-    b = target.sqrt()
-    near = ~dead & (sums.square < NEAR * target)
-
-    square = torch.where(near, sums.square, 0.0)
-    cross = torch.where(near, sums.cross, 0.0)
-    a = (target + 2 * cross + square).sqrt()
-    close = (square - ((square + 2 * cross) / (a + b)).square()) / (a * b)
-
-    zero = dead | (sums.dummy_square <= TINY_DUMMY * target)
-    a = torch.where(near | zero, 1.0, sums.dummy_square).sqrt()
-    far = torch.where(zero, 1.0, 2.0 - 2.0 * sums.inner / (a * b))
-    return torch.where(near, close, far)
-
-
-def _over_layers(per_layer: Tensor, dead: Tensor, sums: GradientSums, weights: Tensor | None) -> Tensor:
-    """Σ_l Q_l·value_l over the layers that are not degenerate. A non-finite gradient shows in the result
-    even where its layer carries no weight or the kernel would map it to a finite 1."""
-    value = per_layer if weights is None else per_layer * weights
-    broken = ~torch.isfinite((sums.square + sums.target_square).detach())
-    return torch.where(broken, torch.nan, torch.where(dead, 0.0, value)).sum(-1)
-
-
-def gaussian(exponent: Tensor) -> Tensor:
-    """1 - exp(-z) with all its digits, and with all those of its derivative: autograd takes expm1's as
-    1 + expm1, which has none left where z is large."""
-    return torch.where(exponent < 1, -torch.expm1(-exponent), 1 - torch.exp(-exponent))
+    def __repr__(self) -> str:
+        # The name alone, without addresses of functions: checkpoints compare it between processes.
+        return f"Kind({self.name!r})"
 
 
-def _sapag(sums: GradientSums, weights: Tensor | None, bandwidth: float, l1_weight: float) -> Tensor:
-    dead = degenerate(sums, "variance")
-    deviation = torch.where(dead, 1.0, sums.target_deviation)
-    z = unit_difference(sums, dead) * sums.target_square / (2 * bandwidth * deviation)
-    return _over_layers(gaussian(z), dead, sums, weights)
+@dataclass(frozen=True, eq=False)
+class _FunctionOfSums:
+    """A user's function of sums, called as the package's own are."""
+
+    function: Callable[..., Tensor]
+    weighted: bool
+
+    def __call__(
+        self, sums: GradientSums, weights: Tensor | None, bandwidth: float, l1_weight: float
+    ) -> Tensor:
+        if not self.weighted:
+            return self.function(sums)
+        return self.function(sums, torch.ones_like(sums.size) if weights is None else weights)
 
 
-def _sapag_mean(sums: GradientSums, weights: Tensor | None, bandwidth: float, l1_weight: float) -> Tensor:
-    dead = degenerate(sums, "variance")
-    z = sums.square / (2 * bandwidth * torch.where(dead, 1.0, sums.target_deviation))
-    return _over_layers(gaussian(z), dead, sums, weights)
-
-
-def _sapag_sum(sums: GradientSums, weights: Tensor | None, bandwidth: float, l1_weight: float) -> Tensor:
-    dead = degenerate(sums, "variance")
-    z = sums.size * sums.square / (2 * bandwidth * torch.where(dead, 1.0, sums.target_deviation))
-    return _over_layers(gaussian(z), dead, sums, weights)
-
-
-def _sapag_global(sums: GradientSums, weights: Tensor | None, bandwidth: float, l1_weight: float) -> Tensor:
-    dead = degenerate(sums, "norm")
-    return _over_layers(gaussian(unit_difference(sums, dead) / (2 * bandwidth)), dead, sums, weights)
-
-
-def _l2(sums: GradientSums, weights: Tensor | None, bandwidth: float, l1_weight: float) -> Tensor:
-    return (sums.square if weights is None else sums.square * weights).sum(-1)
-
-
-def _l2_normalized(sums: GradientSums, weights: Tensor | None, bandwidth: float, l1_weight: float) -> Tensor:
-    dead = degenerate(sums, "norm")
-    return _over_layers(sums.square / torch.where(dead, 1.0, sums.target_square), dead, sums, weights)
-
-
-def _cosine(sums: GradientSums, weights: Tensor | None, bandwidth: float, l1_weight: float) -> Tensor:
-    dead = degenerate(sums, "norm")
-    return _over_layers(0.5 * unit_difference(sums, dead), dead, sums, weights)
-
-
-def _l1(sums: GradientSums, weights: Tensor | None, bandwidth: float, l1_weight: float) -> Tensor:
-    return (sums.absolute if weights is None else sums.absolute * weights).sum(-1)
-
-
-def _tag(sums: GradientSums, weights: Tensor | None, bandwidth: float, l1_weight: float) -> Tensor:
-    absolute = sums.absolute if weights is None else sums.absolute * weights
-    return (sums.square + l1_weight * absolute).sum(-1)
+def falling_weights(layers: int) -> Tensor:
+    """Q_l = 1/(l + 1), float64 ``[L]``."""
+    return 1.0 / torch.arange(1, layers + 1, dtype=torch.float64)
 
 
 # The numbers are those of csrc/kinds.h.
-_KINDS: dict[str, Kind] = {
-    kind.name: kind
-    for kind in (
-        Kind("sapag", _sapag, needs="variance", native=0),
-        Kind("sapag-mean", _sapag_mean, needs="variance", native=1),
-        Kind("sapag-sum", _sapag_sum, needs="variance", native=2),
-        Kind(
-            "sapag-global",
-            _sapag_global,
-            merged=True,
-            needs="norm",
-            bandwidth=0.05,
-            takes_weights=False,
-            native=3,
-        ),
-        Kind("l2", _l2, native=4),
-        Kind("l2-normalized", _l2_normalized, merged=True, needs="norm", takes_weights=False, native=5),
-        Kind("cosine", _cosine, merged=True, needs="norm", takes_weights=False, native=6),
-        Kind("layer-cosine", _cosine, needs="norm", native=6),
-        Kind("l1", _l1, native=7),
-        Kind("tag", _tag, native=8),
-    )
-}
+_BUILT_IN = (
+    Kind("sapag", formulas.sapag, needs="variance", native=0),
+    Kind("sapag-mean", formulas.sapag_mean, needs="variance", native=1, layer_weights=falling_weights),
+    Kind("sapag-sum", formulas.sapag_sum, needs="variance", native=2),
+    Kind(
+        "sapag-global",
+        formulas.sapag_global,
+        merged=True,
+        needs="norm",
+        bandwidth=0.05,
+        takes_weights=False,
+        native=3,
+    ),
+    Kind("l2", formulas.l2, native=4),
+    Kind("l2-normalized", formulas.l2_normalized, merged=True, needs="norm", takes_weights=False, native=5),
+    Kind("cosine", formulas.cosine, merged=True, needs="norm", takes_weights=False, native=6),
+    Kind("layer-cosine", formulas.cosine, needs="norm", native=6),
+    Kind("l1", formulas.l1, native=7),
+    Kind("tag", formulas.tag, native=8),
+)
+_KINDS: dict[str, Kind] = {kind.name: kind for kind in _BUILT_IN}
 
 
 def kinds() -> tuple[str, ...]:
@@ -174,12 +152,25 @@ def kinds() -> tuple[str, ...]:
     return tuple(_KINDS)
 
 
-def find_kind(name: str) -> Kind:
-    """The distance of that name. Raises ValueError, with the known names, if there is none."""
-    kind = _KINDS.get(name) if isinstance(name, str) else None
-    if kind is None:
-        raise ValueError(f"kind: unknown distance {name!r}; known: {', '.join(_KINDS)}")
-    return kind
+def find_kind(kind: str | Kind) -> Kind:
+    """The distance of that name; a `Kind` is itself.
+
+    Raises
+    ------
+    ValueError
+        With the known names, if there is none of this name.
+    """
+    if isinstance(kind, Kind):
+        return kind
+    found = _KINDS.get(kind) if isinstance(kind, str) else None
+    if found is None:
+        raise ValueError(f"kind: unknown distance {kind!r}; known: {', '.join(_KINDS)}")
+    return found
+
+
+def is_registered(kind: Kind) -> bool:
+    """Whether this kind, and no other, is what `find_kind` gives for its name."""
+    return _KINDS.get(kind.name) is kind
 
 
 def register_distance(
@@ -188,43 +179,45 @@ def register_distance(
     *,
     merged: bool = False,
     weighted: bool = False,
+    replace: bool = False,
 ) -> None:
-    """Make a distance of one's own available under ``name`` in every function, on the same kernels.
+    """Make a distance of one's own available under a name in every function, on the same kernels.
 
-    function_of_sums: takes :class:`GradientSums` (float64, [R, L]) and returns D, float64 [R]; plain,
-    differentiable PyTorch, each row on its own.  merged: see all tensors as a
-    single layer.  weighted: the function takes the layer weights too, as its second argument (float64, [L] or
-    [R, L]; ones where none are given). Without, layer weights are the function's own business, and a
-    bandwidth always is.
+    Registering a function again under its name replaces the one from before, and so does a function of the
+    same module and qualified name: a notebook's cell can be run again. Distances that exist already keep the
+    function they were made with. `Kind.of_sums` makes a distance without a name in the table.
 
-    Raises ValueError if the name is taken, TypeError if the function cannot be called.
+    Parameters
+    ----------
+    name : str
+        What every ``kind`` and ``distance`` argument calls it.
+    function_of_sums, merged, weighted
+        As in `Kind.of_sums`.
+    replace : bool
+        Take a name that another function holds. Never that of a built-in distance.
+
+    Raises
+    ------
+    ValueError
+        If the name is a built-in distance's, or, without ``replace``, another function's.
+    TypeError
+        If the function cannot be called.
     """
-    if name in _KINDS:
-        raise ValueError(f"name: a distance {name!r} exists already")
-    if not callable(function_of_sums):
-        raise TypeError(f"function_of_sums: expected a function, found {type(function_of_sums).__name__}")
-
-    def value(sums: GradientSums, weights: Tensor | None, bandwidth: float, l1_weight: float) -> Tensor:
-        if not weighted:
-            return function_of_sums(sums)
-        return function_of_sums(sums, torch.ones_like(sums.size) if weights is None else weights)
-
-    _KINDS[name] = Kind(name, value, merged=merged, takes_weights=weighted)
-
-
-def value_and_coefficients(
-    value: Callable[[GradientSums], Tensor], difference: Tensor, target: Tensor, size: Tensor
-) -> tuple[Tensor, Tensor]:
-    """D [R] and the coefficients (α, β, ε, γ, δ) of V, [R, L, 5], both float64, of a distance given as a
-    function of its sums ([R, L, 6], [R or 1, L, 3], [L])."""
-    with torch.enable_grad():
-        leaf = difference.detach().requires_grad_()
-        distance = value(GradientSums.from_columns(leaf, target.detach(), size))
-        if distance.shape != difference.shape[:1]:
+    kind = Kind.of_sums(name, function_of_sums, merged=merged, weighted=weighted)
+    known = _KINDS.get(name)
+    if known is not None:
+        if not isinstance(known.value, _FunctionOfSums):
+            raise ValueError(f"name: the built-in distance {name!r} exists already and cannot be replaced")
+        if not (replace or same_definition(known.value.function, function_of_sums)):
             raise ValueError(
-                f"distance: its function of sums must return shape {tuple(difference.shape[:1])}, "
-                f"found {tuple(distance.shape)}"
+                f"name: a distance {name!r} exists already, with another function; replace=True replaces it"
             )
-        (slope,) = torch.autograd.grad(distance.sum(), leaf)
-    plain, square, cross, dummy_square, inner, absolute = slope.unbind(-1)
-    return distance.detach(), torch.stack([2 * square, cross + inner, 2 * dummy_square, plain, absolute], -1)
+    _KINDS[name] = kind
+
+
+def same_definition(known: object, given: object) -> bool:
+    """Whether both are one function, or one that was defined again: same module and qualified name."""
+    if known is given:
+        return True
+    names = [(getattr(f, "__module__", None), getattr(f, "__qualname__", None)) for f in (known, given)]
+    return names[0] == names[1] and None not in names[0]

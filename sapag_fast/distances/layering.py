@@ -19,8 +19,14 @@ Gradients = Iterable[Tensor | None]
 class Layering:
     """Which layer every tensor of a list belongs to.
 
-    kept: positions of the tensors that are present (``None`` pairs are left out);
-    layer_of: the layer of each kept tensor; layers: how many layers there are.
+    Attributes
+    ----------
+    kept : tuple of int
+        Positions of the tensors that are present; pairs of None are left out.
+    layer_of : tuple of int
+        The layer of each kept tensor.
+    layers : int
+        How many layers there are.
     """
 
     kept: tuple[int, ...]
@@ -36,13 +42,22 @@ class Layering:
 def layering(
     shapes: tuple[tuple[int, ...] | None, ...], merge_bias: bool, layers: tuple[int, ...] | None
 ) -> Layering:
-    """Group tensors of the given shapes (without the recoveries' dimension) into layers.
+    """Group tensors into layers by their shapes.
 
-    With ``merge_bias`` a vector that follows a tensor whose first dimension it shares joins that tensor's
-    layer, one vector for each layer; a ``None`` between them keeps them apart. ``layers`` (one number a
-    tensor) overrides the rule.
+    Parameters
+    ----------
+    shapes : tuple of (tuple of int or None)
+        Without the recoveries' dimension; None where a tensor is missing.
+    merge_bias : bool
+        A vector that follows a tensor whose first dimension it shares joins that tensor's layer, one vector
+        for each layer; a None between them keeps them apart.
+    layers : tuple of int or None
+        A layer number for each tensor, in place of that rule.
 
-    Raises ValueError if ``layers`` has the wrong length or holds a negative number.
+    Raises
+    ------
+    ValueError
+        If ``layers`` has the wrong length or holds a negative number.
     """
     kept = tuple(i for i, shape in enumerate(shapes) if shape is not None)
     if layers is not None:
@@ -72,8 +87,11 @@ def layering(
 
 
 def module_layers(model: nn.Module) -> tuple[int, ...]:
-    """The layer of every trainable parameter of ``model``, in ``model.parameters()`` order: a parameter
-    shares its layer with the others of the same submodule. Exact where the rule on shapes must guess."""
+    """The layer of every trainable parameter, in the order of ``model.parameters()``.
+
+    A parameter shares its layer with the others of the same submodule: exact where the rule on shapes must
+    guess.
+    """
     owners = [name.rpartition(".")[0] for name, p in model.named_parameters() if p.requires_grad]
     number = {owner: i for i, owner in enumerate(dict.fromkeys(owners))}
     return tuple(number[owner] for owner in owners)
@@ -83,10 +101,20 @@ LAYER_RULES = ("modules", "shapes", "separate")
 
 
 def model_layers(model: nn.Module, layers: str | Sequence[int]) -> tuple[int, ...]:
-    """The layer of every trainable parameter of ``model`` by a rule's name: ``modules`` (a submodule's own
-    parameters form a layer), ``shapes`` (:func:`layering`'s rule) or ``separate`` (one each); or as given.
+    """The layer of every trainable parameter of a model, by a rule's name or as given.
 
-    Raises ValueError for another name, or numbers that do not fit the model.
+    Parameters
+    ----------
+    model : nn.Module
+        Whose parameters with ``requires_grad`` count.
+    layers : str or sequence of int
+        ``modules`` (a submodule's own parameters form a layer), ``shapes`` (the rule of `layering`),
+        ``separate`` (one layer each), or a number for each parameter.
+
+    Raises
+    ------
+    ValueError
+        For another name, or numbers that do not fit the model.
     """
     shapes = tuple(tuple(p.shape) for p in model.parameters() if p.requires_grad)
     if not isinstance(layers, str):
@@ -99,32 +127,15 @@ def model_layers(model: nn.Module, layers: str | Sequence[int]) -> tuple[int, ..
     )
 
 
-def check_pairs(dummy: Sequence[Tensor | None], target: Sequence[Tensor | None]) -> None:
-    """Raise ValueError unless both lists have the same length, the same ``None`` places and a tensor."""
-    if len(dummy) != len(target):
-        raise ValueError(
-            f"dummy, target: expected the same number of gradients, found {len(dummy)} and {len(target)}"
-        )
-    for i, (mine, theirs) in enumerate(zip(dummy, target, strict=True)):
-        if (mine is None) != (theirs is None):
-            missing = "dummy" if mine is None else "target"
-            raise ValueError(f"{missing}[{i}] is None but its partner is a tensor: None must come in pairs")
-        for name, tensor in (("dummy", mine), ("target", theirs)):
-            if tensor is not None and not isinstance(tensor, Tensor):
-                raise TypeError(f"{name}[{i}]: expected a tensor or None, found {type(tensor).__name__}")
-    if all(tensor is None for tensor in target):
-        raise ValueError("dummy, target: expected at least one tensor, found none")
-
-
 def shapes_of(gradients: Sequence[Tensor | None], batched: bool) -> tuple[tuple[int, ...] | None, ...]:
     """Shapes of the tensors without the recoveries' dimension."""
     lead = 1 if batched else 0
     return tuple(None if t is None else tuple(t.shape[lead:]) for t in gradients)
 
 
-def layer_sizes(gradients: Sequence[Tensor], found: Layering, batched: bool) -> Tensor:
-    """Elements in each layer of one recovery, float64 [L], on the gradients' device."""
-    sizes = [0] * found.layers
-    for tensor, layer in zip(gradients, found.layer_of, strict=True):
+def layer_sizes(gradients: Sequence[Tensor], layering: Layering, batched: bool) -> Tensor:
+    """Elements in each layer of one recovery, float64 ``[L]``, on the gradients' device."""
+    sizes = [0] * layering.layers
+    for tensor, layer in zip(gradients, layering.layer_of, strict=True):
         sizes[layer] += math.prod(tensor.shape[1:] if batched else tensor.shape)
     return torch.tensor(sizes, dtype=torch.float64, device=gradients[0].device)

@@ -21,7 +21,8 @@ TARGET_COLUMNS = ("target_sum", "target_square", "target_deviation")
 class GradientSums:
     """Sums over each layer of each recovery; with d = g' - g, dummy gradient g', target gradient g.
 
-    All are float64 of shape [R, L], the target's [1, L] where one target is shared; ``size`` is [L].
+    All are float64 of shape ``[R, L]``, the target's ``[1, L]`` where one target is shared; ``size`` is
+    ``[L]``.
     ``dummy_square`` and ``inner`` follow from the others on paper; they are summed on their own because
     they keep their accuracy where the dummy gradient is much smaller or larger than the target.
     """
@@ -39,8 +40,12 @@ class GradientSums:
 
     @classmethod
     def from_columns(cls, difference: Tensor, target: Tensor, size: Tensor) -> "GradientSums":
-        """From the kernels' [R, L, 6] and [R or 1, L, 3] outputs."""
-        return cls(*difference.unbind(-1), *target.unbind(-1), size)
+        """From the kernels' outputs, ``[R, L, 6]`` and ``[R or 1, L, 3]``, and the layers' sizes ``[L]``."""
+        plain, square, cross, dummy_square, inner, absolute = difference.unbind(-1)
+        target_sum, target_square, deviation = target.unbind(-1)
+        return cls(
+            plain, square, cross, dummy_square, inner, absolute, target_sum, target_square, deviation, size
+        )
 
 
 def _by_layer(parts: list[Tensor], layer_of: Sequence[int], layers: int) -> Tensor:
@@ -55,29 +60,31 @@ def _rows(tensor: Tensor, batched: bool) -> Tensor:
     return (tensor.flatten(1) if batched else tensor.reshape(1, -1)).double()
 
 
-def target_sums(target: Sequence[Tensor], found: Layering, batched: bool) -> Tensor:
-    """Σ g, Σ g² and Σ (g - mean)² of each layer in float64, [R or 1, L, 3]. The deviations are taken from
-    each layer's own mean in a second pass: Σ g² - (Σ g)²/n would lose them."""
+def target_sums(target: Sequence[Tensor], layering: Layering, batched: bool) -> Tensor:
+    """Σ g, Σ g² and Σ (g - mean)² of each layer, float64 ``[R or 1, L, 3]``.
+
+    The deviations are taken from each layer's own mean in a second pass: Σ g² - (Σ g)²/n would lose them.
+    """
     rows = [_rows(t, batched) for t in target]
     first = _by_layer(
-        [torch.stack([g.sum(1), (g * g).sum(1)], -1) for g in rows], found.layer_of, found.layers
+        [torch.stack([g.sum(1), (g * g).sum(1)], -1) for g in rows], layering.layer_of, layering.layers
     )
-    mean = first[..., 0] / layer_sizes(target, found, batched).clamp(min=1)
+    mean = first[..., 0] / layer_sizes(target, layering, batched).clamp(min=1)
     deviation = [
         (g - mean[:, layer : layer + 1]).square().sum(1, keepdim=True)
-        for g, layer in zip(rows, found.layer_of, strict=True)
+        for g, layer in zip(rows, layering.layer_of, strict=True)
     ]
-    return torch.cat([first, _by_layer(deviation, found.layer_of, found.layers)], -1)
+    return torch.cat([first, _by_layer(deviation, layering.layer_of, layering.layers)], -1)
 
 
 def difference_sums(
-    dummy: Sequence[Tensor], target: Sequence[Tensor], found: Layering, batched: bool
+    dummy: Sequence[Tensor], target: Sequence[Tensor], layering: Layering, batched: bool
 ) -> Tensor:
-    """The six sums that change at every step, float64 [R, L, 6]; differentiable in both arguments."""
+    """The six sums that change at every step, float64 ``[R, L, 6]``; differentiable in both arguments."""
     parts = []
     for mine, theirs in zip(dummy, target, strict=True):
         a, g = _rows(mine, batched), _rows(theirs, batched)
         d = a - g
         columns = (d, d * d, d * g, a * a, a * g, d.abs())
         parts.append(torch.stack([column.sum(1) for column in columns], -1))
-    return _by_layer(parts, found.layer_of, found.layers)
+    return _by_layer(parts, layering.layer_of, layering.layers)

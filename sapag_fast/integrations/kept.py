@@ -1,8 +1,8 @@
 """The distances that tools compute, as `GradientDistance` objects that live on between calls.
 
 Tools pass bare functions around, but what depends on the target alone is worth keeping: equal settings get
-the same object, which remembers its last target. What the built-in kinds do not cover are functions of the
-sums, registered when first asked for.
+the same object, which remembers its last target. What the built-in kinds do not cover are `Kind` objects of
+this module's own, outside of the public table.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sapag_fast.distances.formulas import unit_difference
 from sapag_fast.distances.gradient_distance import GradientDistance
-from sapag_fast.distances.kind import kinds, register_distance, unit_difference
+from sapag_fast.distances.kind import Kind
 from sapag_fast.distances.sums import GradientSums
 
 __all__ = ["fixed_norm_cosine", "kept", "separate", "tensor_cosines", "tensor_norms", "weighted_cosine"]
@@ -25,11 +26,11 @@ _SMALL_SQUARE = 1e-20  # of a norm below 1e-10, from where on torch's cosine_sim
 
 
 @lru_cache(maxsize=64)
-def _kept(kind: str, options: tuple[tuple[str, Any], ...]) -> GradientDistance:
+def _kept(kind: str | Kind, options: tuple[tuple[str, Any], ...]) -> GradientDistance:
     return GradientDistance(kind, **dict(options))
 
 
-def kept(kind: str, **options: Any) -> GradientDistance:
+def kept(kind: str | Kind, **options: Any) -> GradientDistance:
     """The distance with these options, made at the first call; sequences may be lists or tuples."""
     plain = {
         name: tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
@@ -38,33 +39,36 @@ def kept(kind: str, **options: Any) -> GradientDistance:
     return _kept(kind, tuple(sorted(plain.items())))
 
 
-def separate(kind: str, weights: Sequence[float], **options: Any) -> GradientDistance:
+def separate(kind: str | Kind, weights: Sequence[float], **options: Any) -> GradientDistance:
     """`kind` with one layer, and one weight, for each tensor."""
     return kept(kind, layers=range(len(weights)), layer_weights=tuple(weights), **options)
 
 
-def _own(name: str, function_of_sums: Any, **options: Any) -> str:
-    """`name`, registered if this is the first use."""
-    if name not in kinds():
-        register_distance(name, function_of_sums, **options)
-    return name
-
-
 def tensor_cosines(weights: Sequence[float]) -> GradientDistance:
     """Σ w·(1 - cos) over tensors; the cosine with a zero tensor is 0."""
-    return separate(_own("tensor-cosines", _tensor_cosines, weighted=True), weights)
-
-
-def _tensor_cosines(sums: GradientSums, weights: Tensor) -> Tensor:
-    zero = (sums.target_square <= _SMALL_SQUARE) | (sums.dummy_square <= _SMALL_SQUARE)
-    return (weights * torch.where(zero, 1.0, 0.5 * unit_difference(sums, zero))).sum(-1)
+    return separate(_TENSOR_COSINES, weights)
 
 
 def weighted_cosine(weights: Sequence[float]) -> GradientDistance:
     """1 - cosine of the whole gradients, tensor i counting w_i times in the product and in both norms."""
     if all(weight == 1 for weight in weights):
         return kept("cosine")
-    return separate(_own("weighted-cosine", _weighted_cosine, weighted=True), weights)
+    return separate(_WEIGHTED_COSINE, weights)
+
+
+def fixed_norm_cosine() -> GradientDistance:
+    """1 - cosine of the whole gradients, whose derivative takes the dummy gradient's norm for a constant."""
+    return kept(_FIXED_NORM_COSINE)
+
+
+def tensor_norms(weights: Sequence[float]) -> GradientDistance:
+    """Σ w·‖d‖ over tensors, not squared; a tensor without a difference has no derivative."""
+    return separate(_TENSOR_NORMS, weights)
+
+
+def _tensor_cosines(sums: GradientSums, weights: Tensor) -> Tensor:
+    zero = (sums.target_square <= _SMALL_SQUARE) | (sums.dummy_square <= _SMALL_SQUARE)
+    return (weights * torch.where(zero, 1.0, 0.5 * unit_difference(sums, zero))).sum(-1)
 
 
 def _weighted_cosine(sums: GradientSums, weights: Tensor) -> Tensor:
@@ -82,21 +86,17 @@ def _weighted_cosine(sums: GradientSums, weights: Tensor) -> Tensor:
     return 0.5 * unit_difference(whole, whole.target_square <= 0).squeeze(-1)
 
 
-def fixed_norm_cosine() -> GradientDistance:
-    """1 - cosine of the whole gradients, whose derivative takes the dummy gradient's norm for a constant."""
-    return kept(_own("fixed-norm-cosine", _fixed_norm_cosine, merged=True))
-
-
 def _fixed_norm_cosine(sums: GradientSums) -> Tensor:
     norms = sums.dummy_square.detach().sqrt() * sums.target_square.sqrt()
     return (1 - sums.inner / norms).squeeze(-1)
 
 
-def tensor_norms(weights: Sequence[float]) -> GradientDistance:
-    """Σ w·‖d‖ over tensors, not squared; a tensor without a difference has no derivative."""
-    return separate(_own("tensor-norms", _tensor_norms, weighted=True), weights)
-
-
 def _tensor_norms(sums: GradientSums, weights: Tensor) -> Tensor:
     some = sums.square > 0
     return (weights * torch.where(some, torch.where(some, sums.square, 1.0).sqrt(), 0.0)).sum(-1)
+
+
+_TENSOR_COSINES = Kind.of_sums("tensor-cosines", _tensor_cosines, weighted=True)
+_WEIGHTED_COSINE = Kind.of_sums("weighted-cosine", _weighted_cosine, weighted=True)
+_FIXED_NORM_COSINE = Kind.of_sums("fixed-norm-cosine", _fixed_norm_cosine, merged=True)
+_TENSOR_NORMS = Kind.of_sums("tensor-norms", _tensor_norms, weighted=True)

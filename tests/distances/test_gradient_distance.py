@@ -281,6 +281,27 @@ def test_default_layer_weights_fall_with_depth(gradients):
     assert torch.equal(plain, sf.distance(dummy, target, "sapag-mean", layer_weights=weights))
 
 
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("gap", [1.0, 0.05])
+def test_the_published_formula_of_sapag_mean(gradients, gap, backend):
+    """SAPAG's published re-implementation: each tensor alone, torch's unbiased variance, Q_i = 1/(i + 1)."""
+    dummy, target = gradients.pair(gap, dtype=torch.float64)
+    pairs = [(a, g) for a, g in zip(dummy, target, strict=True) if g.numel() > 1]
+    leaves, target = [a.clone().requires_grad_() for a, _ in pairs], [g for _, g in pairs]
+    published = sum(
+        1 / (i + 1) * (1 - torch.exp(-(a - g).square().mean() / (2 * g.var())))
+        for i, (a, g) in enumerate(zip(leaves, target, strict=True))
+    )
+    options = {"merge_bias": False, "variance": [g.var() for g in target], "backend": backend}
+    distance = sf.GradientDistance("sapag-mean", **options)
+    value, slopes = distance.distance_and_gradient([a.detach() for a in leaves], target)
+    assert value.item() == pytest.approx(published.item(), rel=1e-12)
+    for slope, true in zip(slopes, torch.autograd.grad(published, leaves), strict=True):
+        assert error(slope, true) <= 1e-12
+    biased = sf.distance([a.detach() for a in leaves], target, "sapag-mean", merge_bias=False)
+    assert biased.item() != pytest.approx(published.item(), rel=1e-4)
+
+
 def test_variance(gradients):
     _, target = gradients.pair(recoveries=3)
     found = sf.gradient_variance(target, batched=True, merge_bias=False)

@@ -9,7 +9,8 @@ import torch
 
 import sapag_fast as sf
 from sapag_fast.distances import operators as ops
-from sapag_fast.distances.kind import find_kind, kinds, value_and_coefficients
+from sapag_fast.distances.formulas import value_and_coefficients
+from sapag_fast.distances.kind import find_kind, kinds
 from sapag_fast.distances.layering import layer_sizes, layering, shapes_of
 from sapag_fast.distances.sums import GradientSums, difference_sums, target_sums
 
@@ -201,8 +202,8 @@ def test_compiled_formulas_are_those_of_distances_py(gradients, name):
             value, differences, sums, layer_sizes(target, found, True)
         )
         slopes = ops.apply("cpu", dummy, target, found, True, coefficients)
-        options = (kind.native, 0.7, 0.3, weights, None, sums)
-        value, _, native = ops.distance_and_gradient("cpu", dummy, target, found, True, *options)
+        options = ops.Options(kind.native, 0.7, 0.3, weights, None)
+        value, _, native = ops.distance_and_gradient("cpu", dummy, target, found, True, options, sums)
         assert torch.allclose(value, expected, rtol=1e-12)
         for a, b in zip(native, slopes, strict=True):
             assert (a - b).norm() <= 1e-9 * b.norm() + 1e-12

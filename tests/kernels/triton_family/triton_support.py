@@ -60,7 +60,7 @@ def settings_of(name, target, *, batched=False, merge_bias=True, layers=None, **
     found = layering(shapes_of(target, batched), merge_bias, None if layers is None else tuple(layers))
     found = found.merged() if kind.merged else found
     weights = options.get("layer_weights")
-    weights = kind.layer_weights(found.layers) if weights is None else weights
+    weights = kind.default_weights(found.layers) if weights is None else weights
     numbers = (kind.native, options.get("bandwidth") or kind.bandwidth, options.get("l1_weight", 0.01))
     rows = [None if t is None else t.to(DEVICE) for t in (weights, options.get("variance"))]
     return found, (*numbers, *rows)

@@ -1,0 +1,150 @@
+"""One evaluation of a distance: D, and V with it, by the kernels or by plain operations."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from sapag_fast.distances import operators as ops
+from sapag_fast.distances.formulas import value_and_coefficients
+from sapag_fast.distances.kind import Kind
+from sapag_fast.distances.layering import Layering, layer_sizes
+from sapag_fast.distances.operators import Options
+from sapag_fast.distances.reference import reference_distance
+from sapag_fast.distances.sums import GradientSums, difference_sums, target_sums
+
+Tensors = Sequence[Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class BoundDistance:
+    """A distance bound to the layers and the device of a target: all that it is apart from the gradients.
+
+    Attributes
+    ----------
+    kind : Kind
+        Its mathematics.
+    layering : Layering
+        Which tensors form a layer; one layer for kinds that see the whole gradient.
+    batched : bool
+        Whether tensors have a leading dimension of recoveries.
+    backend : str
+        What computes it.
+    options : Options
+        Its numbers, as the operators take them.
+    size : Tensor or None
+        Elements of each layer, float64 ``[L]``; None in transforms, which it must not leave.
+    """
+
+    kind: Kind
+    layering: Layering
+    batched: bool
+    backend: str
+    options: Options
+    size: Tensor | None
+
+    @property
+    def count(self) -> int:
+        """How many tensors each of the two lists has."""
+        return len(self.layering.kept)
+
+    def sizes(self, target: Tensors) -> Tensor:
+        """Elements of each layer, float64 ``[L]``."""
+        return layer_sizes(target, self.layering, self.batched) if self.size is None else self.size
+
+    def without_variance(self) -> "BoundDistance":
+        """The same with the variance of the target that is evaluated, in place of a given one."""
+        return replace(self, options=self.options._replace(variance=None))
+
+    def on_sums(self, sums: GradientSums) -> Tensor:
+        """D ``[R]`` in float64 from the sums."""
+        _, bandwidth, l1_weight, weights, variance = self.options
+        if variance is not None:
+            sums = replace(sums, target_deviation=variance.double() * sums.size)
+        return self.kind.value(sums, weights, bandwidth, l1_weight)
+
+    def shaped(self, value: Tensor) -> Tensor:
+        """``[R]`` as it is, or shape ``()``; never a view, which callers could not write to."""
+        return value if self.batched else value.sum()
+
+
+def eager_distance(bound: BoundDistance, dummy: Tensors, target: Tensors) -> Tensor:
+    """D by plain operations, differentiable any number of times."""
+    layering, batched = bound.layering, bound.batched
+    if bound.backend == "reference" and bound.kind.native is not None:
+        value = reference_distance(dummy, target, bound.kind.name, layering, bound.options, batched=batched)
+    else:
+        sums = GradientSums.from_columns(
+            difference_sums(dummy, target, layering, batched),
+            target_sums(target, layering, batched),
+            bound.sizes(target),
+        )
+        value = bound.on_sums(sums)
+    return bound.shaped(value.to(ops.result_dtype(dummy)))
+
+
+def value_alone(
+    bound: BoundDistance, dummy: Tensors, target: Tensors, cached: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """D, and the target's sums if this call computed them.
+
+    Not differentiable; ``cached`` are the target's sums of an earlier call.
+    """
+    if bound.backend == "reference":
+        with torch.enable_grad():
+            value = eager_distance(bound, [t.detach() for t in dummy], target)
+        return value.detach(), None
+    if bound.kind.native is None:
+        value, _, sums = _by_formula(bound, dummy, target, cached)
+        return value, sums
+    value, sums = ops.distance(
+        bound.backend, dummy, target, bound.layering, bound.batched, bound.options, cached
+    )
+    return value, sums if cached is None else None
+
+
+def value_and_gradient(
+    bound: BoundDistance,
+    dummy: Tensors,
+    target: Tensors,
+    cached: Tensor | None,
+    out: list[Tensor] | None = None,
+) -> tuple[Tensor, list[Tensor], Tensor | None]:
+    """D, V = ∂D/∂g', and the target's sums if this call computed them; V is written to ``out`` if given.
+
+    Not differentiable; ``cached`` are the target's sums of an earlier call.
+    """
+    if bound.backend == "reference":
+        with torch.enable_grad():
+            leaves = [t.detach().requires_grad_() for t in dummy]
+            value = eager_distance(bound, leaves, target)
+            slopes = list(torch.autograd.grad(value.sum(), leaves))
+        return value.detach(), _written(out, slopes), None
+    if bound.kind.native is None:
+        value, coefficients, sums = _by_formula(bound, dummy, target, cached)
+        slopes = ops.apply(bound.backend, dummy, target, bound.layering, bound.batched, coefficients)
+        return value, _written(out, slopes), sums
+    value, sums, slopes = ops.distance_and_gradient(
+        bound.backend, dummy, target, bound.layering, bound.batched, bound.options, cached, out
+    )
+    return value, slopes, sums if cached is None else None
+
+
+def _by_formula(
+    bound: BoundDistance, dummy: Tensors, target: Tensors, cached: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """D, the coefficients of V and the target's sums of a kind that the kernels do not know."""
+    backend, layering, batched = bound.backend, bound.layering, bound.batched
+    sums = ops.target_sums(backend, target, layering, batched) if cached is None else cached
+    difference = ops.difference_sums(backend, dummy, target, layering, batched)
+    value, coefficients = value_and_coefficients(bound.on_sums, difference, sums, bound.sizes(target))
+    return bound.shaped(value.to(ops.result_dtype(dummy))), coefficients, sums
+
+
+def _written(out: list[Tensor] | None, slopes: list[Tensor]) -> list[Tensor]:
+    if out is None:
+        return slopes
+    for mine, slope in zip(out, slopes, strict=True):
+        mine.copy_(slope)
+    return out

@@ -1,0 +1,102 @@
+"""Checks of two lists of gradients against each other, for backends that have none of their own.
+
+csrc/bindings.cpp makes them too; here they name devices and types before torch's dispatch can fail on a
+mixture.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+
+def check_pairs(dummy: Sequence[Tensor | None], target: Sequence[Tensor | None]) -> None:
+    """Raise unless both lists are equally long, with None at the same positions and at least one tensor.
+
+    Raises
+    ------
+    ValueError
+        Otherwise, naming the list and the position.
+    TypeError
+        For what is neither a tensor nor None.
+    """
+    if len(dummy) != len(target):
+        raise ValueError(
+            f"dummy, target: expected the same number of gradients, found {len(dummy)} and {len(target)}"
+        )
+    for i, (mine, theirs) in enumerate(zip(dummy, target, strict=True)):
+        if (mine is None) != (theirs is None):
+            missing = "dummy" if mine is None else "target"
+            raise ValueError(f"{missing}[{i}] is None but its partner is a tensor: None must come in pairs")
+        for name, tensor in (("dummy", mine), ("target", theirs)):
+            if tensor is not None and not isinstance(tensor, Tensor):
+                raise TypeError(f"{name}[{i}]: expected a tensor or None, found {type(tensor).__name__}")
+    if all(tensor is None for tensor in target):
+        raise ValueError("dummy, target: expected at least one tensor, found none")
+
+
+def check_alike(dummy: Sequence[Tensor | None], target: Sequence[Tensor | None], batched: bool) -> None:
+    """Check devices, types, recoveries and shapes of lists that `check_pairs` has passed.
+
+    Raises
+    ------
+    TypeError
+        For types that differ or are not floating point.
+    ValueError
+        For all else that does not fit together, naming the tensor.
+    """
+    pairs = [
+        (i, mine, theirs)
+        for i, (mine, theirs) in enumerate(zip(dummy, target, strict=True))
+        if mine is not None and theirs is not None
+    ]
+    index, first, first_target = pairs[0]
+    if not first.is_floating_point():
+        raise TypeError(
+            f"dummy[{index}]: expected float32, float64, bfloat16 or float16, found {first.dtype}"
+        )
+    lead = 1 if batched else 0
+    for i, mine, theirs in pairs:
+        _check_tensor(f"dummy[{i}]", mine, first, batched)
+        _check_tensor(f"target[{i}]", theirs, first, batched)
+        if batched:
+            _check_recoveries(i, mine, theirs, first.shape[0], first_target.shape[0])
+        if mine.shape[lead:] != theirs.shape[lead:]:
+            raise ValueError(
+                f"target[{i}]: expected shape {tuple(mine.shape)} as dummy[{i}], found {tuple(theirs.shape)}"
+            )
+
+
+def _check_tensor(name: str, tensor: Tensor, first: Tensor, batched: bool) -> None:
+    if tensor.device != first.device:
+        raise ValueError(f"{name}: expected a tensor on {first.device} as the first, found {tensor.device}")
+    if tensor.dtype != first.dtype:
+        raise TypeError(f"{name}: expected {first.dtype} as in the first tensor, found {tensor.dtype}")
+    if batched and tensor.dim() == 0:
+        raise ValueError(f"{name}: batched=True needs a leading recoveries' dimension, found shape ()")
+
+
+def _check_recoveries(i: int, mine: Tensor, theirs: Tensor, recoveries: int, target_recoveries: int) -> None:
+    if mine.shape[0] != recoveries:
+        raise ValueError(
+            f"dummy[{i}]: expected {recoveries} recoveries in front, found shape {tuple(mine.shape)}"
+        )
+    if theirs.shape[0] != target_recoveries:
+        raise ValueError(
+            f"target[{i}]: expected {target_recoveries} recoveries in front as in the first, "
+            f"found shape {tuple(theirs.shape)}"
+        )
+    if theirs.shape[0] not in (1, recoveries):
+        raise ValueError(
+            f"target[{i}]: expected {recoveries} recoveries in front (or 1, shared by all), "
+            f"found shape {tuple(theirs.shape)}"
+        )
+
+
+def same_positions(dummy: Sequence[object], target: Sequence[Tensor | None]) -> bool:
+    """Whether both lists have tensors, and None, at the same positions."""
+    if len(dummy) != len(target):
+        return False
+    return all(
+        isinstance(mine, Tensor) if theirs is not None else mine is None
+        for mine, theirs in zip(dummy, target, strict=True)
+    )
