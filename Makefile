@@ -1,5 +1,5 @@
-# make demo | test | bench | claims-quick | claims | peers | kernels | docs | lint: each sets up what it needs in .venv,
-# and is quick the second time.
+# make demo | test | test-all | bench | claims-quick | claims | peers | kernels | docs | lint: each sets up what it needs
+# in .venv, and is quick the second time.
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -13,16 +13,27 @@ SOURCES := $(shell find csrc -type f)
 CXX_FILES := $(shell find csrc tests -name '*.h' -o -name '*.inl' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 # Modules of the API reference that `make docs` builds.
-API := sapag_fast $(addprefix sapag_fast., recipes surrogate certificate distances sums explicit models training data \
-	defences metrics)
+API := sapag_fast $(addprefix sapag_fast., search.recipe search.options victim.surrogate recovery.certificate distances \
+	distances.sums matching.explicit models clients.training data clients.defences reports.metrics)
 
-.PHONY: demo test bench claims claims-quick peers kernels docs lint format clean
+.PHONY: demo test test-all test-long mutations bench claims claims-quick peers kernels docs lint format clean
 
 demo: $(VENV)/built
 	$(BIN)/sapag-fast demo --output demo_output --overwrite
 
+# OPTIONS are pytest's, such as -x.
 test: $(VENV)/built
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(OPTIONS)
+
+# What `make test` leaves out: the long tests, and the mutations of the CUDA sources that the tests must notice.
+test-all: test test-long mutations
+
+test-long: $(VENV)/built
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m long $(OPTIONS)
+
+# BUDGET=N: no further mutation is started after so many seconds.
+mutations: $(VENV)/built
+	$(BIN)/python tests/csrc/mutations.py $(if $(BUDGET),--seconds $(BUDGET))
 
 bench: $(VENV)/built
 	$(BIN)/python -m pytest benchmarks --benchmark-disable-gc
@@ -52,6 +63,8 @@ docs: $(VENV)/built
 lint: $(VENV)/built
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
 	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
 
 format: $(VENV)/built

@@ -1,13 +1,14 @@
 """Breaks the CUDA kernels on purpose, one line at a time, and requires that the emulated tests notice.
 
-    python tests/csrc/mutations.py [--jobs 2] [--only PATTERN]
+    python tests/csrc/mutations.py [--jobs 2] [--only PATTERN] [--seconds 600]
 
 Each mutation is applied to a copy of csrc, built, and run on a part of what test_cuda_emulated.py runs:
 plain, under ThreadSanitizer, under AddressSanitizer, until one of them fails. Prints which one it was.
-A mutation that none of them notices makes the script fail.
+A mutation that none of them notices makes the script fail. One that the time left no room for does not.
 """
 
 import argparse
+import math
 import os
 import re
 import shutil
@@ -76,13 +77,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="mutations at a time")
     parser.add_argument("--only", default="", help="only mutations whose description matches this")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="no mutation is begun after so long")
     arguments = parser.parse_args()
     if missing("plain"):
         print(missing("plain"))
         return 2
     chosen = [m for m in MUTATIONS if re.search(arguments.only, m.what)]
     start = time.monotonic()
-    unnoticed = 0
+    unnoticed = left_out = 0
     with TemporaryDirectory() as folder:
         # A copy: the sources may be worked on meanwhile.
         original = Path(folder, "repository")
@@ -98,6 +100,8 @@ def main() -> int:
                 return 2
 
         def attempt(mutation: Mutation) -> tuple[str, str]:
+            if time.monotonic() - start > arguments.seconds:
+                return "LEFT OUT", "no time"
             try:
                 return notice(base, mutation)
             except UnnoticedError as failure:
@@ -106,9 +110,11 @@ def main() -> int:
         with ThreadPoolExecutor(arguments.jobs) as pool:
             for mutation, (mode, said) in zip(chosen, pool.map(attempt, chosen), strict=True):
                 unnoticed += mode == "NONE"
+                left_out += mode == "LEFT OUT"
                 print(f"{mode:8} {mutation.file:16} {mutation.what:52} {said}", flush=True)
     seconds = time.monotonic() - start
-    print(f"{len(chosen) - unnoticed} of {len(chosen)} mutations noticed, {seconds:.0f} s")
+    tried = len(chosen) - left_out
+    print(f"{tried - unnoticed} of {tried} mutations noticed, {left_out} left out, {seconds:.0f} s")
     return 1 if unnoticed else 0
 
 
