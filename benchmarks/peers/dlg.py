@@ -16,7 +16,7 @@ from torch import Tensor
 from benchmarks.peers.contender import Found, label_of
 from benchmarks.peers.victims import Victims
 from benchmarks.peers.watch import Watch
-from sapag_fast.command_line.demo.dlg import deep_leakage
+from benchmarks.shared.dlg import deep_leakage
 
 __all__ = ["DLG", "IDLG"]
 

@@ -64,7 +64,7 @@ class Tasks:
     data: str
     networks: tuple[tuple[str, tuple[str, ...]], ...]
     batch_sizes: tuple[int, ...] = (1,)
-    kinked: bool = False
+    piecewise_linear: bool = False
     victims: int = 18
     restarts: int = 3
 
@@ -73,7 +73,14 @@ FAMILIES = (
     Tasks("mnist", "mnist", (("lenet", SIX), ("lenet4", ("default",)), ("mlp", ("default", "kaiming")))),
     Tasks("cifar", "cifar", (("lenet", SIX),), victims=10, restarts=2),
     Tasks("mnist-batch", "mnist", (("lenet", SIX),), batch_sizes=(2, 4), victims=5, restarts=2),
-    Tasks("cifar-relu", "cifar", (("convnet", ("default", "kaiming")),), kinked=True, victims=10, restarts=2),
+    Tasks(
+        "cifar-relu",
+        "cifar",
+        (("convnet", ("default", "kaiming")),),
+        piecewise_linear=True,
+        victims=10,
+        restarts=2,
+    ),
 )
 
 
@@ -222,7 +229,7 @@ def family(
     measured = dict.fromkeys(f"{line['network']} ({line['initialisation']})" for line in lines)
     return {
         "name": name_of(tasks, lines),
-        "kinked": tasks.kinked,
+        "piecewise_linear": tasks.piecewise_linear,
         "distance": distance,
         "bandwidth": bandwidth,
         "channels": channels,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from sapag_fast.command_line.demo.dlg import deep_leakage
+from benchmarks.shared.dlg import deep_leakage
 
 OFF = {"tolerance_grad": -1.0, "tolerance_change": -float("inf")}
 """Options of torch.optim.LBFGS under which it never stops by itself."""

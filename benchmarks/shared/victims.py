@@ -6,9 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sapag_fast.reports.metrics import SUCCESS_MSE
+
 __all__ = ["SUCCESS", "shared_gradients"]
 
-SUCCESS = 1e-2
+SUCCESS = SUCCESS_MSE
 """A mean squared error below this, on pixels in [0, 1], is a recovered image."""
 
 

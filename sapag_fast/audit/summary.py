@@ -34,7 +34,7 @@ _WORST = 10  # of them are marked, one in so many at most
 _SIDE = 84  # about, in pixels, of a picture
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _MEASURED = ("threshold", "precision", "interval", "below", "measured_on")
-_COLUMNS = (
+_COLUMNS: tuple[str, ...] = (
     "name",
     "status",
     "certificate",

@@ -1,49 +1,94 @@
-"""``sapag-fast capture``: what clients that train a model on some images would share."""
+"""What clients that train a model on some images would share, captured in gradient files."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
-import click
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sapag_fast import data
 from sapag_fast._version import __version__
+from sapag_fast.clients.gradient import checked_cross_entropy, client_gradient
 from sapag_fast.clients.named_defences import named_defences
 from sapag_fast.files.fingerprint import model_fingerprint
-from sapag_fast.files.gradient_file import STACKED, WITHHELD, batch_name
-from sapag_fast.files.output import check_output
+from sapag_fast.files.gradient_file import (
+    GradientMetadata,
+    batch_name,
+    write_folder,
+    write_gradient,
+    write_stacked,
+)
+from sapag_fast.files.output import check_new_file, check_output
 from sapag_fast.files.tensors import write_tensors
 
-__all__ = ["LOSS", "capture"]
-
-LOSS = "cross_entropy"
+__all__ = ["CaptureOptions", "capture"]
 
 
-def capture(
-    model: nn.Module,
-    device: torch.device,
-    *,
-    images: tuple[Path, ...],
-    input_shape: tuple[int, ...],
-    labels: tuple[int, ...] | None,
-    batch_size: int | None,
-    with_labels: bool,
-    gradient: Path,
-    save_weights: Path | None,
-    overwrite: bool,
-    defences: Sequence[str] = (),
-    seed: int = 0,
-) -> None:
-    """Write the gradient of all images together, or with `batch_size` of every so many: a file of many where
-    the name ends in .safetensors, else a folder with a file a victim.
+@dataclass(frozen=True)
+class CaptureOptions:
+    """Which gradients are captured, and where they are written.
 
-    Each gradient passes the `defences` (see `named_defences`) in their order; the metadata names them, and
-    the entries that were withheld.
+    Attributes
+    ----------
+    images : sequence of Path
+        Image files, or folders of them.
+    input_shape : tuple of int
+        Of one input; images are fitted to it.
+    gradient : Path
+        The .safetensors file to write; with `batch_size` also a folder, for a file a victim.
+    labels : sequence of int or None
+        One class an image; None: 0, 1, 2 and so on.
+    batch_size : int or None
+        Images behind each gradient; None: one gradient of all.
+    with_labels : bool
+        Write the labels, too.
+    save_weights : Path or None
+        A .safetensors file for the model's weights.
+    overwrite : bool
+        Replace files that exist.
+    defences : sequence of str
+        What each gradient passes, in order (see `named_defences`).
+    seed : int
+        Of what the defences draw.
+    """
+
+    images: Sequence[Path]
+    input_shape: tuple[int, ...]
+    gradient: Path
+    labels: Sequence[int] | None = None
+    batch_size: int | None = None
+    with_labels: bool = False
+    save_weights: Path | None = None
+    overwrite: bool = False
+    defences: Sequence[str] = ()
+    seed: int = 0
+
+    @property
+    def into_folder(self) -> bool:
+        """Whether every victim has a file of its own."""
+        return self.batch_size is not None and not self.gradient.suffix
+
+
+@dataclass(frozen=True)
+class _Batch:
+    name: str
+    files: Sequence[Path]
+    labels: Tensor
+
+
+def capture(model: nn.Module, device: torch.device, options: CaptureOptions) -> str:
+    """Write the gradient of all images together, or with a batch size of every so many.
+
+    The metadata names the defences, and the entries that were withheld.
+
+    Returns
+    -------
+    str
+        What was written, in words.
 
     Raises
     ------
@@ -51,94 +96,77 @@ def capture(
         For images, labels and paths that do not fit. Nothing is written then, except that a folder keeps the
         victims before the one at fault.
     """
-    folder = batch_size is not None and not gradient.suffix
-    defended = named_defences(defences, seed)
-    if batch_size is not None and any(text.startswith("withhold") for text in defences):
+    defended = named_defences(options.defences, options.seed)
+    if options.batch_size is not None and any(text.startswith("withhold") for text in options.defences):
         raise ValueError("--defence withhold: an audit takes whole gradients; leave out --batch-size")
-    for path in filter(None, (None if folder else gradient, save_weights)):
-        check_new_file(path, overwrite)
-    if folder:
-        check_output(gradient, overwrite)
-    files = data.image_files(images)
-    size = batch_size or len(files)
-    classes = torch.tensor(labels or range(len(files)), device=device)
+    _check_paths(options)
+    batches = _batches(options, device)
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+    def captured() -> Iterator[dict[str, Tensor]]:
+        for batch in batches:
+            inputs = data.read_images(batch.files, options.input_shape).to(device)
+            gradient = client_gradient(model, inputs, batch.labels, checked_cross_entropy)
+            shared = zip(trained, defended(gradient), strict=True)
+            yield {name: tensor for name, tensor in shared if tensor is not None}
+
+    weights, gradients = model_fingerprint(model), captured()
+    first = next(gradients)  # a model that rejects the images has nothing written
+    metadata = GradientMetadata(
+        input_shape=options.input_shape,
+        batch_size=len(batches[0].files),
+        weights=weights,
+        defences=tuple(options.defences),
+        withheld=tuple(name for name in trained if name not in first),
+    )
+    if not options.into_folder:
+        gradients = iter(list(gradients))
+    if options.save_weights:
+        write_tensors(options.save_weights, model.state_dict(), {"sapag_fast": __version__})
+    _write(options, batches, metadata, first, gradients)
+    victims = f", {len(batches)} victims" if options.batch_size else ""
+    return f"{options.gradient}: {len(first)} gradients of {metadata.batch_size} image(s){victims}"
+
+
+def _check_paths(options: CaptureOptions) -> None:
+    for path in filter(None, (None if options.into_folder else options.gradient, options.save_weights)):
+        check_new_file(path, options.overwrite)
+    if options.into_folder:
+        check_output(options.gradient, options.overwrite)
+
+
+def _batches(options: CaptureOptions, device: torch.device) -> list[_Batch]:
+    files = data.image_files(options.images)
+    size = options.batch_size or len(files)
+    classes = torch.tensor(options.labels or range(len(files)), device=device)
     if len(classes) != len(files):
         raise ValueError(f"{len(classes)} labels for {len(files)} images")
     if len(files) % size:
         raise ValueError(f"--batch-size {size}: {len(files)} images do not fill whole batches")
-    batches = [files[at : at + size] for at in range(0, len(files), size)]
-    names = [batch_name(batch) for batch in batches]
-    if len(set(names)) < len(names):
+    parts = [files[at : at + size] for at in range(0, len(files), size)]
+    batches = [
+        _Batch(batch_name(part), part, own) for part, own in zip(parts, classes.split(size), strict=True)
+    ]
+    if len({batch.name for batch in batches}) < len(batches):
         raise ValueError("images: several have one name, and victims are named after their images")
+    return batches
 
-    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
-    def captured() -> Iterator[dict[str, Tensor]]:
-        for batch, own in zip(batches, classes.split(size), strict=True):
-            inputs = data.read_images(batch, input_shape).to(device)
-            shared = zip(trained, defended(shared_gradient(model, inputs, own)), strict=True)
-            yield {name: tensor for name, tensor in shared if tensor is not None}
-
-    metadata = {
-        "batch_size": str(size),
-        "input_shape": "x".join(map(str, input_shape)),
-        "loss": LOSS,
-        "sapag_fast": __version__,
-        "weights_sha256": model_fingerprint(model),
-    }
-    known = [own.tolist() for own in classes.split(size)]
-    single = [{"labels": ",".join(map(str, own))} if with_labels else {} for own in known]
-    gradients = captured()
-    first = next(gradients)  # a model that rejects the images has nothing written
-    if defences:
-        metadata["defences"] = json.dumps(list(defences))
-        if withheld := [name for name in trained if name not in first]:
-            metadata[WITHHELD] = json.dumps(withheld)
-    if not folder:
-        gradients = iter(list(gradients))
-    if save_weights:
-        write_tensors(save_weights, model.state_dict(), {"sapag_fast": __version__})
-    if batch_size is None:
-        write_tensors(gradient, first, metadata | single[0])
-    elif folder:
-        gradient.mkdir(parents=True, exist_ok=True)
-        for name, own, tensors in zip(names, single, (first, *gradients), strict=True):
-            write_tensors(gradient / f"{name}.safetensors", tensors, metadata | own)
+def _write(
+    options: CaptureOptions,
+    batches: Sequence[_Batch],
+    metadata: GradientMetadata,
+    first: dict[str, Tensor],
+    others: Iterator[dict[str, Tensor]],
+) -> None:
+    """Write the first gradient and the others: one file, a folder, or one file of many."""
+    labels = [batch.labels.tolist() for batch in batches]
+    own = [replace(metadata, labels=tuple(known)) if options.with_labels else metadata for known in labels]
+    names = [batch.name for batch in batches]
+    if options.batch_size is None:
+        write_gradient(options.gradient, first, own[0])
+    elif options.into_folder:
+        write_folder(options.gradient, zip(names, chain((first,), others), own, strict=True))
     else:
-        rows = [first, *gradients]
-        stacked = {name: torch.stack([row[name] for row in rows]) for name in first}
-        many = {STACKED: json.dumps(names)} | ({"labels": json.dumps(known)} if with_labels else {})
-        write_tensors(gradient, stacked, metadata | many)
-    victims = f", {len(names)} victims" if batch_size else ""
-    click.echo(f"{gradient}: {len(first)} gradients of {size} image(s){victims}")
-
-
-def shared_gradient(model: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
-    """Cross entropy's gradient for every parameter that is trained, in order. Raises ValueError where model
-    and inputs do not fit.
-    """
-    shape = "x".join(map(str, inputs.shape[1:]))
-    try:
-        logits = model(inputs)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        raise ValueError(f"input shape {shape}: the model rejects it: {error}") from None
-    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(inputs):
-        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(
-            f"the model gives {found} for {len(inputs)} images; expected logits [batch, classes]"
-        )
-    if int(labels.max()) >= logits.shape[1]:
-        raise ValueError(f"label {int(labels.max())}: the model has {logits.shape[1]} classes")
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    gradient = torch.autograd.grad(F.cross_entropy(logits, labels), parameters, allow_unused=True)
-    return tuple(torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradient, strict=True))
-
-
-def check_new_file(path: Path, overwrite: bool) -> None:
-    """Raise ValueError unless ``path`` is a .safetensors file that can be written now."""
-    if path.suffix != ".safetensors":
-        raise ValueError(f"file {path}: expected a name ending in .safetensors")
-    if path.exists() and not overwrite:
-        raise ValueError(f"file {path}: exists already; name another one or pass --overwrite")
-    if not path.parent.is_dir():
-        raise ValueError(f"file {path}: folder {path.parent} does not exist")
+        known = labels if options.with_labels else None
+        write_stacked(options.gradient, names, [first, *others], metadata, known)

@@ -59,8 +59,9 @@ def gaussian_noise(
 
 
 def clip_norm(gradients: Gradient, max_norm: float, *, batched: bool = False) -> list[Tensor | None]:
-    """The gradient scaled down to the norm `max_norm` over all its entries, if it is longer (Abadi et al.
-    2016).
+    """The gradient scaled down to the norm `max_norm` over all its entries, if it is longer.
+
+    As in DP-SGD (Abadi et al. 2016).
     """
     _check_number("max_norm", max_norm, 0)
 
@@ -74,11 +75,10 @@ def clip_norm(gradients: Gradient, max_norm: float, *, batched: bool = False) ->
 
 
 def prune(gradients: Gradient, fraction: float, *, batched: bool = False) -> list[Tensor | None]:
-    """The round(fraction n) of all n entries that are smallest in magnitude set to zero (Aji and Heafield
-    2017).
+    """The round(fraction n) of all n entries that are smallest in magnitude set to zero.
 
-    Layers compete with each other. Among equal magnitudes the earlier entry goes first; entries that are zero
-    already count.
+    After Aji and Heafield 2017. Layers compete with each other. Among equal magnitudes the earlier entry goes
+    first; entries that are zero already count.
     """
     _check_number("fraction", fraction, 0, 1)
 
@@ -100,8 +100,9 @@ def prune(gradients: Gradient, fraction: float, *, batched: bool = False) -> lis
 
 
 def sign(gradients: Gradient, *, batched: bool = False) -> list[Tensor | None]:
-    """Every entry's sign (Bernstein et al. 2018) times the mean magnitude of its tensor (Karimireddy et al.
-    2019).
+    """Every entry's sign times the mean magnitude of its tensor.
+
+    Bernstein et al. 2018; the magnitude is Karimireddy et al. 2019.
     """
 
     def signs(tensors: list[Tensor]) -> list[Tensor]:
@@ -111,11 +112,10 @@ def sign(gradients: Gradient, *, batched: bool = False) -> list[Tensor | None]:
 
 
 def quantise(gradients: Gradient, bits: int = 8, *, batched: bool = False) -> list[Tensor | None]:
-    """Every entry rounded to one of 2^bits - 1 equidistant levels in [-m, m], m its tensor's largest
-    magnitude.
+    """Every entry rounded to one of 2^bits - 1 equidistant levels in [-m, m].
 
-    The uniform levels of QSGD (Alistarh et al. 2017) with a scale for each tensor, rounded to the nearest
-    (half to even) and not at random.
+    m is its tensor's largest magnitude. The uniform levels of QSGD (Alistarh et al. 2017) with a scale for
+    each tensor, rounded to the nearest (half to even) and not at random.
     """
     if isinstance(bits, bool) or not isinstance(bits, int) or not 2 <= bits <= 16:
         raise ValueError(f"bits must be an int in 2..16 (see sign for one bit), found {bits!r}")

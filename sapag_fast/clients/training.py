@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import inspect
-import json
 import math
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sapag_fast.files.fingerprint import fingerprint
-from sapag_fast.models import FunctionalActivation
+from sapag_fast.clients.training_cache import (
+    cache_folder,
+    read_trained,
+    training_fingerprint,
+    write_trained,
+)
+from sapag_fast.runtime.extras import needs
 from sapag_fast.runtime.randomness import seeded
 
-__all__ = ["MOST_EPOCHS", "OPTIMIZERS", "Phase", "train_to"]
+__all__ = ["MOST_EPOCHS", "OPTIMIZERS", "Descent", "Phase", "train_to"]
 
 MOST_EPOCHS = 300
 """Where an accuracy is asked for without a number of epochs, training gives up here."""
@@ -38,12 +39,57 @@ OPTIMIZERS: dict[str, tuple[float, Callable[..., torch.optim.Optimizer]]] = {
 
 
 @dataclass(frozen=True)
+class Descent:
+    """How a network is trained.
+
+    Attributes
+    ----------
+    optimizer : {"adam", "sgd"}
+    lr : float
+        None: 0.001 for Adam, 0.01 for SGD.
+    batch_size : int
+        Images a step; the last step of an epoch takes those that are left.
+    seed : int
+        Of the order of the images, drawn anew each epoch, and of dropout.
+
+    Raises
+    ------
+    ValueError
+        For values that do not fit.
+    """
+
+    optimizer: str = "adam"
+    lr: float | None = None
+    batch_size: int = 32
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer: expected one of {', '.join(OPTIMIZERS)}, found {self.optimizer!r}")
+        if self.lr is None:
+            object.__setattr__(self, "lr", OPTIMIZERS[self.optimizer][0])
+        elif not (self.lr > 0 and math.isfinite(self.lr)):
+            raise ValueError(f"lr: expected a positive number, found {self.lr}")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size: expected at least 1, found {self.batch_size}")
+
+
+@dataclass(frozen=True)
 class Phase:
     """How far a network was trained.
 
-    ``accuracy`` and ``loss`` (mean cross-entropy) are those of the final network on its training data, in
-    evaluation mode; ``reached`` tells whether the accuracy that was asked for was reached, None where none
-    was.
+    Attributes
+    ----------
+    epochs : int
+        Passes over the data.
+    steps : int
+        Updates of the weights.
+    accuracy : float
+        Of the final network on its training data, in evaluation mode, in 0..1.
+    loss : float
+        Mean cross-entropy there.
+    reached : bool or None
+        Whether the accuracy that was asked for was reached, None where none was.
     """
 
     epochs: int
@@ -60,10 +106,7 @@ def train_to(
     *,
     epochs: int | None = None,
     accuracy: float | None = None,
-    optimizer: str = "adam",
-    lr: float | None = None,
-    batch_size: int = 32,
-    seed: int = 0,
+    descent: Descent | None = None,
     cache: str | Path | None = None,
     progress: bool = False,
 ) -> tuple[nn.Module, Phase]:
@@ -82,11 +125,8 @@ def train_to(
     accuracy : float, optional
         In 0..1: stop after the first epoch that reaches it on the training data. Without `epochs`, training
         gives up after `MOST_EPOCHS`; see `Phase.reached`.
-    optimizer : {"adam", "sgd"}
-    lr : float, optional
-        None: 0.001 for Adam, 0.01 for SGD.
-    seed : int
-        Of the order of the images, drawn anew each epoch, and of dropout.
+    descent : Descent, optional
+        Optimiser, learning rate, batch size and seed; ``Descent()`` if None.
     cache : str or Path, optional
         A folder, made if need be. What was trained is kept there in a safetensors file named after model,
         data and settings, and the same call takes it from there. A damaged file is reported and replaced.
@@ -105,58 +145,42 @@ def train_to(
         For arguments that do not fit, when the loss does not stay finite, and with `cache` for an activation
         that is a lambda or a function inside another.
     """
-    _check(images, labels, epochs, accuracy, optimizer, lr, batch_size)
-    lr = OPTIMIZERS[optimizer][0] if lr is None else lr
-    epochs = MOST_EPOCHS if epochs is None else epochs
-    settings = {
-        "epochs": epochs,
-        "accuracy": accuracy,
-        "optimizer": optimizer,
-        "lr": lr,
-        "batch_size": batch_size,
-        "seed": seed,
-    }
+    _check(images, labels, epochs, accuracy)
+    descent = descent or Descent()
+    goal = _Goal(MOST_EPOCHS if epochs is None else epochs, accuracy)
     trained = copy.deepcopy(model)
     path = name = None
     if cache is not None:
-        name = _fingerprint(model, images, labels, settings)
-        path = _folder(cache) / f"{name}.safetensors"
-        if (phase := _read(trained, path, name)) is not None:
-            return trained, phase
+        name = training_fingerprint(model, images, labels, {**asdict(goal), **asdict(descent)})
+        path = cache_folder(cache) / f"{name}.safetensors"
+        if (kept := read_trained(trained, path, name)) is not None:
+            return trained, Phase(**kept)
     device = next((tensor.device for tensor in trained.parameters()), images.device)
-    images, labels = images.to(device), labels.to(device)
     modes = [(module, module.training) for module in trained.modules()]
-    with seeded(seed, device), torch.enable_grad():
-        with _bar(progress, epochs) as told:
-            phase = _train(trained, images, labels, epochs, accuracy, optimizer, lr, batch_size, seed, told)
+    with seeded(descent.seed, device), torch.enable_grad(), _bar(progress, goal.epochs) as show:
+        phase = _train(trained, images.to(device), labels.to(device), goal, descent, show)
     for module, mode in modes:
         module.training = mode
-    if path is not None:
-        _write(trained, phase, path, name)
+    if path is not None and name is not None:
+        write_trained(trained, asdict(phase), path, name)
     return trained, phase
 
 
-def _check(
-    images: Tensor,
-    labels: Tensor,
-    epochs: int | None,
-    accuracy: float | None,
-    optimizer: str,
-    lr: float | None,
-    batch_size: int,
-) -> None:
+@dataclass(frozen=True)
+class _Goal:
+    """The most epochs, and the accuracy that ends training before."""
+
+    epochs: int
+    accuracy: float | None
+
+
+def _check(images: Tensor, labels: Tensor, epochs: int | None, accuracy: float | None) -> None:
     if epochs is None and accuracy is None:
         raise ValueError("epochs, accuracy: expected at least one of them")
     if epochs is not None and epochs < 0:
         raise ValueError(f"epochs: expected at least 0, found {epochs}")
     if accuracy is not None and not 0 < accuracy <= 1:
         raise ValueError(f"accuracy: expected a share in (0, 1], found {accuracy}")
-    if optimizer not in OPTIMIZERS:
-        raise ValueError(f"optimizer: expected one of {', '.join(OPTIMIZERS)}, found {optimizer!r}")
-    if lr is not None and not (lr > 0 and math.isfinite(lr)):
-        raise ValueError(f"lr: expected a positive number, found {lr}")
-    if batch_size < 1:
-        raise ValueError(f"batch_size: expected at least 1, found {batch_size}")
     if images.dim() < 2 or images.shape[0] < 1:
         raise ValueError(f"images: expected [N, *input_shape] with N > 0, found {list(images.shape)}")
     if labels.shape != images.shape[:1] or labels.is_floating_point():
@@ -168,36 +192,33 @@ def _train(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
-    epochs: int,
-    accuracy: float | None,
-    optimizer: str,
-    lr: float,
-    batch_size: int,
-    seed: int,
-    told: Callable[[Phase], None],
+    goal: _Goal,
+    descent: Descent,
+    show: Callable[[Phase], None],
 ) -> Phase:
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trainable:
         raise ValueError("model: no parameter requires gradients, so there is nothing to train")
-    search = OPTIMIZERS[optimizer][1](trainable, lr)
-    order = torch.Generator().manual_seed(seed)
-    phase = _phase(model, images, labels, 0, 0, accuracy)
-    for epoch in range(1, epochs + 1):
+    optimizer = OPTIMIZERS[descent.optimizer][1](trainable, descent.lr)
+    order = torch.Generator().manual_seed(descent.seed)
+    phase = _phase(model, images, labels, 0, 0, goal.accuracy)
+    for epoch in range(1, goal.epochs + 1):
         if phase.reached:
             break
         model.train()
         steps = phase.steps
-        for rows in torch.randperm(len(images), generator=order).split(batch_size):
+        for rows in torch.randperm(len(images), generator=order).split(descent.batch_size):
             rows = rows.to(images.device)
-            search.zero_grad()
+            optimizer.zero_grad()
             F.cross_entropy(model(images[rows]), labels[rows]).backward()
-            search.step()
+            optimizer.step()
             steps += 1
-        phase = _phase(model, images, labels, epoch, steps, accuracy)
+        phase = _phase(model, images, labels, epoch, steps, goal.accuracy)
         if not math.isfinite(phase.loss):
-            raise ValueError(f"lr: training diverged in epoch {epoch} at {lr:g} ({optimizer})")
-        told(phase)
-    search.zero_grad()
+            where = f"at {descent.lr:g} ({descent.optimizer})"
+            raise ValueError(f"lr: training diverged in epoch {epoch} {where}")
+        show(phase)
+    optimizer.zero_grad()
     return phase
 
 
@@ -217,110 +238,27 @@ def _phase(
     return Phase(epochs, steps, share, loss / len(images), None if goal is None else share >= goal)
 
 
-def _fingerprint(model: nn.Module, images: Tensor, labels: Tensor, settings: dict[str, object]) -> str:
-    """What decides the trained weights: structure and code of the model (not of what its code calls), its
-    state, data and settings.
-    """
-    state = model.state_dict()
-    modules = dict(model.named_modules())
-    used: list[Callable] = [type(module) for module in modules.values()]
-    used += [m.function for m in modules.values() if isinstance(m, FunctionalActivation)]
-    words = [
-        repr(model),
-        sorted({_code(kind) for kind in used}),
-        [(name, module.training) for name, module in modules.items()],
-        [(name, parameter.requires_grad) for name, parameter in model.named_parameters()],
-        list(state),
-        settings,
-    ]
-    return fingerprint(words, [*state.values(), images, labels])
-
-
-def _code(used: Callable) -> tuple[str, str]:
-    """Full name and source of a class or function; of torch's own, and where there is none to read (an
-    interactive session's), the name alone. Raises ValueError for a function that its name does not tell.
-    """
-    used = used.func if isinstance(used, partial) else used
-    named = used if hasattr(used, "__qualname__") else type(used)
-    if "<" in named.__qualname__ and not isinstance(named, type):
-        # Neither which lambda of a line it is nor what it closes over shows in its source.
-        raise ValueError(f"cache: {named.__qualname__} could be any function; expected one of a module")
-    name = f"{named.__module__}.{named.__qualname__}"
-    if name.startswith("torch."):
-        return name, ""
-    try:
-        return name, inspect.getsource(named)
-    except (OSError, TypeError):
-        return name, ""
-
-
-def _folder(cache: str | Path) -> Path:
-    try:
-        Path(cache).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"cache {cache}: cannot be a folder: {error.strerror}") from None
-    return Path(cache)
-
-
-def _write(model: nn.Module, phase: Phase, path: Path, name: str) -> None:
-    from sapag_fast.files.tensors import write_tensors
-
-    state, told = model.state_dict(), json.dumps(asdict(phase))
-    metadata = {
-        "belongs_to": name,
-        "phase": told,
-        "checksum": _checksum(state, told),
-        "torch": torch.__version__,
-        "threads": str(torch.get_num_threads()),
-    }
-    write_tensors(path, state, metadata)
-
-
-def _read(model: nn.Module, path: Path, name: str) -> Phase | None:
-    """Load the file into the model, if it is there and whole."""
-    from sapag_fast.files.tensors import read_tensors
-
-    if not path.exists():
-        return None
-    try:
-        state, metadata = read_tensors(path, "trained weight")
-        if metadata.get("belongs_to") != name or "phase" not in metadata:
-            raise ValueError(f"trained weight file {path}: damaged: holds something else than its name says")
-        if metadata.get("checksum") != _checksum(state, metadata["phase"]):
-            raise ValueError(f"trained weight file {path}: damaged: its checksum does not fit")
-        phase = Phase(**json.loads(metadata["phase"]))
-        model.load_state_dict(state)
-    except ValueError as error:
-        warnings.warn(f"{error}; training anew", stacklevel=3)
-        return None
-    return phase
-
-
-def _checksum(state: dict[str, Tensor], phase: str) -> str:
-    names = sorted(state)
-    return fingerprint([names, phase], [state[name] for name in names])
-
-
 @contextlib.contextmanager
 def _bar(shown: bool, epochs: int) -> Iterator[Callable[[Phase], None]]:
-    """Tells each epoch's phase, on a bar if it is to be shown."""
+    """Take each epoch's phase, and show it on a bar if that is wanted."""
     if not shown:
         yield lambda phase: None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    with needs("cli", "progress bars"):
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
         TextColumn("training"),
         BarColumn(),
-        TextColumn("{task.fields[told]}"),
+        TextColumn("{task.fields[outcome]}"),
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=epochs, told="")
+        task = bar.add_task("", total=epochs, outcome="")
 
-        def told(phase: Phase) -> None:
+        def shown_phase(phase: Phase) -> None:
             words = f"epoch {phase.epochs}, accuracy {phase.accuracy:.3f}, loss {phase.loss:.3f}"
-            bar.update(task, completed=phase.epochs, told=words)
+            bar.update(task, completed=phase.epochs, outcome=words)
 
-        yield told
+        yield shown_phase

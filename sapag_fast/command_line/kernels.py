@@ -13,7 +13,7 @@ SCALARS = ("float32", "float64", "bfloat16", "float16")
 
 
 def backends() -> str:
-    """One line for each family of kernels, and what it needs."""
+    """Write a line for each family of kernels, and what it needs."""
     cuda = "built in" if ops.has_cuda_kernels() else "not built (no nvcc was found when installing)"
     triton = "importable" if ops.has_triton() else "not installed"
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
@@ -23,20 +23,36 @@ def backends() -> str:
 
 
 def plan(shapes: Sequence[tuple[int, ...]], recoveries: int, scalar: str, architecture: int) -> str:
-    """Which launches a call with these gradients takes on a device of that architecture (80, 90 or 100);
-    needs no GPU. Raises ValueError for an unknown scalar type or architecture."""
+    """Tell which launches a call takes on a device of that architecture; needs no GPU.
+
+    Parameters
+    ----------
+    shapes : sequence of tuple of int
+        Of the gradients.
+    recoveries : int
+        R.
+    scalar : str
+        Type of the gradients, such as ``float32``.
+    architecture : int
+        80, 90 or 100.
+
+    Raises
+    ------
+    ValueError
+        For an unknown scalar type or architecture.
+    """
     if scalar not in SCALARS:
         raise ValueError(f"dtype: expected one of {', '.join(SCALARS)}, found {scalar!r}")
     if architecture not in DEVICES:
         known = ", ".join(map(str, DEVICES))
         raise ValueError(f"arch: expected one of {known}, found {architecture}")
-    found = layering(tuple(shapes), True, None)
+    layers = layering(tuple(shapes), True, None)
     multiprocessors, shared, cluster = DEVICES[architecture]
     sizes = [int(torch.Size(shape).numel()) for shape in shapes]
     return torch.ops.sapag_fast.plan(
         sizes,
-        found.layer_of,
-        found.layers,
+        layers.layer_of,
+        layers.layers,
         recoveries,
         scalar,
         multiprocessors,

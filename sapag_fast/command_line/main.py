@@ -1,7 +1,7 @@
-"""``sapag-fast``: the command line's options, errors and exit statuses. What the commands do is in
-`commands`.
+"""``sapag-fast``: the command line's options, errors and exit statuses.
 
-That module is imported inside each command, so that a mistyped option is answered before torch is loaded.
+What a command does has a file of its own, imported inside the command, so that a mistyped option is answered
+before torch is loaded.
 """
 
 import functools
@@ -14,21 +14,24 @@ from typing import Any
 import click
 
 from sapag_fast.command_line.options import (
-    NO_DEFAULT,
     SHAPE,
     NumbersType,
     SizeType,
     model_options,
     output_option,
+    recipe_options,
     run_options,
     search_options,
+    truth_option,
 )
+
+__all__ = ["main"]
 
 USER_ERROR, SOME_SKIPPED, INTERRUPTED = 2, 3, 130
 
 
 def user_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """One message on stderr and status 2 for what the package refuses; status 130 for Ctrl-C."""
+    """Answer what the package refuses with one message on stderr and status 2, Ctrl-C with status 130."""
 
     @functools.wraps(command)
     def guarded(*args: Any, **options: Any) -> None:
@@ -63,9 +66,9 @@ def main() -> None:
 @user_errors
 def demo(**options: Any) -> None:
     """Recover digits, faces and photographs from a small network's gradients, beside DLG as published."""
-    from sapag_fast.command_line import commands
+    from sapag_fast.command_line.demo.demo import run
 
-    commands.demo(**options)
+    run(**options)
 
 
 @main.command()
@@ -86,12 +89,7 @@ def demo(**options: Any) -> None:
     show_default=True,
     help="infer | joint | 3,7",
 )
-@click.option(
-    "--truth",
-    type=click.Path(path_type=Path),
-    multiple=True,
-    help="True image(s) or a folder of them, to score the result; all batches in the order of the gradients.",
-)
+@truth_option("all batches in the order of the gradients")
 @run_options
 @output_option(required=True)
 @user_errors
@@ -100,9 +98,9 @@ def recover(**options: Any) -> None:
 
     Writes a PNG of every image, a grid, the exact tensors and results.json into the output folder.
     """
-    from sapag_fast.command_line import commands
+    from sapag_fast.command_line.recover import run
 
-    commands.recover(**options)
+    run(**options)
 
 
 @main.command()
@@ -126,12 +124,7 @@ def recover(**options: Any) -> None:
 )
 @click.option("--at-once", type=click.IntRange(1), help="Searches at once.  [default: what memory bears]")
 @click.option("--max-memory", type=SizeType(), help="Such as 4GB.  [default: what is free]")
-@click.option(
-    "--truth",
-    type=click.Path(path_type=Path),
-    multiple=True,
-    help="True image(s) or a folder of them, to score the results: by name where names fit, else in order.",
-)
+@truth_option("by name where names fit, else in order")
 @run_options
 @output_option(required=True)
 @user_errors
@@ -144,9 +137,9 @@ def audit(**options: Any) -> None:
     Exits with status 0 if all victims were searched, 3 if some could not be read and were skipped (the
     summary says which and why), 130 after Ctrl-C, 2 for arguments that do not fit.
     """
-    from sapag_fast.command_line import commands
+    from sapag_fast.command_line.audit import run
 
-    if not commands.audit(**options):
+    if not run(**options):
         sys.exit(SOME_SKIPPED)
 
 
@@ -190,9 +183,9 @@ def capture(**options: Any) -> None:
 
     With --batch-size, one of many clients, for audit.
     """
-    from sapag_fast.command_line import commands
+    from sapag_fast.command_line.capture import run
 
-    commands.capture(**options)
+    run(**options)
 
 
 @main.command()
@@ -218,11 +211,7 @@ def capture(**options: Any) -> None:
     show_default=True,
     help="About how long to time each, and as long again to warm up.",
 )
-@click.option("--recipe", default="auto", show_default=True, help="Set of defaults for what follows.")
-@click.option("--distance", help=f"Kind of gradient distance.  [default: {NO_DEFAULT}]")
-@click.option("--optimizer", help=f"Such as lbfgs or adam.  [default: {NO_DEFAULT}]")
-@click.option("--steps", type=click.IntRange(1), help=f"Evaluations a recovery.  [default: {NO_DEFAULT}]")
-@click.option("--basis", help=f"Coordinates of the search, pixel or dct.  [default: {NO_DEFAULT}]")
+@recipe_options("recipe", "distance", "optimizer", "steps", "basis")
 @click.option("--trace", is_flag=True, help="Write a Chrome or Perfetto trace, trace.json, too.")
 @run_options
 @output_option()
@@ -233,9 +222,9 @@ def profile(**options: Any) -> None:
     The attack is what recover would run, on the gradient of a random input. Shows tables; with --output also
     writes profile.json and profile.png.
     """
-    from sapag_fast.command_line import profile as profile_command
+    from sapag_fast.command_line.profile import run
 
-    profile_command.profile(**options)
+    run(**options)
 
 
 @main.command()
@@ -246,9 +235,9 @@ def profile(**options: Any) -> None:
 @user_errors
 def images(**options: Any) -> None:
     """Write some of the demo's images as PNG files, to try capture and recover on."""
-    from sapag_fast.command_line import commands
+    from sapag_fast.command_line.images import run
 
-    commands.images(**options)
+    run(**options)
 
 
 @main.command()
@@ -262,10 +251,10 @@ def kernels(shapes: str | None, recoveries: int, dtype: str, arch: int) -> None:
 
     The plan is a dry run of the CUDA planner and needs no GPU.
     """
-    from sapag_fast.command_line import kernels as kernel_report
+    from sapag_fast.command_line.kernels import backends, plan
 
     if shapes is None:
-        click.echo(kernel_report.backends())
+        click.echo(backends())
         return
     parsed = [SHAPE.convert(shape, None, None) for shape in shapes.split(",")]
-    click.echo(kernel_report.plan(parsed, recoveries, dtype, arch), nl=False)
+    click.echo(plan(parsed, recoveries, dtype, arch), nl=False)

@@ -1,5 +1,6 @@
-"""The user's own model file, ``file.py:function``. This one file is executed, by design; every other input is
-only read.
+"""The user's own model file, ``file.py:function``.
+
+This one file is executed, by design; every other input is only read.
 """
 
 import importlib.util
@@ -12,8 +13,12 @@ from torch import nn
 def load_model(reference: str) -> nn.Module:
     """Import FILE.py of ``FILE.py:FUNCTION`` and return FUNCTION(), a ``torch.nn.Module`` with parameters.
 
-    The file may import its neighbours. Raises ValueError naming the file for everything that goes wrong in
-    it.
+    The file may import its neighbours.
+
+    Raises
+    ------
+    ValueError
+        Naming the file, for everything that goes wrong in it.
     """
     name, separator, function = reference.rpartition(":")
     if not separator or not name.endswith(".py") or not function.isidentifier():
@@ -22,6 +27,8 @@ def load_model(reference: str) -> nn.Module:
     if not path.is_file():
         raise ValueError(f"model file {path}: does not exist")
     spec = importlib.util.spec_from_file_location("sapag_fast_user_model", path.resolve())
+    assert spec is not None  # its name ends in .py
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(path.resolve().parent))
     sys.modules[spec.name] = module  # dataclasses and pickle look a class's module up by name

@@ -12,11 +12,14 @@ NO_DEFAULT = "from the recipe"
 
 
 class ShapeType(click.ParamType):
+    """The shape of an input, such as 3x32x32."""
+
     name = "CxHxW"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[int, ...]:
+        """Parse the shape."""
         if isinstance(value, tuple):
             return value
         try:
@@ -42,6 +45,7 @@ class NumbersType(click.ParamType):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> str | tuple[int, ...]:
+        """Parse the numbers, or pass the word."""
         if not isinstance(value, str) or value in self.words:
             return value
         try:
@@ -65,6 +69,7 @@ class SizeType(click.ParamType):
     }
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Parse the bytes."""
         if isinstance(value, int):
             return value
         found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", value.strip().lower())
@@ -74,10 +79,13 @@ class SizeType(click.ParamType):
         return size
 
 
-def output_option(**options: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """--output, required or with the given default, and --overwrite."""
+Command = Callable[..., None]
 
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+
+def output_option(**options: Any) -> Callable[[Command], Command]:
+    """Add --output, required or with the given default, and --overwrite."""
+
+    def decorate(command: Command) -> Command:
         overwrite = click.option(
             "--overwrite", is_flag=True, help="Write there even if it holds files already."
         )
@@ -88,33 +96,84 @@ def output_option(**options: Any) -> Callable[[Callable[..., None]], Callable[..
     return decorate
 
 
-def run_options(command: Callable[..., None]) -> Callable[..., None]:
-    command = click.option(
-        "--seed", type=int, default=0, show_default=True, help="Seed of everything random."
-    )(command)
-    return click.option("--device", help="Such as cpu or cuda:0.  [default: cuda if there is one, else cpu]")(
-        command
+def run_options(command: Command) -> Command:
+    """Add --device and --seed."""
+    return _with_options(
+        command,
+        click.option("--device", help="Such as cpu or cuda:0.  [default: cuda if there is one, else cpu]"),
+        click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything random."),
     )
 
 
-def model_options(command: Callable[..., None]) -> Callable[..., None]:
-    command = click.option(
-        "--weights",
-        type=click.Path(path_type=Path),
-        help="The model's weights, .safetensors or .pt (tensors only).",
-    )(command)
+def model_options(command: Command) -> Command:
+    """Add --model and --weights."""
+    return _with_options(
+        command,
+        click.option(
+            "--model",
+            "model_reference",
+            required=True,
+            metavar="FILE.py:FUNCTION",
+            help="Your Python file (executed; no other input is) and its function that returns the model.",
+        ),
+        click.option(
+            "--weights",
+            type=click.Path(path_type=Path),
+            help="The model's weights, .safetensors or .pt (tensors only).",
+        ),
+    )
+
+
+def truth_option(order: str) -> Callable[[Command], Command]:
+    """Add --truth; `order` says which image is whose."""
     return click.option(
-        "--model",
-        "model_reference",
-        required=True,
-        metavar="FILE.py:FUNCTION",
-        help="Your Python file (executed; no other input is) and its function that returns the model.",
-    )(command)
+        "--truth",
+        type=click.Path(path_type=Path),
+        multiple=True,
+        help=f"True image(s) or a folder of them, to score the result; {order}.",
+    )
 
 
-def search_options(command: Callable[..., None]) -> Callable[..., None]:
-    """What recover and audit share of what is searched, and how."""
-    options = (
+_RECIPE = {
+    "recipe": click.option(
+        "--recipe",
+        default="auto",
+        show_default=True,
+        help="Set of defaults for what follows: auto looks at the network; smooth, relu and more.",
+    ),
+    "distance": click.option("--distance", help=f"Kind of gradient distance.  [default: {NO_DEFAULT}]"),
+    "layers": click.option(
+        "--layers",
+        default="modules",
+        show_default=True,
+        help="Which gradients form a layer: modules | shapes | separate.",
+    ),
+    "optimizer": click.option("--optimizer", help=f"Such as lbfgs or adam.  [default: {NO_DEFAULT}]"),
+    "steps": click.option(
+        "--steps", type=click.IntRange(1), help=f"Evaluations a restart.  [default: {NO_DEFAULT}]"
+    ),
+    "basis": click.option(
+        "--basis", help=f"Coordinates of the search, pixel or dct.  [default: {NO_DEFAULT}]"
+    ),
+    "tv": click.option(
+        "--tv", type=click.FloatRange(0), help=f"Weight of total variation.  [default: {NO_DEFAULT}]"
+    ),
+    "box": click.option(
+        "--box", type=click.FloatRange(0), help=f"Weight of leaving [0, 1].  [default: {NO_DEFAULT}]"
+    ),
+}
+"""The recipe, and what overrides it, in the order of the help."""
+
+
+def recipe_options(*names: str) -> Callable[[Command], Command]:
+    """Add those of the recipe's options that are named; all, if none is."""
+    return lambda command: _with_options(command, *(_RECIPE[name] for name in names or _RECIPE))
+
+
+def search_options(command: Command) -> Command:
+    """Add what recover and audit share of what is searched, and how."""
+    return _with_options(
+        command,
         click.option(
             "--input-shape", type=SHAPE, help="Shape of one input.  [default: from the gradient file]"
         ),
@@ -136,29 +195,10 @@ def search_options(command: Callable[..., None]) -> Callable[..., None]:
             show_default=True,
             help="Once a start is certified, its victim's others stop.",
         ),
-        click.option(
-            "--recipe",
-            default="auto",
-            show_default=True,
-            help="Set of defaults for what follows: auto looks at the network; smooth, relu and more.",
-        ),
-        click.option("--distance", help=f"Kind of gradient distance.  [default: {NO_DEFAULT}]"),
-        click.option(
-            "--layers",
-            default="modules",
-            show_default=True,
-            help="Which gradients form a layer: modules | shapes | separate.",
-        ),
-        click.option("--optimizer", help=f"Such as lbfgs or adam.  [default: {NO_DEFAULT}]"),
-        click.option(
-            "--steps", type=click.IntRange(1), help=f"Evaluations a restart.  [default: {NO_DEFAULT}]"
-        ),
-        click.option("--basis", help=f"Coordinates of the search, pixel or dct.  [default: {NO_DEFAULT}]"),
-        click.option(
-            "--tv", type=click.FloatRange(0), help=f"Weight of total variation.  [default: {NO_DEFAULT}]"
-        ),
-        click.option(
-            "--box", type=click.FloatRange(0), help=f"Weight of leaving [0, 1].  [default: {NO_DEFAULT}]"
-        ),
+        recipe_options(),
     )
+
+
+def _with_options(command: Command, *options: Callable[[Command], Command]) -> Command:
+    """Decorate the command with options that its help shows in this order."""
     return functools.reduce(lambda inner, option: option(inner), reversed(options), command)

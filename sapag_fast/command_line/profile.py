@@ -7,48 +7,48 @@ from typing import Any
 
 from rich.console import Console
 
-from sapag_fast.command_line.commands import built_model, chosen_device
+from sapag_fast.command_line.session import built_model, chosen_device, search_options_of
 from sapag_fast.files.output import check_output
 from sapag_fast.profiler import profile_attack
 
-__all__ = ["profile"]
+__all__ = ["run"]
 
 _WIDTH = 140  # where the output is no terminal
 
 
-def profile(
+def run(
     *,
     model_reference: str,
     weights: Path | None,
     input_shape: tuple[int, ...],
     output: Path | None,
     overwrite: bool,
-    seed: int,
     device: str | None,
     trace: bool,
     **options: Any,
 ) -> None:
     """Profile, show, and write profile.json, profile.png and, if wanted, trace.json."""
-    place = chosen_device(device)
-    model = built_model(model_reference, weights, seed, place)
+    where, search = chosen_device(device), search_options_of(options)
+    model = built_model(model_reference, weights, search.seed, where)
     if output is not None:
         check_output(output, overwrite)
     elif trace:
         raise ValueError("--trace writes a file: give --output")
+    measured = {name: options[name] for name in ("batch_size", "recoveries", "evaluations", "seconds")}
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "trace.json" if trace else None
-        found = profile_attack(model, input_shape, seed=seed, trace=file, **options)
+        profile = profile_attack(model, input_shape, trace=file, options=search, **measured)
         console = Console()
         if not console.is_terminal:
             console = Console(width=_WIDTH)
-        console.print(found.table())
+        console.print(profile.table())
         if output is None:
             return
         # Not before: what fails leaves no folder behind.
         output.mkdir(parents=True, exist_ok=True)
         if file is not None:
             shutil.move(file, output / file.name)
-    found.to_json(output / "profile.json")
-    found.plot(output / "profile.png")
+    profile.to_json(output / "profile.json")
+    profile.plot(output / "profile.png")
     names = "profile.json and profile.png" + (" and trace.json" if trace else "")
     console.print(f"{names} are in {output}.", markup=False)

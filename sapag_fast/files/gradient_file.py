@@ -1,41 +1,142 @@
-"""Gradient files: one tensor for each parameter of a model, of one victim or of many."""
+"""Gradient files: one tensor for each trained parameter of a model, of one victim or of many.
+
+Many victims of one model come as a folder of gradient files, or as one stacked safetensors file in which
+every tensor has a leading dimension V. The metadata, words in safetensors, says what is public: the shape of
+an input, the size of the batch, the client's defences, perhaps the labels.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from sapag_fast.files.tensors import compare, read_tensors
+from sapag_fast._version import __version__
+from sapag_fast.files.tensors import TORCH_SUFFIXES, compare, opened_safetensors, read_tensors, write_tensors
 
-__all__ = ["STACKED", "WITHHELD", "batch_name", "gradient_in_order", "read_gradient"]
+__all__ = [
+    "LOSS",
+    "STACKED",
+    "SUFFIXES",
+    "WITHHELD",
+    "GradientMetadata",
+    "batch_name",
+    "gradient_in_order",
+    "read_gradient",
+    "read_metadata",
+    "write_folder",
+    "write_gradient",
+    "write_stacked",
+]
 
+SUFFIXES = TORCH_SUFFIXES | {".safetensors"}
+"""Endings of gradient files that are read."""
+
+LOSS = "cross_entropy"
+"""The loss whose gradient a captured file holds."""
+
+STACKED = "victims"
+"""The metadata entry, a JSON list of names, by which a file with many victims is known."""
 
 WITHHELD = "withheld"
 """The metadata entry, a JSON list, with the parameters whose gradients were not shared."""
 
+_LONGEST_NAME = 100
+
+
+@dataclass(frozen=True)
+class GradientMetadata:
+    """What a gradient file says of itself.
+
+    Attributes
+    ----------
+    input_shape : tuple of int or None
+        Of one input; None where the file does not say it.
+    batch_size : int or None
+        Inputs behind one gradient.
+    labels : tuple of int or None
+        Of the one victim of a file, where it says them.
+    weights : str or None
+        `model_fingerprint` of the model that the gradient was captured from.
+    loss : str
+    defences : tuple of str
+        What the client did to its gradient, in order (see `named_defences`).
+    withheld : tuple of str
+        Parameters whose gradients were not shared.
+    """
+
+    input_shape: tuple[int, ...] | None = None
+    batch_size: int | None = None
+    labels: tuple[int, ...] | None = None
+    weights: str | None = None
+    loss: str = LOSS
+    defences: tuple[str, ...] = ()
+    withheld: tuple[str, ...] = ()
+
+    @classmethod
+    def parsed(cls, entries: Mapping[str, str]) -> GradientMetadata:
+        """Read the entries that tell a victim's shape, batch size, labels and model.
+
+        What makes no sense is left None.
+        """
+        size = entries.get("batch_size", "")
+        return cls(
+            input_shape=_numbers(entries.get("input_shape", ""), "x"),
+            batch_size=int(size) if size.isdecimal() and int(size) else None,
+            labels=_numbers(entries.get("labels", ""), ","),
+            weights=entries.get("weights_sha256"),
+        )
+
+    def entries(self) -> dict[str, str]:
+        """Words by name, as a file holds them."""
+        entries = {
+            "batch_size": None if self.batch_size is None else str(self.batch_size),
+            "input_shape": None if self.input_shape is None else "x".join(map(str, self.input_shape)),
+            "loss": self.loss,
+            "sapag_fast": __version__,
+            "weights_sha256": self.weights,
+            "defences": json.dumps(list(self.defences)) if self.defences else None,
+            WITHHELD: json.dumps(list(self.withheld)) if self.withheld else None,
+            "labels": None if self.labels is None else ",".join(map(str, self.labels)),
+        }
+        return {name: words for name, words in entries.items() if words is not None}
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Read a gradient file's metadata, and no tensor; torch's own format has none.
+
+    Raises
+    ------
+    ValueError
+        For what is no gradient file by its name, no file, or damaged.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"gradient file {path}: expected {', '.join(sorted(SUFFIXES))}")
+    if not path.is_file():
+        raise ValueError(f"gradient file {path}: not a file")
+    if path.suffix.lower() != ".safetensors":
+        return {}
+    with opened_safetensors(path, "gradient") as opened:
+        return dict(opened.metadata() or {})
+
 
 def read_gradient(model: nn.Module, path: str | Path) -> tuple[list[Tensor | None], dict[str, str]]:
-    """The gradient, in the order of the model's parameters that are trained, and the file's metadata.
+    """Read the gradient, in the order of the model's trained parameters, and the file's metadata.
 
-    None stands for what the metadata lists as withheld. Raises ValueError when another gradient is missing,
-    or one is superfluous, of another shape, not floating point or not finite.
+    None stands for what the metadata lists as withheld.
+
+    Raises
+    ------
+    ValueError
+        When another gradient is missing, or one is superfluous, of another shape, not floating point or not
+        finite.
     """
     tensors, metadata = read_tensors(path, "gradient")
     return gradient_in_order(model, tensors, path, withheld=_withheld(metadata, path)), metadata
-
-
-def _withheld(metadata: Mapping[str, str], path: str | Path) -> list[str]:
-    try:
-        names = json.loads(metadata.get(WITHHELD, "[]"))
-    except ValueError:
-        names = None
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"gradient file {path}: its {WITHHELD} is not a JSON list of names")
-    return names
 
 
 def gradient_in_order(
@@ -46,10 +147,14 @@ def gradient_in_order(
     finite: bool = True,
     withheld: Collection[str] = (),
 ) -> list[Tensor | None]:
-    """The tensors of a gradient file in the order of the model's parameters that are trained.
+    """Put the tensors of a gradient file in the order of the model's trained parameters.
 
-    None stands for those that are `withheld`. Raises ValueError as `read_gradient` does; ``finite=False``
-    leaves out the look at the values.
+    None stands for those that are `withheld`; ``finite=False`` leaves out the look at the values.
+
+    Raises
+    ------
+    ValueError
+        As `read_gradient` does.
     """
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
@@ -69,14 +174,62 @@ def gradient_in_order(
     return [tensors[name] if name in expected else None for name in trained]
 
 
-STACKED = "victims"
-"""The metadata entry by which a file with many victims is known."""
+def write_gradient(path: Path, gradient: Mapping[str, Tensor], metadata: GradientMetadata) -> None:
+    """Write one victim's gradient, by parameter, at once or not at all."""
+    write_tensors(path, gradient, metadata.entries())
 
 
-_LONGEST_NAME = 100
+def write_folder(folder: Path, victims: Iterable[tuple[str, Mapping[str, Tensor], GradientMetadata]]) -> None:
+    """Write a file for each victim, given as name, gradient by parameter and metadata."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, gradient, metadata in victims:
+        write_gradient(folder / f"{name}.safetensors", gradient, metadata)
+
+
+def write_stacked(
+    path: Path,
+    names: Sequence[str],
+    gradients: Sequence[Mapping[str, Tensor]],
+    metadata: GradientMetadata,
+    labels: Sequence[Sequence[int]] | None = None,
+) -> None:
+    """Write V victims of one batch size into one file.
+
+    Parameters
+    ----------
+    path : Path
+    names : sequence of str
+        V different names.
+    gradients : sequence of mapping
+        V gradients by parameter.
+    metadata : GradientMetadata
+        What the victims share.
+    labels : sequence of sequence of int, optional
+        ``[V][B]``.
+    """
+    stacked = {name: torch.stack([gradient[name] for gradient in gradients]) for name in gradients[0]}
+    own = {STACKED: json.dumps(list(names))}
+    if labels is not None:
+        own["labels"] = json.dumps([list(batch) for batch in labels])
+    write_tensors(path, stacked, metadata.entries() | own)
 
 
 def batch_name(images: Sequence[Path]) -> str:
-    """What a batch of these image files is called."""
+    """Name a batch after its image files."""
     name = "+".join(image.stem for image in images)
     return name if len(name) <= _LONGEST_NAME else f"{images[0].stem}+{len(images) - 1} more"
+
+
+def _withheld(metadata: Mapping[str, str], path: str | Path) -> list[str]:
+    try:
+        names = json.loads(metadata.get(WITHHELD, "[]"))
+    except ValueError:
+        names = None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"gradient file {path}: its {WITHHELD} is not a JSON list of names")
+    return names
+
+
+def _numbers(text: str, separator: str) -> tuple[int, ...] | None:
+    parts = text.split(separator)
+    return tuple(map(int, parts)) if all(map(str.isdecimal, parts)) else None

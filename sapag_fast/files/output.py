@@ -13,7 +13,7 @@ import torch
 
 from sapag_fast._version import __version__
 
-__all__ = ["check_output", "finite_json", "versions"]
+__all__ = ["check_new_file", "check_output", "finite_json", "versions"]
 
 
 def check_output(folder: Path, overwrite: bool) -> None:
@@ -25,6 +25,16 @@ def check_output(folder: Path, overwrite: bool) -> None:
         raise ValueError(f"output folder {folder}: {there} cannot be written to")
     if folder.is_dir() and not overwrite and any(folder.iterdir()):
         raise ValueError(f"output folder {folder}: holds files already; name another one or pass --overwrite")
+
+
+def check_new_file(path: Path, overwrite: bool) -> None:
+    """Raise ValueError unless the path is a .safetensors file that can be written now."""
+    if path.suffix != ".safetensors":
+        raise ValueError(f"file {path}: expected a name ending in .safetensors")
+    if path.exists() and not overwrite:
+        raise ValueError(f"file {path}: exists already; name another one or pass --overwrite")
+    if not path.parent.is_dir():
+        raise ValueError(f"file {path}: folder {path.parent} does not exist")
 
 
 def versions(device: torch.device) -> dict[str, str | int]:

@@ -1,5 +1,4 @@
-"""Gradient and weight files, read without running code from them, and writes that never leave half a file
-behind.
+"""Tensors on disk, read without running code from the file and written whole or not at all.
 
 A gradient file holds one tensor per parameter name, in safetensors with a few words of metadata, or as a
 dictionary or list of tensors in torch's own format (read with ``weights_only=True``).
@@ -25,8 +24,9 @@ TORCH_SUFFIXES = frozenset({".pt", ".pth", ".bin"})
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary path in the same folder that becomes ``path`` if the block ends well and vanishes if it
-    does not.
+    """Give a temporary path in the same folder; it becomes ``path`` if the block ends well.
+
+    It vanishes if the block does not.
     """
     path = Path(path)
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
@@ -46,8 +46,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
 def write_tensors(
     path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write a safetensors file at once or not at all. Raises ValueError naming the file when it cannot be
-    written.
+    """Write a safetensors file at once or not at all.
+
+    Raises
+    ------
+    ValueError
+        When it cannot be written; the message names the file.
     """
     # Cloned, because safetensors refuses tensors that share memory (tied weights).
     whole = {
@@ -64,10 +68,14 @@ def write_tensors(
 
 
 def read_tensors(path: str | Path, kind: str = "tensor") -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors by name, on the CPU, and the metadata of a .safetensors or .pt/.pth/.bin file.
+    """Read tensors by name, on the CPU, and the metadata of a .safetensors or .pt/.pth/.bin file.
 
-    A list of tensors gets its positions as names. ``kind`` names the file in messages. Raises ValueError
-    naming the file and what is wrong with it.
+    A list of tensors gets its positions as names. ``kind`` names the file in messages.
+
+    Raises
+    ------
+    ValueError
+        Naming the file and what is wrong with it.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -106,9 +114,14 @@ def read_tensors(path: str | Path, kind: str = "tensor") -> tuple[dict[str, Tens
 
 @contextmanager
 def opened_safetensors(path: str | Path, kind: str) -> Iterator[Any]:
-    """The open .safetensors file, from which tensors, or rows of them, are read one by one.
+    """Open a .safetensors file, from which tensors, or rows of them, are read one by one.
 
-    ``kind`` names the file in messages. Raises ValueError naming the file and what is wrong with it.
+    ``kind`` names the file in messages.
+
+    Raises
+    ------
+    ValueError
+        Naming the file and what is wrong with it.
     """
     try:
         with safe_open(path, framework="pt") as opened:
@@ -118,8 +131,12 @@ def opened_safetensors(path: str | Path, kind: str) -> Iterator[Any]:
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Load a weight file into the model. Raises ValueError naming what is missing, superfluous or of another
-    shape.
+    """Load a weight file into the model.
+
+    Raises
+    ------
+    ValueError
+        Naming what is missing, superfluous or of another shape.
     """
     tensors, _ = read_tensors(path, "weight")
     expected = model.state_dict()
@@ -130,6 +147,7 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
 def compare(
     kind: str, path: str | Path, expected: Mapping[str, torch.Size], tensors: Mapping[str, Tensor]
 ) -> None:
+    """Raise ValueError unless the file's tensors have the model's names and shapes."""
     missing = [name for name in expected if name not in tensors]
     superfluous = [name for name in tensors if name not in expected]
     faults = [f"no {kind} for {_some(missing)}"] if missing else []

@@ -35,8 +35,9 @@ def is_image(shape: Sequence[int]) -> bool:
 
 
 def to_picture(image: Tensor) -> Image.Image:
-    """[1, H, W] or [3, H, W] in [0, 1] as an 8-bit picture; values outside are clamped, non-finite ones
-    black.
+    """Make an 8-bit picture of ``[1, H, W]`` or ``[3, H, W]`` in [0, 1].
+
+    Values outside are clamped, non-finite ones black.
     """
     pixels = torch.nan_to_num(image.detach().float().cpu(), nan=0.0, posinf=0.0, neginf=0.0).clamp(0, 1)
     array = (pixels * 255).round().to(torch.uint8).numpy()
@@ -46,12 +47,13 @@ def to_picture(image: Tensor) -> Image.Image:
 
 
 def save_picture(path: Path, picture: Image.Image) -> None:
+    """Write a PNG file, whole or not at all."""
     with replacing(path) as temporary:
         picture.save(temporary, format="PNG")
 
 
 def grid(groups: Sequence[Sequence[Row]]) -> Image.Image:
-    """Groups of rows, column by column on a sheet that is about as wide as high.
+    """Lay out groups of rows, column by column on a sheet that is about as wide as high.
 
     The rows of a group share their columns and break together when they are long.
     """

@@ -8,7 +8,6 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from sapag_fast.files.output import check_output, finite_json, versions
 from sapag_fast.files.tensors import replacing, write_tensors
-from sapag_fast.reports.metrics import Scores, assign, score
+from sapag_fast.reports.finished import Finished
 from sapag_fast.reports.pictures import Row, grid, is_image, save_picture, to_picture
 from sapag_fast.runtime.extras import needs
 
@@ -25,87 +24,30 @@ with needs("cli", "tables of recoveries"):
     from rich import box
     from rich.table import Table
 
+__all__ = ["Report", "grid_rows", "recoveries_table"]
+
 RESULTS, GRID, TENSORS = "results.json", "grid.png", "recovered.safetensors"
-
-
-@dataclass(frozen=True)
-class Finished:
-    """One victim's recovery. ``inputs`` [B, *input_shape] and ``truth`` alike (its order free); labels [B] or
-    None. ``certificate``: a `Certificate` as a mapping.
-    """
-
-    name: str
-    group: str
-    method: str
-    inputs: Tensor
-    labels: Tensor | None
-    distance: float
-    evaluations: int
-    seconds: float
-    status: str
-    truth: Tensor | None = None
-    true_labels: Tensor | None = None
-    certificate: Mapping[str, Any] | None = None
-    details: Mapping[str, Any] = field(default_factory=dict)
-    scores: tuple[Scores, ...] = field(init=False)
-    order: tuple[int, ...] = field(init=False)
-
-    def __post_init__(self) -> None:
-        order: list[int] = []
-        if self.truth is not None:
-            order = assign(self.inputs, self.truth, self.labels, self.true_labels)
-        scores = (
-            tuple(score(self.inputs[k], self.truth[i]) for k, i in enumerate(order))
-            if self.truth is not None
-            else ()
-        )
-        object.__setattr__(self, "order", tuple(order))
-        object.__setattr__(self, "scores", scores)
-
-    @property
-    def success(self) -> bool:
-        """Every image of the victim recovered; False where the truth is not known."""
-        return bool(self.scores) and all(image.success for image in self.scores)
-
-    def file_names(self) -> list[str]:
-        if not is_image(self.inputs.shape[1:]):
-            return []
-        if len(self.inputs) == 1:
-            return [f"{self.name}.png"]
-        return [f"{self.name}-{position:02d}.png" for position in range(len(self.inputs))]
-
-    def as_json(self) -> dict[str, Any]:
-        files = self.file_names()
-        images = []
-        for position in range(len(self.inputs)):
-            image: dict[str, Any] = {"file": files[position] if files else None}
-            image["label"] = None if self.labels is None else int(self.labels[position])
-            if self.scores:
-                image |= {"truth": self.order[position], **asdict(self.scores[position])}
-                if self.true_labels is not None:
-                    image["true_label"] = int(self.true_labels[self.order[position]])
-            images.append(image)
-        known = {"recovered": self.success} if self.scores else {}
-        return {
-            "name": self.name,
-            "group": self.group,
-            "method": self.method,
-            "status": self.status,
-            "distance": self.distance,
-            "evaluations": self.evaluations,
-            "seconds": round(self.seconds, 4),
-            **known,
-            **({} if self.certificate is None else {"certificate": self.certificate}),
-            **self.details,
-            "images": images,
-        }
 
 
 class Report:
     """Collects finished recoveries and keeps the folder up to date with them.
 
-    Raises ValueError when the folder holds files already (unless ``overwrite``) or cannot be one. Nothing is
-    created before the first result or ``finish``.
+    Nothing is created before the first result or `finish`.
+
+    Parameters
+    ----------
+    folder : str or Path
+    command : str
+        For ``results.json``, as the next one.
+    settings : mapping
+    device : torch.device
+    overwrite : bool
+        The folder may hold files already.
+
+    Raises
+    ------
+    ValueError
+        When the folder holds files already (unless `overwrite`) or cannot be one.
     """
 
     def __init__(
@@ -165,7 +107,7 @@ class Report:
             ) from None
 
     def as_json(self, status: str, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """What ``results.json`` holds; numbers that are not finite become null."""
+        """Give the content of ``results.json``; numbers that are not finite become null."""
         content = {
             "command": self.command,
             "status": status,
@@ -179,8 +121,9 @@ class Report:
 
 
 def grid_rows(finished: Sequence[Finished]) -> list[list[Row]]:
-    """A group of rows for every group of recoveries: the true images where known, then one row a method,
-    victims in step.
+    """Make a group of rows for every group of recoveries.
+
+    The true images come first where they are known, then one row a method, victims in step.
     """
     shown = [entry for entry in finished if is_image(entry.inputs.shape[1:])]
     groups = []
@@ -202,7 +145,7 @@ def grid_rows(finished: Sequence[Finished]) -> list[list[Row]]:
 
 
 def recoveries_table(finished: Sequence[Finished], title: str | None = None) -> Table:
-    """One line a recovery, with PSNR, SSIM and MSE averaged over its images where the truth is known."""
+    """Make a line for each recovery; PSNR, SSIM and MSE are means over its images."""
     table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     known = any(entry.scores for entry in finished)
     judged = any(entry.certificate is not None for entry in finished)

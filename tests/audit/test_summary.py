@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from sapag_fast.audit.folder import AuditFolder, file_name
+from sapag_fast.audit.manifest import Manifest
 from sapag_fast.audit.summary import GALLERY, quantiles, write_summary
-from sapag_fast.reports.report import Finished
+from sapag_fast.reports.finished import Finished
 
 
 @pytest.fixture
 def folder(tmp_path):
     made = AuditFolder(tmp_path / "o", overwrite=False)
-    pinned = {"settings": {"restarts": 4}, "model": {}, "victims": [], "versions": {"torch": "2"}}
-    made.open(pinned, {"threads": 1, "wave": 64})
+    made.open(Manifest({"restarts": 4}, {}, (), {"torch": "2"}, threads=1, wave=64))
     yield made
     made.close()
 

@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from sapag_fast import data
-from sapag_fast.clients import training
-from sapag_fast.clients.training import train_to
+from sapag_fast.clients import training, training_cache
+from sapag_fast.clients.training import Descent, train_to
 from sapag_fast.files.tensors import read_tensors, write_tensors
 from sapag_fast.models import FunctionalActivation, make_model
 
@@ -52,7 +52,7 @@ def test_same_seed_same_bits(digits, optimizer):
     before = copy.deepcopy(model)
     generator = torch.random.get_rng_state()
     first, again, other = (
-        train_to(model, *digits, epochs=2, optimizer=optimizer, lr=0.01, seed=s) for s in (3, 3, 4)
+        train_to(model, *digits, epochs=2, descent=Descent(optimizer, lr=0.01, seed=s)) for s in (3, 3, 4)
     )
     assert first[1] == again[1]
     assert _same(first[0], again[0])
@@ -69,9 +69,9 @@ def test_dropout_comes_from_the_seed():
     tokens, labels = torch.arange(24).view(8, 3) % 10, torch.arange(8) % 2
     model = make_model("encoder", vocabulary=10, width=8, dropout=0.3)
     torch.manual_seed(1)
-    first, _ = train_to(model, tokens, labels, epochs=2, batch_size=4)
+    first, _ = train_to(model, tokens, labels, epochs=2, descent=Descent(batch_size=4))
     torch.manual_seed(2)
-    again, _ = train_to(model, tokens, labels, epochs=2, batch_size=4)
+    again, _ = train_to(model, tokens, labels, epochs=2, descent=Descent(batch_size=4))
     assert _same(first, again)
 
 
@@ -141,10 +141,10 @@ def test_another_call_has_another_checkpoint(digits, tmp_path):
         (_model(), images, labels.flip(0), {}),
         (_model(), images, labels, {"epochs": 2}),
         (_model(), images, labels, {"accuracy": 0.99}),
-        (_model(), images, labels, {"optimizer": "sgd"}),
-        (_model(), images, labels, {"lr": 0.002}),
-        (_model(), images, labels, {"batch_size": 7}),
-        (_model(), images, labels, {"seed": 1}),
+        (_model(), images, labels, {"descent": Descent("sgd")}),
+        (_model(), images, labels, {"descent": Descent(lr=0.002)}),
+        (_model(), images, labels, {"descent": Descent(batch_size=7)}),
+        (_model(), images, labels, {"descent": Descent(seed=1)}),
     ]
     for count, (model, x, y, options) in enumerate(calls, 1):
         train_to(model, x, y, **{"epochs": 1, **options}, cache=tmp_path)
@@ -154,7 +154,8 @@ def test_another_call_has_another_checkpoint(digits, tmp_path):
         model.body[1] = FunctionalActivation(partial(F.softplus, beta=slope))
         train_to(model, images, labels, epochs=1, cache=tmp_path)
     assert len(list(tmp_path.iterdir())) == len(calls) + 2
-    train_to(_model(), images, labels, epochs=1, lr=0.001, cache=tmp_path)  # the default, spelt out
+    spelt_out = Descent(lr=0.001)  # the default
+    train_to(_model(), images, labels, epochs=1, descent=spelt_out, cache=tmp_path)
     assert len(list(tmp_path.iterdir())) == len(calls) + 2
 
 
@@ -224,7 +225,7 @@ def test_code_is_part_of_what_a_checkpoint_belongs_to(digits, tmp_path, monkeypa
 
     model = Own(144, 10)
     train_to(model, *digits, epochs=0, cache=tmp_path)
-    monkeypatch.setattr(training.inspect, "getsource", lambda kind: "otherwise")
+    monkeypatch.setattr(training_cache.inspect, "getsource", lambda kind: "otherwise")
     train_to(model, *digits, epochs=0, cache=tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
 
@@ -244,9 +245,6 @@ def test_progress_goes_to_standard_error(digits, capsys):
         ({"epochs": None}, "epochs, accuracy: expected at least one of them"),
         ({"epochs": -1}, "epochs: expected at least 0, found -1"),
         ({"accuracy": 90}, r"accuracy: expected a share in \(0, 1\], found 90"),
-        ({"optimizer": "lbfgs"}, "optimizer: expected one of sgd, adam, found 'lbfgs'"),
-        ({"lr": 0.0}, "lr: expected a positive number, found 0"),
-        ({"batch_size": 0}, "batch_size: expected at least 1, found 0"),
         ({"images": torch.zeros(0, 1, 12, 12)}, r"images: expected .* N > 0, found \[0, 1, 12, 12\]"),
         ({"labels": torch.zeros(299, dtype=torch.int64)}, r"labels: expected 300 integers.*\[299\]"),
         ({"labels": torch.zeros(300)}, r"labels: expected 300 integers, found torch.float32 \[300\]"),
@@ -259,9 +257,22 @@ def test_arguments_that_do_not_fit(digits, options, message):
         train_to(_model(), **arguments)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"optimizer": "lbfgs"}, "optimizer: expected one of sgd, adam, found 'lbfgs'"),
+        ({"lr": 0.0}, "lr: expected a positive number, found 0"),
+        ({"batch_size": 0}, "batch_size: expected at least 1, found 0"),
+    ],
+)
+def test_descents_that_do_not_fit(options, message):
+    with pytest.raises(ValueError, match=message):
+        Descent(**options)
+
+
 def test_what_cannot_be_trained(digits, tmp_path):
     with pytest.raises(ValueError, match="lr: training diverged in epoch"):
-        train_to(_model(), *digits, epochs=20, optimizer="sgd", lr=1e20)
+        train_to(_model(), *digits, epochs=20, descent=Descent("sgd", lr=1e20))
     frozen = _model().requires_grad_(False)
     with pytest.raises(ValueError, match="no parameter requires gradients"):
         train_to(frozen, *digits, epochs=1)

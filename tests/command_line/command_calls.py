@@ -62,7 +62,7 @@ def in_child(arguments, environment):
     """Run the command in a process of its own, where nothing is imported anew, and return its exit status."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["sapag_fast.command_line.commands", "sapag_fast.audit.run", "sapag_fast.audit.plots"]
+        ["sapag_fast.command_line.recover", "sapag_fast.command_line.audit", "sapag_fast.audit.plots"]
     )
     process = context.Process(target=_command, args=([str(a) for a in arguments], environment))
     process.start()

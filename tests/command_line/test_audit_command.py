@@ -274,7 +274,7 @@ def test_refusal_by_the_search_leaves_nothing_behind(many, tmp_path, monkeypatch
     def refuses(*_, **__):
         raise ValueError("no such luck")
 
-    monkeypatch.setattr("sapag_fast.recovery.recover", refuses)
+    monkeypatch.setattr("sapag_fast.audit.wave.recover", refuses)
     done = run(*audit(many, output=tmp_path / "o"))
     assert done.exit_code == 2
     assert "no such luck" in done.stderr

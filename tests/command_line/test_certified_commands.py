@@ -17,7 +17,7 @@ QUICK = ("--steps", 120, "--restarts", 2, "--device", "cpu")
 def measured(monkeypatch):
     family = Family(
         name="small",
-        kinked=False,
+        piecewise_linear=False,
         distance="sapag",
         bandwidth=1.0,
         channels=1,

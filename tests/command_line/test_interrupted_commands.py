@@ -18,7 +18,7 @@ def test_interrupt_keeps_what_is_finished(made, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return real(*arguments, **options)
 
-    monkeypatch.setattr(sapag_fast, "recover", second_is_interrupted)
+    monkeypatch.setattr("sapag_fast.command_line.recover.recover", second_is_interrupted)
     done = run(*victim(made), "--gradient", made / "g1.safetensors", *QUICK, "--output", tmp_path / "o")
     assert done.exit_code == 130, done.output
     content = results(tmp_path / "o")
@@ -36,7 +36,7 @@ def test_failure_keeps_what_is_finished(made, tmp_path, monkeypatch):
             raise ValueError("out of luck")
         return real(*arguments, **options)
 
-    monkeypatch.setattr(sapag_fast, "recover", second_fails)
+    monkeypatch.setattr("sapag_fast.command_line.recover.recover", second_fails)
     done = run(*victim(made), "--gradient", made / "g1.safetensors", *QUICK, "--output", tmp_path / "o")
     assert done.exit_code == 2
     assert "out of luck" in done.stderr
@@ -87,10 +87,10 @@ def test_control_c_in_a_process_of_its_own(made, tmp_path):
 def test_interrupted_demo_keeps_its_cells(tmp_path, small_demo, monkeypatch):
     real = demo.dlg
 
-    def interrupted(cell, position, *rest):
-        if (cell.initialisation, position) == ("uniform", 1):
+    def interrupted(attacked, position, *rest):
+        if (attacked.cell.initialisation, position) == ("uniform", 1):
             raise KeyboardInterrupt
-        return real(cell, position, *rest)
+        return real(attacked, position, *rest)
 
     monkeypatch.setattr(demo, "dlg", interrupted)
     done = run("demo", "--output", tmp_path / "o")

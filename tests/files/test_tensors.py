@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from sapag_fast.files import tensors as files
+from sapag_fast.files.gradient_file import read_gradient
 
 
 def small_model():
@@ -43,7 +44,7 @@ def test_gradient_comes_in_the_order_of_the_parameters(tmp_path):
     model = small_model()
     gradients = gradients_of(model)
     save_file(dict(reversed(gradients.items())), tmp_path / "g.safetensors")
-    read, _ = files.read_gradient(model, tmp_path / "g.safetensors")
+    read, _ = read_gradient(model, tmp_path / "g.safetensors")
     assert all(
         torch.equal(ours, gradients[name])
         for ours, (name, _) in zip(read, model.named_parameters(), strict=True)
@@ -56,7 +57,7 @@ def test_gradient_in_torch_format(tmp_path, suffix, as_list):
     model = small_model()
     gradients = gradients_of(model)
     torch.save(list(gradients.values()) if as_list else gradients, tmp_path / f"g{suffix}")
-    read, metadata = files.read_gradient(model, tmp_path / f"g{suffix}")
+    read, metadata = read_gradient(model, tmp_path / f"g{suffix}")
     assert metadata == {}
     assert all(torch.equal(a, b) for a, b in zip(read, gradients.values(), strict=True))
 
@@ -88,14 +89,14 @@ def test_gradient_that_does_not_fit(tmp_path, changes, words):
     model = small_model()
     save_file(changed(gradients_of(model), **changes), tmp_path / "g.safetensors")
     with pytest.raises(ValueError, match=words) as caught:
-        files.read_gradient(model, tmp_path / "g.safetensors")
+        read_gradient(model, tmp_path / "g.safetensors")
     assert "g.safetensors" in str(caught.value)
 
 
 def test_wrong_number_in_a_list(tmp_path):
     torch.save([torch.zeros(2)], tmp_path / "g.pt")
     with pytest.raises(ValueError, match="holds 1 gradients, the model has 6 parameters"):
-        files.read_gradient(small_model(), tmp_path / "g.pt")
+        read_gradient(small_model(), tmp_path / "g.pt")
 
 
 def test_weights_that_do_not_fit(tmp_path):

@@ -10,8 +10,9 @@ from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file
 
+from sapag_fast.reports.finished import Finished
 from sapag_fast.reports.pictures import Row, grid, to_picture
-from sapag_fast.reports.report import Finished, Report, grid_rows, recoveries_table
+from sapag_fast.reports.report import Report, grid_rows, recoveries_table
 
 CPU = torch.device("cpu")
 

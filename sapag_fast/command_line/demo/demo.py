@@ -1,14 +1,16 @@
-"""The demo: real images recovered from the gradients of a small untrained network, by SAPAG and by DLG as
-published.
+"""The demo: images recovered from gradients of a small untrained network, by SAPAG and by DLG as published.
 
 The network is the LeNet with sigmoids that the literature attacks, one victim image a gradient, without any
 defence; each cell is an image source and a weight initialisation. These are settings in which the attack is
 known to work: they show what it does there, not that every network leaks like this.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -18,14 +20,20 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sapag_fast import data
+from sapag_fast.clients.gradient import client_gradient
 from sapag_fast.command_line.demo.dlg import deep_leakage
+from sapag_fast.command_line.session import chosen_device, keep_results
 from sapag_fast.models import LeNet, initialise
 from sapag_fast.recovery.recover import recover
-from sapag_fast.reports.metrics import SUCCESS_PSNR
-from sapag_fast.reports.report import Finished, Report
+from sapag_fast.recovery.result import Recovery
+from sapag_fast.reports.finished import Finished, scored
+from sapag_fast.reports.metrics import SUCCESS_MEANS, SUCCESS_PSNR
+from sapag_fast.reports.report import Report
+from sapag_fast.search.interrupted import Interrupted
+
+__all__ = ["run"]
 
 SAPAG, DLG = "SAPAG", "DLG"
 RESTARTS = 2
@@ -37,15 +45,26 @@ VICTIMS = 3
 
 @dataclass(frozen=True)
 class Cell:
+    """Victims of one image source, and the weights of their network.
+
+    Attributes
+    ----------
+    source : str
+        One of `data.SOURCES`.
+    initialisation : str
+    """
+
     source: str
     initialisation: str
 
     @property
     def title(self) -> str:
+        """As tables have it."""
         return f"{self.source}, {self.initialisation}"
 
     @property
     def stem(self) -> str:
+        """As file names have it."""
         return f"{self.source}-{self.initialisation.replace('.', '')}"
 
 
@@ -53,8 +72,46 @@ CELLS = tuple(Cell(source, initialisation) for source in SIZE for initialisation
 QUICK_CELLS = tuple(Cell(source, "uniform") for source in SIZE)
 
 
+@dataclass(frozen=True)
+class Attacked:
+    """A cell's network and victims, V of them.
+
+    Attributes
+    ----------
+    cell : Cell
+    model : nn.Module
+    images : Tensor
+        ``[V, C, H, W]``.
+    labels : Tensor
+        ``[V]``.
+    gradients : list of tuple of Tensor
+        V gradients.
+    """
+
+    cell: Cell
+    model: nn.Module
+    images: Tensor
+    labels: Tensor
+    gradients: list[tuple[Tensor, ...]]
+
+
+def run(*, output: Path, overwrite: bool, seed: int, device: str | None, quick: bool) -> None:
+    """Do what ``sapag-fast demo`` does, given its options."""
+    console, where = Console(), chosen_device(device)
+    report = Report(output, "demo", settings(seed, quick), where, overwrite=overwrite)
+
+    def work() -> None:
+        attack_cells(report, cells(quick), seed, console)
+
+    def show() -> None:
+        console.print(summary_table(report.finished))
+
+    keep_results(report, work, show, lambda: {"summary": summary(report.finished)})
+    console.print(f"Images, grid.png and results.json are in {output}.")
+
+
 def settings(seed: int, quick: bool) -> dict[str, Any]:
-    """What ``results.json`` records of the demo."""
+    """Tell ``results.json`` how the demo was run."""
     return {
         "network": "LeNet, sigmoid, untrained",
         "cells": [cell.title for cell in cells(quick)],
@@ -70,85 +127,76 @@ def settings(seed: int, quick: bool) -> dict[str, Any]:
 
 
 def cells(quick: bool) -> tuple[Cell, ...]:
+    """Choose the demo's cells."""
     return QUICK_CELLS if quick else CELLS
 
 
-def run(report: Report, *, seed: int, quick: bool, console: Console) -> None:
+def attack_cells(report: Report, chosen: Sequence[Cell], seed: int, console: Console) -> None:
     """Attack every cell with both methods and add the results to the report, cell by cell."""
-    chosen = cells(quick)
     with one_thread(), progress_bar(console, len(chosen) * (1 + VICTIMS)) as advance:
         for number, cell in enumerate(chosen):
-            images, labels = (part.to(report.device) for part in victims(cell))
-            shape, classes = images.shape[1:], CLASSES[cell.source]
-            net = LeNet(channels=shape[0], image_size=shape[1], classes=classes)
-            model = initialise(net, cell.initialisation, seed=seed + number).to(report.device)
-            gradients = [client_gradient(model, images[i : i + 1], labels[i : i + 1]) for i in range(VICTIMS)]
-
+            attacked = made(cell, seed + number, report.device)
             advance(f"{cell.title}: {SAPAG}", 0)
-            attacked = sapag(cell, model, gradients, images, labels, seed)
-            report.add(*attacked)
-            if any(entry.status == "interrupted" for entry in attacked):
-                raise KeyboardInterrupt  # recover() swallows Ctrl-C to hand back its best iterates
+            try:
+                ours = sapag(attacked, seed)
+            except Interrupted as stop:
+                report.add(*reported(attacked, stop.recovery, 0.0))
+                raise
+            report.add(*ours)
             advance(f"{cell.title}: {DLG}", 1)
-            for position, gradient in enumerate(gradients):
-                budget = attacked[position].evaluations
-                report.add(dlg(cell, position, model, gradient, images, labels, budget, seed))
+            for position in range(VICTIMS):
+                report.add(dlg(attacked, position, ours[position].evaluations, seed))
                 advance(f"{cell.title}: {DLG}", 1)
 
 
+def made(cell: Cell, seed: int, device: torch.device) -> Attacked:
+    """Draw a cell's network, and form its victims' gradients."""
+    images, labels = (part.to(device) for part in victims(cell))
+    net = LeNet(channels=images.shape[1], image_size=images.shape[2], classes=CLASSES[cell.source])
+    model = initialise(net, cell.initialisation, seed=seed).to(device)
+    gradients = [client_gradient(model, images[i : i + 1], labels[i : i + 1]) for i in range(VICTIMS)]
+    return Attacked(cell, model, images, labels, gradients)
+
+
 def victims(cell: Cell) -> data.Images:
-    """Images and labels of a cell; cells of one source share none."""
-    place = INITIALISATIONS.index(cell.initialisation) * VICTIMS
-    images, labels = data.SOURCES[cell.source](place + VICTIMS, SIZE[cell.source])
-    return images[place:], labels[place:]
+    """Take a cell's images and labels; cells of one source share none."""
+    first = INITIALISATIONS.index(cell.initialisation) * VICTIMS
+    images, labels = data.SOURCES[cell.source](first + VICTIMS, SIZE[cell.source])
+    return images[first:], labels[first:]
 
 
-def sapag(
-    cell: Cell,
-    model: nn.Module,
-    gradients: Sequence[Sequence[Tensor]],
-    images: Tensor,
-    labels: Tensor,
-    seed: int,
-) -> list[Finished]:
-    """All victims of a cell and their restarts in one batch, labels inferred, all else by default."""
-    target = [torch.stack(layer) for layer in zip(*gradients, strict=True)]
+def sapag(attacked: Attacked, seed: int) -> list[Finished]:
+    """Attack all victims of a cell and their restarts in one batch, labels inferred, all else by default."""
+    target = [torch.stack(layer) for layer in zip(*attacked.gradients, strict=True)]
+    shape = attacked.images.shape[1:]
     began = perf_counter()
-    result = recover(model, target, images.shape[1:], restarts=RESTARTS, seed=seed, batched=True)
-    inputs = result.inputs.cpu()
-    seconds = (perf_counter() - began) / len(images)
-    return [
-        Finished(
-            name=f"{cell.stem}-{position:02d}-sapag",
-            group=cell.title,
-            method=SAPAG,
-            inputs=inputs[position],
-            labels=result.labels[position].cpu(),
-            distance=float(result.distance[position]),
-            evaluations=int(result.evaluations[position]),
+    recovery = recover(attacked.model, target, shape, restarts=RESTARTS, seed=seed, batched=True)
+    return reported(attacked, recovery, (perf_counter() - began) / len(attacked.images))
+
+
+def reported(attacked: Attacked, recovery: Recovery, seconds: float) -> list[Finished]:
+    """Score every victim of a cell; `seconds` is the time for each."""
+    finished = []
+    for position in range(len(attacked.images)):
+        entry = scored(
+            recovery,
+            position,
+            f"{attacked.cell.stem}-{position:02d}-sapag",
             seconds=seconds,
-            status=result.status[position],
-            truth=images[position : position + 1].cpu(),
-            true_labels=labels[position : position + 1].cpu(),
+            truth=attacked.images[position : position + 1].cpu(),
+            true_labels=attacked.labels[position : position + 1].cpu(),
         )
-        for position in range(len(images))
-    ]
+        # The demo is about the images: certificate and recipe have no place beside DLG's results.
+        finished.append(replace(entry, group=attacked.cell.title, method=SAPAG, certificate=None, details={}))
+    return finished
 
 
-def dlg(
-    cell: Cell,
-    position: int,
-    model: nn.Module,
-    gradient: Sequence[Tensor],
-    images: Tensor,
-    labels: Tensor,
-    evaluations: int,
-    seed: int,
-) -> Finished:
-    """One victim, one start as published, and as many evaluations as SAPAG took."""
+def dlg(attacked: Attacked, position: int, evaluations: int, seed: int) -> Finished:
+    """Attack one victim from one start as published, with as many evaluations as SAPAG took."""
+    cell, images, labels = attacked.cell, attacked.images, attacked.labels
     result = deep_leakage(
-        model,
-        gradient,
+        attacked.model,
+        attacked.gradients[position],
         images.shape[1:],
         CLASSES[cell.source],
         evaluations=evaluations,
@@ -169,12 +217,8 @@ def dlg(
     )
 
 
-def client_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
-    return torch.autograd.grad(F.cross_entropy(model(images), labels), tuple(model.parameters()))
-
-
 def summary(finished: Sequence[Finished]) -> list[dict[str, Any]]:
-    """One entry a cell and method, then one a method over all cells: medians, and seconds a victim."""
+    """Sum up each cell and method, then each method over all cells: medians, and seconds a victim."""
     groups = list(dict.fromkeys(entry.group for entry in finished))
     lines = []
     for group in (*groups, "all"):
@@ -198,7 +242,8 @@ def summary(finished: Sequence[Finished]) -> list[dict[str, Any]]:
 
 
 def summary_table(finished: Sequence[Finished]) -> Table:
-    table = Table(title=f"Recovered: PSNR of at least {SUCCESS_PSNR:.0f} dB. LeNet with sigmoids, untrained")
+    """Show the summary."""
+    table = Table(title=f"Recovered: {SUCCESS_MEANS}. LeNet with sigmoids, untrained")
     table.add_column("images, weights", no_wrap=True)
     table.add_column("method")
     for heading in ("recovered", "PSNR dB", "evals", "s/victim"):
@@ -218,7 +263,10 @@ def summary_table(finished: Sequence[Finished]) -> Table:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """These layers are too small to share out, and threads that wait for a busy core cost seconds."""
+    """Work on one thread.
+
+    These layers are too small to share out, and threads that wait for a busy core cost seconds.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -229,6 +277,7 @@ def one_thread() -> Iterator[None]:
 
 @contextmanager
 def progress_bar(console: Console, total: int) -> Iterator[Callable[[str, int], None]]:
+    """Show how far the demo is; yields what takes the present work and how many parts it adds."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=total)

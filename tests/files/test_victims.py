@@ -1,16 +1,14 @@
-"""Listing and reading the victims of a run, and their true images."""
+"""Listing and reading the victims of gradient files."""
 
 import json
 
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from sapag_fast.audit.victims import Truth, list_victims
-from sapag_fast.files.fingerprint import model_fingerprint, structure
 from sapag_fast.files.gradient_file import batch_name
+from sapag_fast.files.victims import list_victims
 
 
 @pytest.fixture
@@ -111,51 +109,6 @@ def test_nothing_to_list(model, tmp_path):
         list_victims(tmp_path / "g.npz", model, None, None)
 
 
-def pictures(folder, names):
-    folder.mkdir()
-    for shade, name in enumerate(names):
-        Image.new("L", (2, 2), shade).save(folder / f"{name}.png")
-    return [folder]
-
-
-@pytest.fixture
-def listed(model, tmp_path):
-    return list_victims(stacked(tmp_path, model), model, (1, 2, 2), 1)
-
-
-def shades(truth, listed):
-    return [round(float(truth.of(victim).max()) * 255) for victim in listed]
-
-
-def test_truth_by_name_may_hold_more(listed, tmp_path):
-    truth = Truth(pictures(tmp_path / "t", ["more", "v2", "v0", "v1"]), listed)
-    assert shades(truth, listed) == [2, 3, 1]
-
-
-def test_truth_in_order(listed, tmp_path):
-    assert shades(Truth(pictures(tmp_path / "t", ["a", "b", "c"]), listed), listed) == [0, 1, 2]
-    with pytest.raises(ValueError, match="gives 2 images"):
-        Truth(pictures(tmp_path / "u", ["a", "b"]), listed)
-
-
-def test_truth_is_for_images(model, tmp_path):
-    listed = list_victims(stacked(tmp_path, model), model, None, None)
-    with pytest.raises(ValueError, match="is not an image"):
-        Truth(pictures(tmp_path / "t", ["v0", "v1", "v2"]), listed)
-
-
 def test_long_batches_have_short_names(tmp_path):
     assert batch_name([tmp_path / "a.png", tmp_path / "b.png"]) == "a+b"
     assert batch_name([tmp_path / f"image{k:03d}.png" for k in range(64)]) == "image000+63 more"
-
-
-def test_what_tells_models_apart(model):
-    before = model_fingerprint(model), structure(model)
-    with torch.no_grad():
-        model[0].bias += 1
-    assert (model_fingerprint(model) == before[0], structure(model) == before[1]) == (False, True)
-    model[1] = nn.Tanh()
-    assert structure(model) != before[1]
-    tanh = structure(model)
-    model[0].weight.requires_grad_(False)
-    assert structure(model) != tanh

@@ -1,0 +1,177 @@
+"""A wave of an audit: victims that one call of `recover` searches together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sapag_fast.audit.folder import AuditFolder
+from sapag_fast.audit.groups import AuditOptions, Group
+from sapag_fast.audit.result import Result
+from sapag_fast.files.fingerprint import fingerprint
+from sapag_fast.files.victims import ListedVictim
+from sapag_fast.recovery.recover import recover
+from sapag_fast.recovery.result import Recovery
+from sapag_fast.victim.labels import infer_labels
+from sapag_fast.victim.model import VictimModel
+
+__all__ = ["ReadWave", "Wave", "WaveSearch"]
+
+
+@dataclass(frozen=True)
+class Wave:
+    """Victims of one group that are searched together.
+
+    Attributes
+    ----------
+    number : int
+        Of the wave in the audit, from 0 on.
+    group : Group
+    victims : sequence of ListedVictim
+    """
+
+    number: int
+    group: Group
+    victims: Sequence[ListedVictim]
+
+
+@dataclass(frozen=True)
+class ReadWave:
+    """A wave's victims that can be read, V of them.
+
+    Attributes
+    ----------
+    victims : sequence of ListedVictim
+    targets : sequence of Tensor
+        ``[V, *parameter shape]`` for each trained parameter.
+    sha256 : dict of str to str
+        Of each gradient, by the victim's name, in order.
+    faults : dict of str to str
+        Why each of the others cannot be read, by name.
+    """
+
+    victims: Sequence[ListedVictim]
+    targets: Sequence[Tensor]
+    sha256: dict[str, str]
+    faults: dict[str, str]
+
+
+class WaveSearch:
+    """Reads and searches one wave after the other.
+
+    Parameters
+    ----------
+    model : nn.Module
+        On `device`.
+    folder : AuditFolder
+        Open.
+    options : AuditOptions
+    device : torch.device
+    """
+
+    def __init__(
+        self, model: nn.Module, folder: AuditFolder, options: AuditOptions, device: torch.device
+    ) -> None:
+        self.model, self.folder, self.options, self.device = model, folder, options, device
+
+    def read(self, wave: Wave) -> ReadWave:
+        """Read the gradients of the victims that can be searched."""
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        count = len(wave.victims)
+        targets = [torch.empty(count, *p.shape, dtype=p.dtype, device=self.device) for p in parameters]
+        victims: list[ListedVictim] = []
+        sha256: dict[str, str] = {}
+        faults: dict[str, str] = {}
+        for victim in wave.victims:
+            row = len(victims)
+            try:
+                gradient = self._whole_gradient(victim)
+                for target, tensor in zip(targets, gradient, strict=True):
+                    target[row] = tensor
+                    if not torch.isfinite(target[row]).all():
+                        raise ValueError(f"its gradient is not finite as {target.dtype}")
+                self._check_labels(wave.group, victim, [target[row : row + 1] for target in targets])
+            except ValueError as error:
+                faults[victim.name] = str(error)
+                continue
+            victims.append(victim)
+            sha256[victim.name] = fingerprint((), gradient)
+        return ReadWave(victims, [target[: len(victims)] for target in targets], sha256, faults)
+
+    def search(
+        self,
+        wave: Wave,
+        read: ReadWave,
+        on_result: Callable[[str, Result], object],
+        progress: Callable[[int, Tensor], object],
+    ) -> None:
+        """Search the victims once, and write each result as soon as it is there.
+
+        Parameters
+        ----------
+        wave : Wave
+        read : ReadWave
+            What `read` made of it.
+        on_result : callable
+            Given a victim's name and its result, when that is written.
+        progress : callable
+            As `recover`'s.
+
+        Raises
+        ------
+        Interrupted
+            After Ctrl-C; the wave's checkpoint is written.
+        """
+        group, search = wave.group, self.options.search
+
+        def finished(position: int, recovery: Recovery) -> None:
+            self.folder.pin_at_once(group.name, recovery.at_once)
+            name = read.victims[position].name
+            result = Result.of(recovery, name, read.sha256[name], search)
+            self.folder.write(name, result)
+            on_result(name, result)
+
+        recover(
+            self.model,
+            read.targets,
+            group.victims[0].input_shape,
+            batched=True,
+            batch_size=group.victims[0].batch_size,
+            labels=self._labels(read.victims),
+            checkpoint=self.folder.checkpoint,
+            on_finished=finished,
+            progress=progress,
+            options=search,
+            recipe=group.recipe,
+            at_once=search.at_once or self.folder.at_once(group.name),
+        )
+
+    def _whole_gradient(self, victim: ListedVictim) -> list[Tensor]:
+        gradient = victim.gradient(self.model)
+        whole = [tensor for tensor in gradient if tensor is not None]
+        if len(whole) < len(gradient):
+            raise ValueError("its client withheld a part of the gradient; recover takes it, an audit not")
+        return whole
+
+    def _check_labels(self, group: Group, victim: ListedVictim, target: list[Tensor]) -> None:
+        """Raise ValueError where one victim would end the search of all for its labels."""
+        if self.options.labels == "infer":
+            # The look at the signs needs no noise images, which serve batches.
+            infer_labels(
+                VictimModel(self.model), target, batch_size=1, noise=target[0], classes=group.classes
+            )
+        elif self.options.labels == "known":
+            if victim.labels is None:
+                raise ValueError("its gradient file does not give the labels")
+            if len(victim.labels) != victim.batch_size:
+                raise ValueError(f"{len(victim.labels)} labels for {victim.batch_size} images")
+            if group.classes is not None and max(victim.labels) >= group.classes:
+                raise ValueError(f"label {max(victim.labels)}: the model has {group.classes} classes")
+
+    def _labels(self, victims: Sequence[ListedVictim]) -> str | Tensor:
+        if self.options.labels != "known":
+            return self.options.labels
+        return torch.tensor([victim.labels for victim in victims], device=self.device)

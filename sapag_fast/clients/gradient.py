@@ -1,0 +1,62 @@
+"""The gradient that a client shares: of one loss, over one batch, for every parameter that is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["checked_cross_entropy", "client_gradient"]
+
+
+def client_gradient(
+    model: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    loss_fn: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+) -> tuple[Tensor, ...]:
+    """Form the loss's gradient for every trained parameter, in the order of ``model.parameters()``.
+
+    Parameters
+    ----------
+    model : nn.Module
+        In the mode (training or not) in which the client has it.
+    inputs : Tensor
+        ``[B, *input_shape]``.
+    labels : Tensor
+        ``[B]``, int64, or what `loss_fn` takes.
+    loss_fn : callable
+        ``(output, labels) -> scalar``.
+
+    Returns
+    -------
+    tuple of Tensor
+        Zeros for a parameter that the loss does not depend on.
+
+    Raises
+    ------
+    ValueError
+        Where model and inputs do not fit.
+    """
+    try:
+        output = model(inputs)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        shape = "x".join(map(str, inputs.shape[1:]))
+        raise ValueError(f"input shape {shape}: the model rejects it: {error}") from None
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    gradient = torch.autograd.grad(loss_fn(output, labels), parameters, allow_unused=True)
+    return tuple(torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradient, strict=True))
+
+
+def checked_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy that raises ValueError for what is no ``[B, classes]`` logits, and labels beyond them."""
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(labels):
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(
+            f"the model gives {found} for {len(labels)} images; expected logits [batch, classes]"
+        )
+    if int(labels.max()) >= logits.shape[1]:
+        raise ValueError(f"label {int(labels.max())}: the model has {logits.shape[1]} classes")
+    return F.cross_entropy(logits, labels)

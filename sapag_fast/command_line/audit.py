@@ -1,0 +1,53 @@
+"""What ``sapag-fast audit`` does, given its options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from sapag_fast.audit.folder import AuditFolder
+from sapag_fast.audit.groups import AuditOptions
+from sapag_fast.audit.run import Audit
+from sapag_fast.audit.truth import Truth
+from sapag_fast.command_line.session import built_model, chosen_device, search_options_of
+from sapag_fast.files.victims import list_victims
+
+__all__ = ["run"]
+
+
+def run(
+    *,
+    model_reference: str,
+    weights: Path | None,
+    gradients: Path,
+    truth: tuple[Path, ...],
+    device: str | None,
+    output: Path,
+    overwrite: bool,
+    **options: Any,
+) -> bool:
+    """Audit, and tell whether no victim was skipped."""
+    where, search = chosen_device(device), search_options_of(options)
+    folder = AuditFolder(output, overwrite=overwrite)
+    model = built_model(model_reference, weights, search.seed, where)
+    victims = list_victims(gradients, model, options["input_shape"], options["batch_size"])
+    known = Truth(truth, victims) if truth else None
+    given = {
+        "model": model_reference,
+        "weights": weights,
+        "gradients": gradients,
+        "truth": truth,
+        "input_shape": options["input_shape"],
+        "batch_size": options["batch_size"],
+        **options,
+    }
+    console = Console()
+    audit_options = AuditOptions(search, options["labels"])
+    skipped = Audit(model, victims, known, folder, audit_options, given, where, console).run()
+    console.print(f"Results, summary.html, summary.json and summary.csv are in {output}.", markup=False)
+    if skipped:
+        click.echo(f"sapag-fast: {skipped} victims were skipped; the summary says why", err=True)
+    return not skipped

@@ -1,0 +1,20 @@
+"""What ``sapag-fast capture`` does, given its options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sapag_fast.clients.capture import CaptureOptions, capture
+from sapag_fast.command_line.session import built_model, chosen_device
+
+__all__ = ["run"]
+
+
+def run(*, model_reference: str, weights: Path | None, seed: int, device: str | None, **options: Any) -> None:
+    """Write the gradients that clients of the model would share."""
+    where = chosen_device(device)
+    model = built_model(model_reference, weights, seed, where)
+    click.echo(capture(model, where, CaptureOptions(seed=seed, **options)))

@@ -1,0 +1,177 @@
+"""What ``sapag-fast recover`` does, given its options."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from sapag_fast import data
+from sapag_fast.command_line.session import built_model, chosen_device, keep_results, search_options_of
+from sapag_fast.files.fingerprint import model_fingerprint
+from sapag_fast.files.gradient_file import read_gradient
+from sapag_fast.files.victims import described
+from sapag_fast.recovery.recover import recover
+from sapag_fast.recovery.result import Recovery
+from sapag_fast.reports.finished import Finished, scored
+from sapag_fast.reports.metrics import SUCCESS_MEANS
+from sapag_fast.reports.report import Report, recoveries_table
+from sapag_fast.search.interrupted import Interrupted
+from sapag_fast.search.options import SearchOptions
+
+__all__ = ["run"]
+
+
+@dataclass(frozen=True)
+class Victim:
+    """One gradient to invert.
+
+    Attributes
+    ----------
+    name : str
+    gradient : list of Tensor or None
+        In the order of the model's trained parameters, None where withheld.
+    input_shape : tuple of int
+    batch_size : int
+    labels : Tensor or None
+        ``[B]``, the true ones, where the file gives them.
+    truth : Tensor or None
+        ``[B, *input_shape]``.
+    """
+
+    name: str
+    gradient: list[Tensor | None]
+    input_shape: tuple[int, ...]
+    batch_size: int
+    labels: Tensor | None
+    truth: Tensor | None = None
+
+
+def run(
+    *,
+    model_reference: str,
+    weights: Path | None,
+    gradients: tuple[Path, ...],
+    truth: tuple[Path, ...],
+    device: str | None,
+    output: Path,
+    overwrite: bool,
+    **options: Any,
+) -> None:
+    """Recover each victim in turn; everything is read and checked before anything is written."""
+    console, where = Console(), chosen_device(device)
+    settings = {
+        "model": model_reference,
+        "weights": weights,
+        "gradients": gradients,
+        "truth": truth,
+        **options,
+    }
+    report = Report(output, "recover", settings, where, overwrite=overwrite)
+    search = search_options_of(options)
+    model = built_model(model_reference, weights, search.seed, where)
+    victims = read_victims(model, gradients, options["input_shape"], options["batch_size"], where)
+    if truth:
+        victims = with_truth(victims, truth)
+    labels = options["labels"]
+    if not isinstance(labels, str):
+        labels = torch.tensor(labels, device=where)
+
+    def work() -> None:
+        for victim in victims:
+            add_recovery(report, model, victim, labels, search)
+
+    means = {"success_means": SUCCESS_MEANS} if truth else {}
+    keep_results(report, work, lambda: console.print(recoveries_table(report.finished)), lambda: means)
+    console.print(f"Results are in {output}.")
+
+
+def add_recovery(
+    report: Report, model: nn.Module, victim: Victim, labels: str | Tensor, search: SearchOptions
+) -> None:
+    """Search one victim, with a progress bar, and add what was found to the report, also after Ctrl-C."""
+    began = time.perf_counter()
+
+    def finished(recovery: Recovery) -> Finished:
+        return scored(
+            recovery,
+            0,
+            victim.name,
+            seconds=time.perf_counter() - began,
+            truth=victim.truth,
+            true_labels=victim.labels if victim.truth is not None else None,
+        )
+
+    try:
+        recovery = recover(
+            model,
+            victim.gradient,
+            victim.input_shape,
+            batch_size=victim.batch_size,
+            labels=labels,
+            progress=True,
+            options=search,
+        )
+    except Interrupted as stop:
+        report.add(finished(stop.recovery))
+        raise
+    report.add(finished(recovery))
+
+
+def read_victims(
+    model: nn.Module,
+    gradients: Sequence[Path],
+    input_shape: tuple[int, ...] | None,
+    batch_size: int | None,
+    device: torch.device,
+) -> list[Victim]:
+    """Read every gradient file, with what its metadata says where the options do not.
+
+    Raises
+    ------
+    ValueError
+        If something is missing, or does not fit the model.
+    """
+    names = [path.stem for path in gradients]
+    if len(set(names)) < len(names):
+        names = [f"{position:02d}-{name}" for position, name in enumerate(names)]
+    victims = []
+    for name, path in zip(names, gradients, strict=True):
+        gradient, metadata = read_gradient(model, path)
+        listed = described(name, path, metadata, input_shape, batch_size)
+        if listed.fault:
+            raise ValueError(f"gradient file {path}: {listed.fault}")
+        if listed.weights and listed.weights != model_fingerprint(model):
+            click.echo(
+                f"sapag-fast: warning: {path} was captured with other weights than the model has now",
+                err=True,
+            )
+        labels = None if listed.labels is None else torch.tensor(listed.labels)
+        on_device = [None if g is None else g.to(device) for g in gradient]
+        victims.append(Victim(name, on_device, listed.input_shape, listed.batch_size, labels))
+    return victims
+
+
+def with_truth(victims: Sequence[Victim], paths: Sequence[Path]) -> list[Victim]:
+    """Deal the true images out to the victims in order.
+
+    Raises
+    ------
+    ValueError
+        Where their number or the victims' shapes do not fit.
+    """
+    shapes = {victim.input_shape for victim in victims}
+    if len(shapes) > 1:
+        raise ValueError("--truth needs gradients of one input shape")
+    images = data.read_images(paths, shapes.pop())
+    sizes = [victim.batch_size for victim in victims]
+    if len(images) != sum(sizes):
+        raise ValueError(f"--truth gives {len(images)} images, the gradients stand for {sum(sizes)}")
+    return [replace(victim, truth=batch) for victim, batch in zip(victims, images.split(sizes), strict=True)]

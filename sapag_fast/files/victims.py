@@ -1,0 +1,176 @@
+"""The victims in a folder of gradient files, or in one file of many, listed before any gradient is read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sapag_fast.files.gradient_file import (
+    STACKED,
+    SUFFIXES,
+    GradientMetadata,
+    gradient_in_order,
+    read_gradient,
+    read_metadata,
+)
+from sapag_fast.files.tensors import opened_safetensors
+
+__all__ = ["ListedVictim", "described", "list_victims"]
+
+
+@dataclass(frozen=True)
+class ListedVictim:
+    """A victim whose gradient still lies on disk.
+
+    Attributes
+    ----------
+    name : str
+        As its file says, or is called: not necessarily a name that a file may have.
+    path : Path
+    row : int or None
+        Its row in a file of many victims.
+    size : int
+        Bytes of the file.
+    input_shape : tuple of int
+        Empty where `fault` says that it is not known.
+    batch_size : int
+    labels : tuple of int or None
+        B true labels, where the file gives them.
+    weights : str or None
+        `model_fingerprint` of the model that the gradient was captured from, where the file gives it.
+    fault : str or None
+        Why it cannot be read.
+    """
+
+    name: str
+    path: Path
+    row: int | None
+    size: int
+    input_shape: tuple[int, ...] = ()
+    batch_size: int = 1
+    labels: tuple[int, ...] | None = None
+    weights: str | None = None
+    fault: str | None = None
+
+    def gradient(self, model: nn.Module) -> list[Tensor | None]:
+        """Read the gradient, in the order of the model's trained parameters; None where withheld.
+
+        Raises
+        ------
+        ValueError
+            Where it does not fit the model or is not finite.
+        """
+        if self.row is None:
+            return read_gradient(model, self.path)[0]
+        with opened_safetensors(self.path, "gradient") as opened:
+            slices = {name: opened.get_slice(name) for name in list(opened.keys())}
+            rows = {name: part[self.row : self.row + 1].squeeze(0) for name, part in slices.items()}
+        return gradient_in_order(model, rows, f"{self.path} (victim {self.row})")
+
+
+def list_victims(
+    path: Path, model: nn.Module, input_shape: tuple[int, ...] | None, batch_size: int | None
+) -> list[ListedVictim]:
+    """List the victims in a folder of gradient files, or in one file, with no gradient read.
+
+    Parameters
+    ----------
+    path : Path
+    model : nn.Module
+        A file of many victims is compared with its parameters.
+    input_shape : tuple of int or None
+    batch_size : int or None
+        None: as each file says, 1 where it does not.
+
+    Returns
+    -------
+    list of ListedVictim
+        A file of the folder that cannot be read is listed with its fault.
+
+    Raises
+    ------
+    ValueError
+        Where there is no victim, and for a file of many that does not fit the model.
+    """
+    if not path.exists():
+        raise ValueError(f"gradients {path}: does not exist")
+    if not path.is_dir():
+        entries = read_metadata(path)
+        if STACKED in entries:
+            return list(_stacked(path, entries, model, input_shape, batch_size))
+        return [described(path.stem, path, entries, input_shape, batch_size)]
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+    if not files:
+        raise ValueError(f"gradients {path}: holds no gradient file ({', '.join(sorted(SUFFIXES))})")
+    by_stem = len({file.stem for file in files}) == len(files)
+    victims = []
+    for file in files:
+        name = _unicode(file.stem if by_stem else file.name)
+        try:
+            victims.append(described(name, file, read_metadata(file), input_shape, batch_size))
+        except ValueError as error:
+            size = file.stat().st_size if file.is_file() else 0
+            victims.append(ListedVictim(name, file, None, size, fault=str(error)))
+    return victims
+
+
+def described(
+    name: str,
+    path: Path,
+    entries: Mapping[str, str],
+    input_shape: tuple[int, ...] | None,
+    batch_size: int | None,
+) -> ListedVictim:
+    """Take what the options say, else the metadata; the fault tells where neither gives the input shape."""
+    metadata, size = GradientMetadata.parsed(entries), path.stat().st_size
+    shape = input_shape or metadata.input_shape
+    if not shape or min(shape) < 1:
+        fault = "does not say the input shape; pass --input-shape"
+        return ListedVictim(name, path, None, size, batch_size=batch_size or 1, fault=fault)
+    images = batch_size or metadata.batch_size or 1
+    return ListedVictim(name, path, None, size, shape, images, metadata.labels, metadata.weights)
+
+
+def _stacked(
+    path: Path,
+    entries: Mapping[str, str],
+    model: nn.Module,
+    input_shape: tuple[int, ...] | None,
+    batch_size: int | None,
+) -> Iterator[ListedVictim]:
+    names = [_unicode(name) for name in _json_list(entries[STACKED]) if isinstance(name, str)]
+    if not names or len(set(names)) < len(_json_list(entries[STACKED])):
+        raise ValueError(f"gradient file {path}: its {STACKED} are not a JSON list of different names")
+    with opened_safetensors(path, "gradient") as opened:
+        shapes = {name: opened.get_slice(name).get_shape() for name in list(opened.keys())}
+    for name, shape in shapes.items():
+        if not shape or shape[0] != len(names):
+            raise ValueError(f"gradient file {path}: {name} is {shape}; expected {len(names)} rows")
+    empty = {name: torch.empty(shape[1:], device="meta") for name, shape in shapes.items()}
+    gradient_in_order(model, empty, path, finite=False)
+    labels = _json_list(entries.get("labels", "[]"))
+    if labels and len(labels) != len(names):
+        raise ValueError(f"gradient file {path}: labels of {len(labels)} victims, names of {len(names)}")
+    for row, name in enumerate(names):
+        classes = labels[row] if labels else []
+        own = ",".join(map(str, classes if isinstance(classes, list) else [classes]))
+        victim = described(name, path, {**entries, "labels": own}, input_shape, batch_size)
+        yield replace(victim, row=row)
+
+
+def _unicode(name: str) -> str:
+    """Spell out what is no character in the name: file names may hold any bytes."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _json_list(text: str) -> list:
+    try:
+        content = json.loads(text)
+    except ValueError:
+        return []
+    return content if isinstance(content, list) else []
