@@ -70,7 +70,7 @@ FEATURES = {
     "skimage": ("data", "from sapag_fast.data import faces; faces(1)"),
     "scipy": ("data", "import sapag_fast.metrics"),
     "tokenizers": ("text", "from sapag_fast.text import train_tokenizer; train_tokenizer(['a b'])"),
-    "rouge_score": ("text", "from sapag_fast.text import score_text; score_text(torch.ones(2), torch.ones(2))"),
+    "rouge_score": ("text", "from sapag_fast.text import score_text; score_text(y, y)"),
     "triton": ("triton", "sf.distance(target, target, backend='triton')"),
     "matplotlib": ("audit", "import sapag_fast.audit.plots"),
     # Last: the audit's page needs the other packages before it.
@@ -136,7 +136,7 @@ def test_the_core_stays_small():
 
 
 def guarded_imports(tree: ast.AST, extra: str | None = None) -> Iterator[tuple[str, str | None]]:
-    """Imported packages, and the extra under whose `needs` they stand; those for the type checker left out."""
+    """Imported packages, each with the extra of the `needs` around it; those for the type checker left out."""
     for node in ast.iter_child_nodes(tree):
         inside = extra
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
