@@ -1,23 +1,54 @@
-"""What every way to match gradients offers to the attack."""
+"""What every way to match gradients offers to an attack, and what it tells whoever watches it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from torch import Tensor
 
-__all__ = ["Matching"]
+__all__ = [
+    "FIRST_BACKWARD",
+    "FORWARD",
+    "REST",
+    "SECOND_BACKWARD",
+    "SUMS",
+    "Matching",
+    "StageHook",
+]
+
+FORWARD = "forward"
+FIRST_BACKWARD = "first backward"
+SUMS = "sums and distance"
+SECOND_BACKWARD = "second backward"
+REST = "the rest"
+"""Stages of an evaluation, in their order: the forward includes the victim's loss, the sums all that lies
+between the two passes backward. The rest begins where an evaluation ends."""
+
+StageHook = Callable[[str], None]
+"""Called with the name of each stage as it begins."""
 
 
 class Matching(Protocol):
     """Distances of R recoveries and their gradients.
 
-    ``mode`` names the implementation in results, ``reason`` why it is not a faster one (empty for the
-    fastest).
+    Attributes
+    ----------
+    mode : str
+        Names the implementation in results.
+    stages : callable or None
+        Who is told when a stage begins (`StageHook`); None: nobody, at no cost.
     """
 
     mode: str
-    reason: str
+
+    @property
+    def stages(self) -> StageHook | None:
+        """Who is told of stages."""
+        ...
+
+    @stages.setter
+    def stages(self, stages: StageHook | None) -> None: ...
 
     def value_and_gradient(
         self, inputs: Tensor, labels: Tensor, sharpness: Tensor | None = None
@@ -42,6 +73,8 @@ class Matching(Protocol):
         label_gradient : Tensor or None
             dD/d logits, with joint labels.
         """
+        ...
 
     def retarget(self, victims: Tensor) -> None:
         """From now on row r searches victim ``victims[r]`` (``[R]``, int64); R may change."""
+        ...

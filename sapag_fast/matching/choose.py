@@ -1,27 +1,43 @@
-"""Where an attack's distance and its gradient toward the inputs come from.
-
-Every implementation forms the dummy gradient of each recovery with an autograd graph toward the inputs, asks
-the fused distance for its value and for V = dD/d(dummy gradient) outside of autograd, and sends V back
-through the graph as ``grad_outputs``, toward the inputs alone. They differ in how the dummy gradients of R
-recoveries are formed; the attack sees only `Matching`.
-"""
+"""Which way to match gradients is the fastest that is right."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from sapag_fast.matching.base import Matching
-from sapag_fast.matching.explicit import ExplicitMatching, explicit_or_reason
+from sapag_fast.matching.explicit import NotCovered, verified_matching
 from sapag_fast.matching.one_by_one import SequentialMatching
 from sapag_fast.matching.vmap import VmapMatching
 from sapag_fast.runtime.memory import is_out_of_memory
 from sapag_fast.victim.problem import Problem
 
-__all__ = ["choose_matching"]
-
+__all__ = ["Choice", "choose_matching"]
 
 _MANY_PARAMETERS = 1_000_000
 """From here on explicit mode may pay for one recovery alone: it saves passes over the weights' gradients."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A way to match gradients, and why it was chosen.
+
+    Attributes
+    ----------
+    matching : Matching
+        Ready to evaluate the recoveries that it was chosen for.
+    reason : str
+        Why it is not a faster one; empty for the fastest.
+    """
+
+    matching: Matching
+    reason: str = ""
+
+    @property
+    def mode(self) -> str:
+        """Name of the way: ``explicit``, ``vmap``, ``sequential`` or ``single``."""
+        return self.matching.mode
 
 
 def choose_matching(
@@ -32,21 +48,30 @@ def choose_matching(
     *,
     recoveries: int | None = None,
     sharpness: Tensor | None = None,
-) -> Matching:
-    """The fastest way that is right on these first `inputs`.
+) -> Choice:
+    """Find the fastest way that is right on these first `inputs`.
 
-    Several recoveries: `explicit` if it covers the model and agrees with autograd, else `vmap` if the module
-    bears it, else `sequential`. One: `single`, unless the network is large and `explicit` need not form most
-    of its weights' gradients.
+    Several recoveries: ``explicit`` if it covers the model and agrees with autograd, else ``vmap`` if the
+    module bears it, else ``sequential``. One: ``single``, unless the network is large and ``explicit`` need
+    not form most of its weights' gradients.
 
     Parameters
     ----------
+    problem : Problem
+        Network, loss, targets, distance.
+    inputs, labels : Tensor
+        ``[R, B, *input_shape]`` and ``[R, B, ...]``, the first recoveries' starts.
     victims : Tensor, optional
         ``[R]``, int64: row r searches ``victims[r]``; None: the problem's own order.
     recoveries : int, optional
         How many there will be at once; None: R.
     sharpness : Tensor, optional
         ``[R]``, where the searches go through the surrogate: what is tried is the surrogate then.
+
+    Returns
+    -------
+    Choice
+        The way, and why it is not a faster one.
     """
     victims = problem.rows() if victims is None else victims
     sequential = SequentialMatching(problem)
@@ -56,24 +81,19 @@ def choose_matching(
     sequential.measure_convolutions(inputs, labels, sharpness)
     single = sequential.victims[0] if inputs.shape[0] == problem.victims == 1 else None
     if single is not None and problem.parameters_count < _MANY_PARAMETERS:
-        return single
-    explicit = explicit_or_reason(
-        problem,
-        inputs,
-        labels,
-        SequentialMatching,
-        victims=victims,
-        recoveries=recoveries,
-        sharpness=sharpness,
-    )
-    if isinstance(explicit, ExplicitMatching) and (single is None or explicit.formed_share < 0.5):
-        return explicit
-    reason = explicit if isinstance(explicit, str) else "one recovery, whose gradients are best formed"
+        return Choice(single)
+    try:
+        explicit = verified_matching(
+            problem, inputs, labels, victims=victims, recoveries=recoveries, sharpness=sharpness
+        )
+        if single is None or explicit.formed_share < 0.5:
+            return Choice(explicit)
+        reason = "one recovery, whose gradients are best formed"
+    except NotCovered as refusal:
+        reason = str(refusal)
     if single is not None:
-        single.reason = reason
-        return single
+        return Choice(single, reason)
     matching = VmapMatching(problem)
-    matching.reason = sequential.reason = reason
     try:
         matching.retarget(victims)
         matching.value_and_gradient(inputs, labels, sharpness)
@@ -82,6 +102,5 @@ def choose_matching(
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        sequential.reason += f"; vmap fails on it ({type(error).__name__})"
-        return sequential
-    return matching
+        return Choice(sequential, f"{reason}; vmap fails on it ({type(error).__name__})")
+    return Choice(matching, reason)

@@ -16,8 +16,15 @@ _NEAR_CEILING = 0.5
 
 
 def bottleneck(levels: Sequence[Level]) -> str:
-    """The first of these that applies: more recoveries at once still pay; the host is what is waited for; the
+    """Name what to do next.
+
+    The first of these that applies: more recoveries at once still pay; the host is what is waited for; the
     longest stage, and how far it is from the machine's ceiling.
+
+    Parameters
+    ----------
+    levels : sequence of Level
+        By R, rising.
     """
     if not levels:
         return "Nothing was measured."
@@ -57,6 +64,6 @@ def _about(stage: StageProfile, level: Level) -> str:
         f"{_CEILINGS[stage.bound_by]} allows"
     )
     if stage.name == SUMS and level.layers:
-        layer = max(level.layers, key=lambda found: found.sums_seconds)
+        layer = max(level.layers, key=lambda layer: layer.sums_seconds)
         said += f", layer {layer.layer!r} with the largest part"
     return said

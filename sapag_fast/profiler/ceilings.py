@@ -10,7 +10,7 @@ import torch
 
 from sapag_fast.profiler.work import CACHED, Work
 
-__all__ = ["Bound", "Ceilings", "bound", "measure_ceilings"]
+__all__ = ["Bound", "Ceilings", "bound", "measure_ceilings", "synchronise"]
 
 _MEMORY_ELEMENTS = {"cpu": 2**23, "cuda": 2**27}
 _GEMM_SIDE = {"cpu": 512, "cuda": 8192}
@@ -19,8 +19,15 @@ _SECONDS = 0.4
 
 @dataclass(frozen=True)
 class Ceilings:
-    """Bytes a second of ``x = y + 2 z`` from memory and from cache, FLOP/s of a square matrix product, all in
-    the model's dtype and with the present number of threads."""
+    """What a machine does at best, in the model's dtype and with the present number of threads.
+
+    Attributes
+    ----------
+    memory_bandwidth, cache_bandwidth : float
+        Bytes a second of ``x = y + 2 z``, from memory and from cache.
+    flop_rate : float
+        FLOP/s of a square matrix product.
+    """
 
     memory_bandwidth: float
     cache_bandwidth: float

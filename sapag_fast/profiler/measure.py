@@ -1,5 +1,7 @@
-"""A step at one number of recoveries: timed unwatched and watched in turns, then looked at layer by layer,
-counted, traced and weighed, each in steps of its own.
+"""A step at one number of recoveries, measured in every way.
+
+Timed unwatched and watched in turns, then looked at layer by layer, counted, traced and weighed, each in
+steps of its own.
 """
 
 from __future__ import annotations
@@ -29,17 +31,28 @@ __all__ = ["measure"]
 
 _LAYER_SECONDS, _FEWEST_LAYER_STEPS, _MOST_LAYER_STEPS = 0.5, 3, 64
 _GRAPH_STEPS = 32
-_TRACED, _QUICK_TRACED, _QUICK_STEP = (
-    3,
-    12,
-    0.05,
-)  # steps under torch.profiler, more of them if they are quick
+_TRACED, _QUICK_TRACED, _QUICK_SECONDS = 3, 12, 0.05
+"""Steps under torch.profiler: more of them if they are quick."""
 
 
 def measure(
     preparation: Preparation, recoveries: int, ceilings: Ceilings, limits: Limits, trace: Path | None
 ) -> Level:
-    """Profile so many recoveries at once. To be called within the preparation's `conditions`."""
+    """Profile so many recoveries at once, within the preparation's `conditions`.
+
+    Parameters
+    ----------
+    preparation : Preparation
+        The attack.
+    recoveries : int
+        R.
+    ceilings : Ceilings
+        Of the machine.
+    limits : Limits
+        How long to time.
+    trace : Path or None
+        Where to write a trace of a few steps.
+    """
     device = preparation.device
     run = preparation.run(recoveries)
     batch = run.batch
@@ -49,9 +62,9 @@ def measure(
     plain, stages = timed.plain.seconds, timed.watched.parts
     layers = _layer_seconds(batch, device, plain)
     work = _count(batch)
-    found = traced(batch, device, _QUICK_TRACED if plain < _QUICK_STEP else _TRACED, trace)
+    under_profiler = traced(batch, device, _QUICK_TRACED if plain < _QUICK_SECONDS else _TRACED, trace)
     peak = peak_bytes(batch.step, device)
-    gaps = _gaps(found, plain)
+    gaps = _gaps(under_profiler, plain)
     return Level(
         recoveries=recoveries,
         mode=matching.mode,
@@ -63,7 +76,7 @@ def measure(
         stages=tuple(_stage(s, stages.get(s, 0.0), gaps.get(s, 0.0), work, ceilings) for s in STAGES),
         layers=_layers(matching, layers, work, plain) if isinstance(matching, ExplicitMatching) else (),
         peak_bytes=peak,
-        launches=found.launches,
+        launches=under_profiler.launches,
         graph_seconds=_replayed(batch, device),
         attack_steps=preparation.setup.recipe.steps,
     )
@@ -106,20 +119,22 @@ def _count(batch: Batch) -> dict[Hashable, Work]:
             stack.enter_context(watching_layers(matching, layer))
         counter = stack.enter_context(WorkCounter(lambda: (stage.current, layer.current)))
         watched_step(batch, stage)
-    found: dict[Hashable, Work] = {}
-    for (of_stage, of_layer), work in counter.found.items():
+    counted: dict[Hashable, Work] = {}
+    for (of_stage, of_layer), work in counter.counted.items():
         for key in (of_stage, of_layer):
             if key is not None:
-                found[key] = found.get(key, Work()) + work
-    return found
+                counted[key] = counted.get(key, Work()) + work
+    return counted
 
 
-def _gaps(found: Traced, step_seconds: float) -> dict[str, float]:
-    """Fractions of the stages in which nothing ran. What a GPU idles cannot be told by stage: the same for
-    all."""
-    if found.busy is None:
-        return found.gaps
-    return dict.fromkeys(STAGES, max(0.0, 1.0 - found.busy / step_seconds))
+def _gaps(trace: Traced, step_seconds: float) -> dict[str, float]:
+    """Fractions of the stages in which nothing ran.
+
+    What a GPU idles cannot be told by stage: the same for all.
+    """
+    if trace.busy is None:
+        return trace.gaps
+    return dict.fromkeys(STAGES, max(0.0, 1.0 - trace.busy / step_seconds))
 
 
 def _stage(
@@ -139,11 +154,11 @@ def _layers(
     described: dict[str, list[dict[str, str]]] = {}
     for row in matching.describe():
         described.setdefault(row["layer"], []).append(row)
-    found = []
+    profiles = []
     for layer, rows in described.items():
         forward, sums = (layer, FORWARD_PART), (layer, SUMS_PART)
         both = seconds.get(forward, 0.0) + seconds.get(sums, 0.0)
-        found.append(
+        profiles.append(
             LayerProfile(
                 layer=layer,
                 rule=rows[0]["rule"],
@@ -155,7 +170,7 @@ def _layers(
                 work=work.get(forward, Work()) + work.get(sums, Work()),
             )
         )
-    return tuple(found)
+    return tuple(profiles)
 
 
 def _replayed(batch: Batch, device: torch.device) -> float | None:

@@ -36,7 +36,7 @@ def draw(profile: AttackProfile, path: Path) -> None:
 
 
 def _bars(axes: Axes, profile: AttackProfile) -> None:
-    places = np.arange(len(profile.levels))
+    positions = np.arange(len(profile.levels))
     bottom = np.zeros(len(profile.levels))
     for colour, name in zip(_COLOURS, (*STAGES, _GAPS), strict=True):
         each = [
@@ -46,11 +46,11 @@ def _bars(axes: Axes, profile: AttackProfile) -> None:
         heights = (
             np.array([s / level.recoveries for s, level in zip(each, profile.levels, strict=True)]) * 1e3
         )
-        axes.bar(places, heights, 0.65, bottom=bottom, color=colour, label=name)
+        axes.bar(positions, heights, 0.65, bottom=bottom, color=colour, label=name)
         bottom += heights
-    for place, top, level in zip(places, bottom, profile.levels, strict=True):
-        axes.annotate(f"{level.evaluations_per_second:,.0f}/s", (place, top), ha="center", va="bottom")
-    axes.set_xticks(places, [f"R={level.recoveries}\n{level.mode}" for level in profile.levels])
+    for position, top, level in zip(positions, bottom, profile.levels, strict=True):
+        axes.annotate(f"{level.evaluations_per_second:,.0f}/s", (position, top), ha="center", va="bottom")
+    axes.set_xticks(positions, [f"R={level.recoveries}\n{level.mode}" for level in profile.levels])
     axes.set_ylabel("ms for each evaluation and recovery")
     axes.margins(y=0.12)
     axes.spines[["top", "right"]].set_visible(False)
@@ -58,11 +58,11 @@ def _bars(axes: Axes, profile: AttackProfile) -> None:
 
 
 def _roofline(axes: Axes, profile: AttackProfile) -> None:
-    """Stages without matrix products have no place on it."""
+    """Stages without matrix products are left out."""
     ceilings = profile.ceilings
     points = [
-        (place, stage)
-        for place, level in enumerate(profile.levels)
+        (number, stage)
+        for number, level in enumerate(profile.levels)
         for stage in level.stages
         if stage.work.flops and stage.work.bytes and stage.whole
     ]
@@ -74,16 +74,16 @@ def _roofline(axes: Axes, profile: AttackProfile) -> None:
     ):
         roof = np.minimum(x * bandwidth, ceilings.flop_rate) / 1e9
         axes.plot(x, roof, style, color="#333333", linewidth=1, label=f"{what} {bandwidth / 1e9:.3g} GB/s")
-    for place, stage in points:
+    for number, stage in points:
         axes.plot(
             stage.work.flops / stage.work.bytes,
             stage.work.flops / stage.whole / 1e9,
-            _MARKERS[place % len(_MARKERS)],
+            _MARKERS[number % len(_MARKERS)],
             color=_COLOURS[STAGES.index(stage.name)],
             markersize=6,
         )
-    for place, level in enumerate(profile.levels):
-        marker = _MARKERS[place % len(_MARKERS)]
+    for number, level in enumerate(profile.levels):
+        marker = _MARKERS[number % len(_MARKERS)]
         axes.plot([], [], marker, color="#333333", label=f"R={level.recoveries}")
     axes.set_xscale("log")
     axes.set_yscale("log")

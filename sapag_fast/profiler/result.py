@@ -144,8 +144,10 @@ class Level:
 
     @property
     def accounted_undisturbed(self) -> float:
-        """The same, had no other process taken the processor away at times: what the stages cover of the
-        watched steps, with what watching adds to the processor's time."""
+        """The same, had no other process taken the processor away at times.
+
+        What the stages cover of the watched steps, with what watching adds to the processor's time.
+        """
         covered = sum(stage.whole for stage in self.stages) / self.watched_seconds
         return covered * (1.0 + self.processor_overhead)
 
@@ -217,13 +219,13 @@ class AttackProfile:
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, derived figures included, as JSON has it."""
-        found = asdict(self)
-        for level, plain in zip(self.levels, found["levels"], strict=True):
+        plain_profile = asdict(self)
+        for level, plain in zip(self.levels, plain_profile["levels"], strict=True):
             for name in _DERIVED:
                 plain[name] = getattr(level, name)
             for stage, entry in zip(level.stages, plain["stages"], strict=True):
                 entry["roofline"] = stage.roofline
-        return found
+        return plain_profile
 
     def to_json(self, path: str | Path | None = None) -> str:
         """As JSON, which is also written to `path` if given."""

@@ -109,7 +109,7 @@ def _layers(level: Level) -> Table:
         ("layer", "rule", "way", "why"),
         *("forward ms", "sums ms", "of a step", "GFLOP", "MB"),
     )
-    for layer in sorted(level.layers, key=lambda found: -found.share):
+    for layer in sorted(level.layers, key=lambda layer: -layer.share):
         ways = ", ".join(dict.fromkeys(layer.ways.values()))
         reasons = dict.fromkeys(layer.why[name] for name in layer.ways)
         # A vector has no choice, and a layer with a matrix need not say so.

@@ -19,6 +19,7 @@ class Switch(Protocol):
 
     def switch(self, to: Hashable | None) -> None:
         """From now on `to` is going on; None ends the account."""
+        ...
 
 
 class Clock(Protocol):
@@ -26,9 +27,11 @@ class Clock(Protocol):
 
     def mark(self) -> Any:
         """Now."""
+        ...
 
     def between(self, first: Any, second: Any) -> float:
         """Seconds from one mark to a later one; not to be asked before the work is done."""
+        ...
 
 
 class HostClock:
@@ -38,19 +41,24 @@ class HostClock:
         self.mark = now
 
     def between(self, first: float, second: float) -> float:
+        """Seconds from one mark to a later one."""
         return second - first
 
 
 class DeviceClock:
-    """Events on the current CUDA stream: time as the device spends it, waiting included. The caller must
-    synchronise before it asks."""
+    """Events on the current CUDA stream: time as the device spends it, waiting included.
+
+    The caller must synchronise before it asks.
+    """
 
     def mark(self) -> torch.cuda.Event:
+        """Record an event."""
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event
 
     def between(self, first: torch.cuda.Event, second: torch.cuda.Event) -> float:
+        """Seconds from one event to a later one."""
         return first.elapsed_time(second) / 1e3
 
 
@@ -63,16 +71,17 @@ class Timeline:
         self._marks: list[tuple[Hashable | None, Any]] = []
 
     def switch(self, to: Hashable | None) -> None:
+        """Mark the time: from now on `to` is going on."""
         self._marks.append((to, self._clock.mark()))
         self.current = to
 
     def seconds(self) -> dict[Hashable, float]:
         """By what was going on, in the order in which it first was."""
-        found: dict[Hashable, float] = {}
+        seconds: dict[Hashable, float] = {}
         for (what, begin), (_, end) in itertools.pairwise(self._marks):
             if what is not None:
-                found[what] = found.get(what, 0.0) + self._clock.between(begin, end)
-        return found
+                seconds[what] = seconds.get(what, 0.0) + self._clock.between(begin, end)
+        return seconds
 
 
 class Pointer:
@@ -82,4 +91,5 @@ class Pointer:
         self.current: Hashable | None = None
 
     def switch(self, to: Hashable | None) -> None:
+        """Keep `to`."""
         self.current = to

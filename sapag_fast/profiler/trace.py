@@ -1,16 +1,19 @@
-"""A few steps under torch.profiler: how much of each stage its operators do not account for, kernel launches,
-and a trace for Chrome or Perfetto.
+"""A few steps under torch.profiler.
+
+They tell how much of each stage its operators do not account for, count kernel launches, and give a trace for
+Chrome or Perfetto.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch.autograd import DeviceType
+from torch._C._autograd import DeviceType
 from torch.autograd.profiler import record_function
 from torch.profiler import ProfilerActivity, profile
 
@@ -26,8 +29,15 @@ _LAUNCHES = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLau
 
 @dataclass(frozen=True)
 class Traced:
-    """``gaps``: by stage the fraction of the host's time outside of operators. On a GPU, else None:
-    ``launches``, kernels a step, and ``busy``, seconds a step in which kernels run."""
+    """What torch.profiler saw.
+
+    Attributes
+    ----------
+    gaps : dict
+        By stage the fraction of the host's time outside of operators.
+    launches, busy : float or None
+        On a GPU, kernels a step and seconds a step in which kernels run.
+    """
 
     gaps: dict[str, float]
     launches: float | None
@@ -43,6 +53,7 @@ class _Ranges:
         self._open: contextlib.ExitStack | None = None
 
     def switch(self, to: Hashable | None) -> None:
+        """End the range that is open, and begin that of `to`."""
         if self._open is not None:
             self._open.close()
             self._open = None
@@ -65,7 +76,7 @@ def traced(batch: Batch, device: torch.device, steps: int, path: Path | None = N
     with watching(batch, ranges):
         watched_step(batch, ranges)  # what is set up once is none of a step's
         synchronise(device)
-        with profile(activities=activities, acc_events=True) as found:
+        with profile(activities=activities, acc_events=True) as profiler:
             for _ in range(steps):
                 watched_step(batch, ranges)
             synchronise(device)
@@ -73,25 +84,26 @@ def traced(batch: Batch, device: torch.device, steps: int, path: Path | None = N
         from sapag_fast.files.tensors import replacing  # here: it alone needs safetensors
 
         with replacing(path) as temporary:
-            found.export_chrome_trace(str(temporary))
-    gaps = _gaps(found, steps)
+            profiler.export_chrome_trace(str(temporary))
+    events: Sequence[Any] = profiler.events() or ()
+    gaps = _gaps(events, steps)
     if not on_gpu:
         return Traced(gaps, None, None)
-    launches = sum(event.key in _LAUNCHES for event in found.events())
+    launches = sum(event.key in _LAUNCHES for event in events)
     kernels = [
-        event
-        for event in found.events()
-        if event.device_type == DeviceType.CUDA and not event.is_user_annotation
+        event for event in events if event.device_type == DeviceType.CUDA and not event.is_user_annotation
     ]
     busy = sum(event.self_device_time_total for event in kernels) / 1e6
     return Traced(gaps, launches / steps, busy / steps)
 
 
-def _gaps(found: profile, steps: int) -> dict[str, float]:
-    """Of each stage, in the quarter of the steps in which it was quickest: one that was interrupted is all
-    gap."""
+def _gaps(events: Sequence[Any], steps: int) -> dict[str, float]:
+    """Of each stage, in the quarter of the steps in which it was quickest.
+
+    A step that was interrupted is all gap.
+    """
     ranges: dict[str, list[tuple[float, float]]] = {}
-    for event in sorted(found.events(), key=lambda event: event.time_range.start):
+    for event in sorted(events, key=lambda event: event.time_range.start):
         if event.key.startswith(_PREFIX) and event.device_type == DeviceType.CPU:
             entry = (event.cpu_time_total, event.self_cpu_time_total)
             ranges.setdefault(event.key.removeprefix(_PREFIX), []).append(entry)

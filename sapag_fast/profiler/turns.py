@@ -30,8 +30,17 @@ class Limits:
 
 @dataclass(frozen=True)
 class Block:
-    """Seconds of a step, averaged over a few of them, its parts as far as they are told apart, and the
-    processor's seconds, in which other processes have no share."""
+    """A step, averaged over a few of them.
+
+    Attributes
+    ----------
+    seconds : float
+        Wall time.
+    parts : dict
+        Seconds of what is told apart.
+    processor : float
+        The processor's seconds, in which other processes have no share.
+    """
 
     seconds: float
     parts: dict[Hashable, float]
@@ -40,8 +49,15 @@ class Block:
 
 @dataclass(frozen=True)
 class Turns:
-    """``plain``: a step that nobody watches; ``watched``: one with its stages. ``processor_overhead``: what
-    watching adds to the processor's time, as a fraction."""
+    """Both kinds of step.
+
+    Attributes
+    ----------
+    plain, watched : Block
+        A step that nobody watches, and one with its stages.
+    processor_overhead : float
+        What watching adds to the processor's time, as a fraction.
+    """
 
     plain: Block
     watched: Block
@@ -49,8 +65,11 @@ class Turns:
 
 
 def time_in_turns(batch: Batch, device: torch.device, limits: Limits) -> Turns:
-    """Blocks of steps take turns, so that the machine's moods hit both alike; of each kind the quickest
-    eighth counts."""
+    """Time both kinds of step.
+
+    Blocks of steps take turns, so that the machine's moods hit both alike; of each kind the quickest eighth
+    counts.
+    """
     clock: Clock = DeviceClock() if device.type == "cuda" else HostClock()
     one = run_seconds(batch.step, device)
     steps = min(max(1, int(_BLOCK_SECONDS / one)), max(1, limits.evaluations // _FEWEST_BLOCKS))

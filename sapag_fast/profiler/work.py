@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -16,14 +16,22 @@ __all__ = ["CACHED", "Work", "WorkCounter"]
 CACHED = {"cpu": 2**20}
 """By type of device, bytes of operands up to which an operator may find them in cache: about a core's second
 level. Elsewhere all bytes come from memory."""
+KeyT = TypeVar("KeyT", bound=Hashable)
 _ALLOCATIONS = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "resize_")
 
 
 @dataclass(frozen=True)
 class Work:
-    """``flops`` of matrix products and convolutions (a multiplication and an addition are two), and the bytes
-    of all operators' operands, each read or written once: from ``memory``, or from ``cache`` where all of an
-    operator's operands fit into it."""
+    """What operators do.
+
+    Attributes
+    ----------
+    flops : int
+        Of matrix products and convolutions; a multiplication and an addition are two.
+    memory_bytes, cache_bytes : int
+        Of all operators' operands, each read or written once: from memory, or from cache where all of an
+        operator's operands fit into it.
+    """
 
     flops: int = 0
     memory_bytes: int = 0
@@ -42,23 +50,33 @@ class Work:
         return self.memory_bytes + self.cache_bytes
 
 
-class WorkCounter(TorchDispatchMode):
+class WorkCounter(TorchDispatchMode, Generic[KeyT]):
     """Counts what runs inside it, under the key that `key` gives at that moment.
 
     Views and allocations move nothing; an operator that works in place reads and writes its tensor. Fused
     operators of this package move their operands once and count no FLOPs: they are bound by memory.
+
+    Parameters
+    ----------
+    key : callable
+        Takes nothing; its value must be hashable.
+
+    Attributes
+    ----------
+    counted : dict
+        `Work` by key.
     """
 
-    def __init__(self, key: Callable[[], Hashable]) -> None:
+    def __init__(self, key: Callable[[], KeyT]) -> None:
         super().__init__()
         self._key = key
-        self.found: dict[Hashable, Work] = {}
+        self.counted: dict[KeyT, Work] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         key = self._key()
-        self.found[key] = self.found.get(key, Work()) + _work(func, args, kwargs, result)
+        self.counted[key] = self.counted.get(key, Work()) + _work(func, args, kwargs, result)
         return result
 
 

@@ -1,6 +1,7 @@
 """All ways to form the dummy gradients agree, and leave the user's module alone."""
 
 import copy
+from dataclasses import FrozenInstanceError
 
 import pytest
 import torch
@@ -8,10 +9,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from sapag_fast.distances.gradient_distance import GradientDistance
-from sapag_fast.matching.choose import choose_matching
+from sapag_fast.matching.base import FIRST_BACKWARD, FORWARD, REST, SECOND_BACKWARD, SUMS
+from sapag_fast.matching.choose import Choice, choose_matching
+from sapag_fast.matching.explicit import ExplicitMatching
 from sapag_fast.matching.one_by_one import SequentialMatching, SingleMatching
 from sapag_fast.matching.vmap import VmapMatching
 from sapag_fast.models import LeNet, initialise
+from sapag_fast.victim.model import VictimModel
 from sapag_fast.victim.problem import Problem
 
 V, RESTARTS, B = 2, 3, 2
@@ -58,7 +62,9 @@ def _problem(model, *, kind="sapag", joint=False, restarts=RESTARTS, shape=(1, 6
         for x, y in zip(truth, labels, strict=True)
     ]
     targets = [None if r[0] is None else torch.stack(r) for r in zip(*rows, strict=True)]
-    problem = Problem(model, F.cross_entropy, GradientDistance(kind), targets, restarts=restarts, joint=joint)
+    problem = Problem(
+        VictimModel(model), F.cross_entropy, GradientDistance(kind), targets, restarts=restarts, joint=joint
+    )
     recoveries = victims * restarts
     inputs = torch.rand(recoveries, B, *shape, **draw)
     logits = torch.randn(recoveries, B, 4, **draw)
@@ -84,7 +90,7 @@ def test_vmap_is_sequential_is_single(name, joint):
     for victim in range(V):
         rows = slice(victim * RESTARTS, victim * RESTARTS + 1)
         one = Problem(
-            problem.model,
+            problem.network,
             problem.loss_fn,
             problem.distance,
             [t[victim : victim + 1] for t in problem.targets],
@@ -122,9 +128,9 @@ def test_choice():
     alone, one_input, one_label = _problem(_models()["lenet"], restarts=1, victims=1)
     assert choose_matching(alone, one_input, one_label).mode == "single"
     problem, inputs, labels = _problem(Branching(), shape=(9,))
-    matching = choose_matching(problem, inputs, labels)
-    assert matching.mode == "sequential"
-    assert matching.value_and_gradient(inputs, labels)[0].isfinite().all()
+    choice = choose_matching(problem, inputs, labels)
+    assert choice.mode == "sequential"
+    assert choice.matching.value_and_gradient(inputs, labels)[0].isfinite().all()
 
 
 def test_batchnorm_buffers_couple_nothing_and_stay():
@@ -210,3 +216,32 @@ def test_options_by_layer_are_for_all_victims():
     problem.distance = GradientDistance(layer_weights=torch.ones(R, 4), batched=True)
     with pytest.raises(ValueError, match=r"layer_weights must be one row.*\[6, 4\]"):
         VmapMatching(problem)
+
+
+STAGES = [FORWARD, FIRST_BACKWARD, SUMS, SECOND_BACKWARD, REST]
+
+
+@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize("way", [SequentialMatching, VmapMatching, ExplicitMatching])
+def test_stages_are_told_in_their_order(way, joint):
+    problem, inputs, labels = _problem(_models()["lenet"], joint=joint)
+    matching = way(problem)
+    plain = matching.value_and_gradient(inputs, labels)
+    seen = []
+    matching.stages = seen.append
+    watched = matching.value_and_gradient(inputs, labels)
+    for a, b in zip(plain, watched, strict=True):
+        assert (a is None and b is None) or torch.equal(a, b)
+    assert seen == STAGES * (R if way is SequentialMatching else 1)
+    matching.stages = None
+    matching.value_and_gradient(inputs, labels)
+    assert len(seen) == len(STAGES) * (R if way is SequentialMatching else 1)
+
+
+def test_a_choice_is_what_was_chosen_and_why():
+    problem, inputs, labels = _problem(_models()["lenet"])
+    choice = choose_matching(problem, inputs, labels)
+    assert isinstance(choice, Choice)
+    assert (choice.mode, choice.reason) == (choice.matching.mode, "")
+    with pytest.raises(FrozenInstanceError):
+        choice.reason = "another"

@@ -3,7 +3,8 @@
 import torch
 from torch import nn
 
-from sapag_fast.profiler.preparation import Overrides, prepare
+from sapag_fast.profiler.preparation import prepare_profile
+from sapag_fast.search.options import SearchOptions
 
 SHAPE = (1, 8, 8)
 
@@ -49,5 +50,5 @@ MODES = {"single": (small, 1), "explicit": (small, 4), "vmap": (scaled, 4), "seq
 
 
 def prepared(model, **overrides):
-    given = {"loss_fn": None, "batch_size": 1, "labels": None, "seed": 0, "device": None}
-    return prepare(model, SHAPE, overrides=Overrides(**overrides), **given)
+    given = {"loss_fn": None, "batch_size": 1, "labels": None, "device": None}
+    return prepare_profile(model, SHAPE, options=SearchOptions(**overrides), **given)

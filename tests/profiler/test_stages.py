@@ -7,7 +7,7 @@ import pytest
 import torch
 from attacks import MODES, prepared
 
-from sapag_fast.matching.explicit import matching as explicit_matching
+from sapag_fast.matching.explicit.linear import LinearRule
 from sapag_fast.profiler.layers import watching_layers
 from sapag_fast.profiler.stages import (
     FIRST_BACKWARD,
@@ -16,7 +16,6 @@ from sapag_fast.profiler.stages import (
     REST,
     SECOND_BACKWARD,
     SUMS,
-    replaced,
     watched_step,
     watching,
 )
@@ -42,8 +41,9 @@ def stepped(mode, steps, watch, **overrides):
     model, recoveries = MODES[mode]
     preparation = prepared(model(), **overrides)
     with preparation.conditions():
-        batch = preparation.attack(recoveries)
-        assert batch.objective.matching.mode == mode, batch.objective.matching.reason
+        run = preparation.run(recoveries)
+        batch = run.batch
+        assert batch.objective.matching.mode == mode, run.search.mode_reason
         for _ in range(steps):
             watch(batch)
     return batch
@@ -98,22 +98,20 @@ def test_watched_layers_have_the_same_bits_and_tell_every_layer():
     assert set(seen[-1]) == {(layer, part) for layer in ("0", "3") for part in ("forward", "sums")}
 
 
-def test_watched_layers_keep_no_tensors():
+def test_watched_layers_keep_no_tensors(monkeypatch):
     kept = []
+    call = LinearRule.call
+
+    def noted(*given, **wants):
+        made = call(*given, **wants)
+        kept.append(weakref.ref(made))
+        return made
 
     def watch(batch):
-        matching = batch.objective.matching
-        with watching_layers(matching, Pointer()):
-            calls = matching._calls
+        with watching_layers(batch.objective.matching, Pointer()):
+            batch.step()
 
-            def noted(*given):
-                found = calls(*given)
-                kept.extend(map(weakref.ref, found))
-                return found
-
-            with replaced(matching, "_calls", lambda _: noted):
-                batch.step()
-
+    monkeypatch.setattr(LinearRule, "call", noted)
     gc.disable()
     try:
         stepped("explicit", 1, watch)
@@ -125,13 +123,12 @@ def test_watched_layers_keep_no_tensors():
 
 @pytest.mark.parametrize("mode", MODES)
 def test_nothing_is_left_behind(mode):
-    losses = explicit_matching.losses
-
     def names(batch):
         matching = batch.objective.matching
         inner = matching.victims[0] if mode == "sequential" else matching
         owners = [matching, inner, inner.problem, inner.distance, batch.optimizer, batch]
         if mode == "explicit":
+            owners += [matching.network]
             owners += [module for _, module, _, _ in matching.network.covered]
             owners += [rule for _, _, rule, _ in matching.network.covered]
         return [dict(vars(owner)) for owner in owners]
@@ -148,17 +145,42 @@ def test_nothing_is_left_behind(mode):
         for one, other in zip(before, names(batch), strict=True):
             assert one.keys() == other.keys()
             assert all(one[name] is other[name] for name in one if callable(one[name]))
-        assert explicit_matching.losses is losses
+        nobody_watches(batch)
 
     stepped(mode, 1, watch)
 
 
-def test_an_error_inside_puts_everything_back():
+def nobody_watches(batch):
+    matching = batch.objective.matching
+    assert matching.stages is None
+    assert batch.stages is None
+    assert all(victim.stages is None for victim in getattr(matching, "victims", ()))
+    assert getattr(matching, "watch", None) is None
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_error_inside_puts_everything_back(mode):
     def watch(batch):
+        matching = batch.objective.matching
         timeline = Timeline(HostClock())
         with pytest.raises(RuntimeError, match="stop"), watching(batch, timeline):
             raise RuntimeError("stop")
-        assert "value_and_gradient" not in vars(batch.objective.matching)
-        assert "step" not in vars(batch.optimizer)
+        if mode == "explicit":
+            with pytest.raises(RuntimeError, match="stop"), watching_layers(matching, timeline):
+                raise RuntimeError("stop")
+        nobody_watches(batch)
+
+    stepped(mode, 1, watch)
+
+
+def test_watchers_may_be_nested():
+    def watch(batch):
+        outer, inner = Noted(), Noted()
+        with watching(batch, outer):
+            with watching(batch, inner):
+                watched_step(batch, inner)
+            assert outer.seen == []
+            watched_step(batch, outer)
+        assert outer.seen == inner.seen == [REST, *EVALUATION, REST, OPTIMISER, REST, None]
 
     stepped("explicit", 1, watch)

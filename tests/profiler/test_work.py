@@ -13,7 +13,7 @@ from sapag_fast.profiler.work import CACHED, Work, WorkCounter
 def counted(run):
     with WorkCounter(lambda: "all") as counter:
         run()
-    return counter.found.get("all", Work())
+    return counter.counted.get("all", Work())
 
 
 def test_a_matrix_product():
@@ -45,7 +45,7 @@ def test_the_first_layer_of_a_step():
     model, _ = MODES["explicit"]
     preparation = prepared(model())
     with preparation.conditions():
-        batch = preparation.attack(4)
+        batch = preparation.run(4).batch
         batch.step()
         found = _count(batch)
     # 4 recoveries, 4 channels of 4x4 outputs, 9 taps; and the linear layer 64 -> 10.

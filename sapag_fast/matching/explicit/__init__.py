@@ -2,8 +2,7 @@
 
 from sapag_fast.matching.explicit import convolution, embedding, linear, normalization  # noqa: F401 (their rules)
 from sapag_fast.matching.explicit.matching import ExplicitMatching
-from sapag_fast.matching.explicit.network import NotCovered
-from sapag_fast.matching.explicit.rules import LayerCall, Rule, register_rule
-from sapag_fast.matching.explicit.verify import explicit_or_reason
+from sapag_fast.matching.explicit.rules import LayerCall, NotCovered, Rule, register_rule
+from sapag_fast.matching.explicit.verify import verified_matching
 
-__all__ = ["ExplicitMatching", "LayerCall", "NotCovered", "Rule", "explicit_or_reason", "register_rule"]
+__all__ = ["ExplicitMatching", "LayerCall", "NotCovered", "Rule", "register_rule", "verified_matching"]

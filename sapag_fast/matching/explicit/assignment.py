@@ -26,8 +26,8 @@ class Assignment:
 
     def __init__(self, victims: Tensor, count: int) -> None:
         if not isinstance(victims, Tensor) or victims.dtype != torch.int64:
-            found = victims.dtype if isinstance(victims, Tensor) else type(victims).__name__
-            raise TypeError(f"victims: expected an int64 tensor, found {found}")
+            given = victims.dtype if isinstance(victims, Tensor) else type(victims).__name__
+            raise TypeError(f"victims: expected an int64 tensor, found {given}")
         if victims.dim() != 1 or victims.numel() == 0:
             raise ValueError(f"victims: expected shape [R] with R > 0, found {list(victims.shape)}")
         listed = victims.tolist()
@@ -50,8 +50,9 @@ class Assignment:
         return per_victim if self.shared or self.in_order else per_victim[self.victims]
 
     def multiply(self, rows: Tensor, matrices: Tensor) -> Tensor:
-        """``rows[r] @ matrices[victims[r]]``: ``[R, N, I]`` by ``[V, I, J]``; rows that share a matrix make
-        one product.
+        """``rows[r] @ matrices[victims[r]]``: ``[R, N, I]`` by ``[V, I, J]``.
+
+        Rows that share a matrix make one product.
         """
         inner, outer = matrices.shape[1:]
         if self.restarts:

@@ -25,25 +25,35 @@ _GPU_WITHOUT_DOUBLE = Rates(single=40e12, double=0.6e12, bandwidth=0.8e12, start
 
 
 def rates_of(device: torch.device, dtype: torch.dtype) -> Rates:
-    """Round figures: a core of a server, a data-centre GPU, another GPU (a 64th of the float64 rate). Only
-    ratios matter. Gradients in float64 run at the double rate throughout.
+    """Round figures of which only ratios matter.
+
+    They are those of a server's cores, of a data-centre GPU, or of another GPU (a 64th of the float64 rate).
+    Gradients in float64 run at the double rate throughout.
     """
     if device.type == "cpu":
         threads = torch.get_num_threads()
-        found = Rates(_CPU.single * threads, _CPU.double * threads, _CPU.bandwidth * threads**0.5, _CPU.start)
+        rates = Rates(_CPU.single * threads, _CPU.double * threads, _CPU.bandwidth * threads**0.5, _CPU.start)
     elif device.type == "cuda" and torch.cuda.get_device_capability(device) in ((8, 0), (9, 0), (10, 0)):
-        found = _GPU
+        rates = _GPU
     else:
-        found = _GPU_WITHOUT_DOUBLE
+        rates = _GPU_WITHOUT_DOUBLE
     if dtype == torch.float64:
-        return Rates(found.double, found.double, found.bandwidth / 2, found.start)
-    return found
+        return Rates(rates.double, rates.double, rates.bandwidth / 2, rates.start)
+    return rates
 
 
 @dataclass(frozen=True)
 class MatrixWork:
-    """One matrix in one evaluation: rows N of a and b, K inputs, O outputs, R recoveries, and whether they
-    share their target; ``rank`` of the target, or None.
+    """One matrix in one evaluation.
+
+    Attributes
+    ----------
+    rows, inputs, outputs, recoveries : int
+        N rows of a and b, K, O and R.
+    shared : bool
+        Whether all recoveries have one target.
+    rank : int or None
+        Of the target, if it is low.
     """
 
     rows: int

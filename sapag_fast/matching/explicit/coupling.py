@@ -54,18 +54,30 @@ class _Shapes(TorchDispatchMode):
 
 
 def require_separate(run: Callable[[Tensor], object], inputs: Tensor) -> None:
-    """Raise `Coupled` if ``run([R, B, *input_shape])`` computes anything from its inputs that does not come
-    once for each recovery: a mean over the batch, say. Two batches of different size are compared; what mixes
-    recoveries without a change of shape (a softmax over the batch) does not show here.
+    """Refuse a network that looks at its batch as a whole.
+
+    Parameters
+    ----------
+    run : callable
+        Takes ``[R, B, *input_shape]``.
+    inputs : Tensor
+        ``[R, B, *input_shape]``, of which the first recovery is used.
+
+    Raises
+    ------
+    Coupled
+        If anything is computed from the inputs that does not come once for each recovery: a mean over the
+        batch, say. Two batches of different size are compared; what mixes recoveries without a change of
+        shape (a softmax over the batch) does not show here.
     """
-    found = []
+    seen = []
     for recoveries in (2, 3):
         batch = inputs[:1].expand(recoveries, *inputs.shape[1:]).detach().clone()
         with torch.no_grad(), _Shapes(batch) as shapes:
             run(batch)
-        found.append(shapes.seen)
-    if len(found[0]) != len(found[1]):
+        seen.append(shapes.seen)
+    if len(seen[0]) != len(seen[1]):
         raise Coupled("the model computes otherwise for another batch size")
-    for (name, two), (_, three) in zip(*found, strict=True):
+    for (name, two), (_, three) in zip(*seen, strict=True):
         if two * 3 != three * 2:
             raise Coupled(f"the model mixes the inputs of a batch ({name})")

@@ -1,5 +1,4 @@
-"""Matching a matrix gradient g' = Bᵀ A to a target G without ever forming it: from the Gram matrices of its
-rows.
+"""Matching a matrix gradient g' = Bᵀ A to a target G without forming it: from the Gram matrices of its rows.
 
 With d = g' - G,
 
@@ -89,8 +88,16 @@ class RowProducts:
     def products(
         self, coefficients: Tensor, *, constant: bool, wants_a: bool, wants_b: bool
     ) -> tuple[Tensor | None, Tensor | None]:
-        """(B V, A Vᵀ) for V = α·d + β·G + ε·g' + γ with coefficients float64 ``[R, 5]`` (α, β, ε, γ, δ = 0);
-        without `constant` γ is 0.
+        """(B V, A Vᵀ) for V = α·d + β·G + ε·g' + γ.
+
+        Parameters
+        ----------
+        coefficients : Tensor
+            float64 ``[R, 5]``: α, β, ε, γ, and δ = 0.
+        constant : bool
+            Without it γ is 0.
+        wants_a, wants_b : bool
+            Which of the two products.
         """
         alpha, beta, epsilon, gamma, _ = coefficients.view(-1, 5, 1, 1).unbind(1)
         onto_dummy, onto_target = alpha + epsilon, beta - alpha
@@ -115,7 +122,9 @@ class GhostTarget(MatrixTarget):
         super().__init__(self.target.sum((1, 2)), self.target.square().sum((1, 2)))
 
     def times_transposed(self, rows_a: Tensor, assignment: Assignment) -> Tensor:
+        """A Gᵀ ``[R, N, O]``."""
         return assignment.multiply(rows_a, self.target.transpose(1, 2))
 
     def times(self, rows_b: Tensor, assignment: Assignment) -> Tensor:
+        """B G ``[R, N, K]``."""
         return assignment.multiply(rows_b, self.target)

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sapag_fast.victim.problem import LossFunction
+
 __all__ = ["losses"]
 
-LossFunction = Callable[[Tensor, Tensor], Tensor]
 _IGNORED = -100  # cross-entropy's default ignore_index
 
 
 def losses(loss_fn: LossFunction, output: Tensor, labels: Tensor) -> Tensor:
     """``loss_fn(output[r], labels[r])`` of every recovery, ``[R]``.
 
-    ``output [R·B, ...]``, ``labels [R, B, ...]``. Plain cross-entropy runs as one batch, others through vmap,
-    or one after the other where vmap cannot.
+    Plain cross-entropy runs as one batch, others through vmap, or one after the other where vmap cannot.
+
+    Parameters
+    ----------
+    loss_fn : callable
+        ``(output, labels) -> scalar``.
+    output : Tensor
+        ``[R·B, ...]``.
+    labels : Tensor
+        ``[R, B, ...]``.
     """
     if loss_fn is F.cross_entropy and output.dim() == 2:
         return _cross_entropy(output, labels)

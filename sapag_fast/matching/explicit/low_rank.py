@@ -1,6 +1,7 @@
-"""Targets of low rank: an undefended gradient of a matrix is Bᵀ A of the victim's own rows, so its rank is at
-most their number N. G = Pᵀ Q is factored once; all that ghost matching needs of G then costs no more than
-the rows themselves.
+"""Targets of low rank, factored once.
+
+An undefended gradient of a matrix is Bᵀ A of the victim's own rows, so its rank is at most their number N.
+With G = Pᵀ Q all that ghost matching needs of G costs no more than the rows themselves.
 """
 
 from __future__ import annotations
@@ -19,9 +20,22 @@ _TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-13}
 
 
 def factor(target: Tensor, rank: int) -> tuple[Tensor, Tensor] | None:
-    """P ``[V, rank, O]`` and Q ``[V, rank, K]``, float64, with G = Pᵀ Q up to the rounding of the target G
-    ``[V, O, K]``; None if a victim's has a higher rank.
+    """Factor targets as G = Pᵀ Q, up to their own rounding.
 
+    Parameters
+    ----------
+    target : Tensor
+        G, ``[V, O, K]``.
+    rank : int
+        The largest that is tried.
+
+    Returns
+    -------
+    tuple of Tensor, or None
+        P ``[V, rank, O]`` and Q ``[V, rank, K]``, float64; None if a victim's target has a higher rank.
+
+    Notes
+    -----
     A randomised range finder (Halko, Martinsson, Tropp, "Finding structure with randomness", 2011, algorithm
     4.1) with one power iteration; the residual decides.
     """
@@ -59,9 +73,11 @@ class LowRankTarget(MatrixTarget):
         super().__init__((left.sum(2) * right.sum(2)).sum(1), grams.sum((1, 2)))
 
     def times_transposed(self, rows_a: Tensor, assignment: Assignment) -> Tensor:
+        """A Qᵀ P ``[R, N, O]``."""
         small = assignment.multiply(rows_a, self.right.transpose(1, 2))
         return assignment.multiply(small, self.left)
 
     def times(self, rows_b: Tensor, assignment: Assignment) -> Tensor:
+        """B Pᵀ Q ``[R, N, K]``."""
         small = assignment.multiply(rows_b, self.left.transpose(1, 2))
         return assignment.multiply(small, self.right)

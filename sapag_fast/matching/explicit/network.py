@@ -1,7 +1,8 @@
 """The victim's network as explicit mode runs it: a private copy of the module tree over the same weights.
 
-Its layers note their inputs, and where their outputs' gradients will come by. The copy's parameters do not require gradients, so that autograd forms none for them; the user's module is
-not touched, and shares its storage.
+Its layers note their inputs, and where their outputs' gradients will come by. The copy's parameters do not
+require gradients, so that autograd forms none for them; the user's module is not touched, and shares its
+storage.
 """
 
 from __future__ import annotations
@@ -170,6 +171,24 @@ class Network:
     def _for_every_row(self, constant: Tensor) -> Tensor:
         one = constant[0] if constant.dim() > 1 and constant.shape[0] == 1 else constant
         return one.expand(self.rows, *one.shape)
+
+    def rules(self) -> dict[int, tuple[Rule, str]]:
+        """Rule and local name of each covered parameter, by its position.
+
+        Raises
+        ------
+        NotCovered
+            If layers of different kinds share one.
+        """
+        rules: dict[int, tuple[Rule, str]] = {}
+        for name, module, rule, own in self.covered:
+            for local, index in own.items():
+                known = rules.setdefault(index, (rule, local))
+                if type(known[0]) is not type(rule) or known[1] != local:
+                    raise NotCovered(
+                        f"{_shown(name, module)} shares its {local} with a layer of another kind"
+                    )
+        return rules
 
     def owners(self) -> dict[int, str]:
         """Each parameter's layer, by the parameter's position; of several that share it the first."""

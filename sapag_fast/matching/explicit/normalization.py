@@ -7,7 +7,7 @@ x̂ and b, and the way back through the normalisation is gone once, together wit
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,13 @@ from torch.nn import functional as F
 
 from sapag_fast.matching.explicit.rules import LayerCall, Rule, register_rule
 
+__all__ = ["BatchNormRule", "GroupNormRule", "LayerNormRule"]
 
-class AffineCall(LayerCall):
+BatchNorm = nn.modules.batchnorm._BatchNorm
+Normalisation = nn.LayerNorm | nn.GroupNorm | BatchNorm
+
+
+class AffineCall(LayerCall[Normalisation]):
     """weight and bias along one or more dimensions of a: ``[R, *shape]`` put at ``[R, *broadcast]``."""
 
     def __init__(self, *given: Any, broadcast: tuple[int, ...], **wants: bool) -> None:
@@ -34,9 +39,11 @@ class AffineCall(LayerCall):
         return weight.reshape(weight.shape[0], *self.broadcast)
 
     def gradients(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Sums of a·b and of b."""
         return {name: self._sum(self.b if name == "bias" else self.a * self.b) for name in names}
 
     def products(self, weights: dict[str, Tensor]) -> tuple[Tensor | None, Tensor | None]:
+        """V·b toward a; V·a and the bias's V toward b."""
         toward_a = toward_b = None
         if (weight := weights.get("weight")) is not None:
             weight = self._spread(weight)
@@ -48,7 +55,7 @@ class AffineCall(LayerCall):
         return toward_a, toward_b
 
 
-def _affine(module: nn.Module, normal: Tensor, shape: tuple[int, ...]) -> Tensor:
+def _affine(module: Normalisation, normal: Tensor, shape: tuple[int, ...]) -> Tensor:
     """weight·x̂ + bias with both of them viewed as `shape`."""
     if module.weight is None:
         return normal
@@ -65,10 +72,12 @@ class LayerNormRule(Rule):
     def forward(
         self, module: nn.LayerNorm, original: Callable, recoveries: int, x: Tensor
     ) -> tuple[Tensor, Tensor]:
+        """Captures x̂."""
         normal = F.layer_norm(x, module.normalized_shape, None, None, module.eps)
         return _affine(module, normal, module.normalized_shape), normal
 
     def call(self, module: nn.LayerNorm, a: Tensor, b: Tensor, *, wants_a: bool, wants_b: bool) -> LayerCall:
+        """An affine map along the normalised dimensions."""
         lead = b.dim() - 1 - len(module.normalized_shape)
         broadcast = (*[1] * lead, *module.normalized_shape)
         return AffineCall(module, a, b, wants_a=wants_a, wants_b=wants_b, broadcast=broadcast)
@@ -87,10 +96,12 @@ class GroupNormRule(Rule):
     def forward(
         self, module: nn.GroupNorm, original: Callable, recoveries: int, x: Tensor
     ) -> tuple[Tensor, Tensor]:
+        """Captures x̂."""
         normal = F.group_norm(x, module.num_groups, None, None, module.eps)
         return _affine(module, normal, (-1, *[1] * (x.dim() - 2))), normal
 
     def call(self, module: nn.GroupNorm, a: Tensor, b: Tensor, *, wants_a: bool, wants_b: bool) -> LayerCall:
+        """An affine map along the channels."""
         return AffineCall(module, a, b, wants_a=wants_a, wants_b=wants_b, broadcast=_channels(b))
 
 
@@ -99,48 +110,62 @@ class FrozenNormCall(AffineCall):
 
     def __init__(self, *given: Any, **wants: Any) -> None:
         super().__init__(*given, **wants)
-        self.scale = (self.module.running_var + self.module.eps).rsqrt()
+        module = cast(BatchNorm, self.module)
+        mean, variance = _running(module)
+        self.scale = (variance + module.eps).rsqrt()
         # Centred first: Σ a·b - mean·Σ b would lose digits where the mean is large.
-        self.a = self.a - self.module.running_mean.view(self.broadcast)
+        self.a = self.a - mean.view(self.broadcast)
 
     def gradients(self, names: Iterable[str]) -> dict[str, Tensor]:
-        found = super().gradients(names)
-        return {n: g * self.scale if n == "weight" else g for n, g in found.items()}
+        """Sums of x̂·b and of b."""
+        gradients = super().gradients(names)
+        return {n: g * self.scale if n == "weight" else g for n, g in gradients.items()}
 
     def products(self, weights: dict[str, Tensor]) -> tuple[Tensor | None, Tensor | None]:
+        """As of x̂, scaled back."""
         return super().products({n: w * self.scale if n == "weight" else w for n, w in weights.items()})
 
 
 class BatchNormRule(Rule):
-    """``nn.BatchNorm1d``, ``2d``, ``3d``: in training mode with the statistics of one recovery's batch, never
-    of two; running statistics are left alone.
+    """``nn.BatchNorm1d``, ``2d``, ``3d``.
+
+    In training mode with the statistics of one recovery's batch, never of two; running statistics are left
+    alone.
     """
 
     name = "batch-norm"
 
     @staticmethod
-    def _own_statistics(module: nn.modules.batchnorm._BatchNorm) -> bool:
+    def _own_statistics(module: BatchNorm) -> bool:
         return module.training or module.running_mean is None
 
     def forward(
-        self, module: nn.modules.batchnorm._BatchNorm, original: Callable, recoveries: int, x: Tensor
+        self, module: BatchNorm, original: Callable, recoveries: int, x: Tensor
     ) -> tuple[Tensor, Tensor]:
+        """Captures x̂, or x where the statistics are constant."""
         module._check_input_dim(x)
         shape = (-1, *[1] * (x.dim() - 2))
         if self._own_statistics(module):
             normal = _by_recovery(x, recoveries, module.eps)
             return _affine(module, normal, shape), normal
-        scale = (module.running_var + module.eps).rsqrt()
+        mean, variance = _running(module)
+        scale = (variance + module.eps).rsqrt()
         if module.weight is not None:
             scale = scale * module.weight
-        shift = -module.running_mean * scale
+        shift = -mean * scale
         if module.bias is not None:
             shift = shift + module.bias
         return torch.addcmul(shift.view(shape), x, scale.view(shape)), x
 
-    def call(self, module: nn.Module, a: Tensor, b: Tensor, *, wants_a: bool, wants_b: bool) -> LayerCall:
+    def call(self, module: BatchNorm, a: Tensor, b: Tensor, *, wants_a: bool, wants_b: bool) -> LayerCall:
+        """An affine map along the channels, of x̂ or of x."""
         kind = AffineCall if self._own_statistics(module) else FrozenNormCall
         return kind(module, a, b, wants_a=wants_a, wants_b=wants_b, broadcast=_channels(b))
+
+
+def _running(module: BatchNorm) -> tuple[Tensor, Tensor]:
+    """Mean and variance of a module that keeps them."""
+    return cast(Tensor, module.running_mean), cast(Tensor, module.running_var)
 
 
 def _by_recovery(x: Tensor, recoveries: int, eps: float) -> Tensor:

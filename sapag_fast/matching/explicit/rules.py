@@ -1,51 +1,68 @@
-"""What a module has to tell about itself: how its input and the gradient of its output make the gradients of
-its parameters, recovery by recovery.
+"""What explicit mode has to know of a module: how its parameters' gradients are made, recovery by recovery.
+
+They are functions of the module's input and of the gradient of its output.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["GradientFunction", "LayerCall", "Rule", "find_rule", "register_rule"]
+from sapag_fast.distances.kind import same_definition
+
+__all__ = ["GradientFunction", "LayerCall", "NotCovered", "Rule", "find_rule", "register_rule"]
 
 GradientFunction = Callable[[nn.Module, Tensor, Tensor], dict[str, Tensor]]
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
-class LayerCall:
-    """One call of a module in one evaluation: its input ``a`` and its output's gradient ``b``, both
-    ``[R, rows, ...]`` and without their graph.
+class NotCovered(Exception):  # noqa: N818 (an answer, not an error)
+    """Explicit mode does not apply; the message says why."""
 
-    ``wants_a`` and ``wants_b`` tell which products are asked for.
+
+class LayerCall(Generic[ModuleT]):
+    """One call of a module in one evaluation.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The layer.
+    a, b : Tensor
+        Its input and its output's gradient, ``[R, rows, ...]``, without their graph.
+    wants_a, wants_b : bool
+        Which products are asked for.
     """
 
-    def __init__(self, module: nn.Module, a: Tensor, b: Tensor, *, wants_a: bool, wants_b: bool) -> None:
-        self.module = module
+    def __init__(self, module: ModuleT, a: Tensor, b: Tensor, *, wants_a: bool, wants_b: bool) -> None:
+        self.module: ModuleT = module
         self.a = a
         self.b = b
         self.wants_a = wants_a
         self.wants_b = wants_b
         self.scratch: dict[str, Tensor] = {}
 
-    def place(self, name: str, *shape: int) -> Tensor:
-        """Memory for a large result of this call, the same at every evaluation: what is allocated anew each
-        time costs more in page faults than in arithmetic. Holds whatever was written there last.
+    def reused(self, name: str, *shape: int) -> Tensor:
+        """Memory for a large result of this call, the same at every evaluation.
+
+        What is allocated anew each time costs more in page faults than in arithmetic. Holds whatever was
+        written there last.
         """
-        found = self.scratch.get(name)
-        if found is None or found.shape != shape:
-            found = self.scratch[name] = self.b.new_empty(shape)
-        return found
+        memory = self.scratch.get(name)
+        if memory is None or memory.shape != shape:
+            memory = self.scratch[name] = self.b.new_empty(shape)
+        return memory
 
     def gradients(self, names: Iterable[str]) -> dict[str, Tensor]:
         """The dummy gradients g'(a, b) of the named parameters, ``[R, *shape]`` in the rule's layout."""
         raise NotImplementedError
 
     def products(self, weights: dict[str, Tensor]) -> tuple[Tensor | None, Tensor | None]:
-        """Derivatives of Σ <weights[name], g'_name(a, b)> with respect to a and b, shaped like them; None
-        where it is zero or was not asked for.
+        """Derivatives of Σ <weights[name], g'_name(a, b)> with respect to a and b.
+
+        Shaped like them; None where it is zero or was not asked for.
         """
         raise NotImplementedError
 
@@ -96,8 +113,9 @@ class Rule:
         raise NotImplementedError
 
     def layout(self, name: str, gradient: Tensor) -> Tensor:
-        """A gradient ``[R, *shape]`` of the named parameter in the order of elements that `LayerCall` uses:
-        distances do not care for it.
+        """A gradient ``[R, *shape]`` of the named parameter in the order of elements that `LayerCall` uses.
+
+        Distances do not care for that order.
         """
         return gradient
 
@@ -113,25 +131,25 @@ class _FunctionCall(LayerCall):
             for t, wanted in ((self.a, self.wants_a), (self.b, self.wants_b))
         ]
         with torch.enable_grad():
-            self.found = function(self.module, *self.leaves)
+            self.formed = function(self.module, *self.leaves)
 
     def gradients(self, names: Iterable[str]) -> dict[str, Tensor]:
-        missing = [name for name in names if name not in self.found]
+        missing = [name for name in names if name not in self.formed]
         if missing:
             raise ValueError(
                 f"the rule of {type(self.module).__name__} gives no gradient for {', '.join(missing)}"
             )
-        return {name: self.found[name].detach() for name in names}
+        return {name: self.formed[name].detach() for name in names}
 
     def products(self, weights: dict[str, Tensor]) -> tuple[Tensor | None, Tensor | None]:
-        outputs = [self.found[name] for name in weights]
+        outputs = [self.formed[name] for name in weights]
         wanted = [leaf for leaf in self.leaves if leaf.requires_grad]
         if not outputs or not wanted:
             return None, None
-        found = iter(
+        toward = iter(
             torch.autograd.grad(outputs, wanted, list(weights.values()), allow_unused=True, retain_graph=True)
         )
-        toward_a, toward_b = (next(found) if leaf.requires_grad else None for leaf in self.leaves)
+        toward_a, toward_b = (next(toward) if leaf.requires_grad else None for leaf in self.leaves)
         return toward_a, toward_b
 
 
@@ -149,7 +167,9 @@ class _FunctionRule(Rule):
 _RULES: dict[type[nn.Module], Rule] = {}
 
 
-def register_rule(module_type: type[nn.Module], rule: Rule | GradientFunction) -> None:
+def register_rule(
+    module_type: type[nn.Module], rule: Rule | GradientFunction, *, replace: bool = False
+) -> None:
     """Teach explicit mode a module of one's own that has parameters.
 
     Parameters
@@ -162,11 +182,17 @@ def register_rule(module_type: type[nn.Module], rule: Rule | GradientFunction) -
         gradients of the loss with respect to the outputs ``b [R, rows, ...]`` of R independent recoveries the
         gradient of each of the module's own parameters, ``[R, *shape]``. Plain differentiable PyTorch that
         sums over the rows and never over R. A `Rule` may add faster products.
+    replace : bool
+        Take the place of another rule for the same class, one of the package's own too. The same function or
+        class of rules, or one of the same module and qualified name, needs no leave: a notebook's cell can be
+        run again.
 
     Raises
     ------
     TypeError
         For something else.
+    ValueError
+        If the class has another rule and `replace` is False.
 
     Examples
     --------
@@ -188,16 +214,34 @@ def register_rule(module_type: type[nn.Module], rule: Rule | GradientFunction) -
         if not callable(rule):
             raise TypeError(f"rule: expected a function or a Rule, found {type(rule).__name__}")
         rule = _FunctionRule(rule)
+    known = _RULES.get(module_type)
+    if known is not None and not (replace or same_definition(_definition(known), _definition(rule))):
+        raise ValueError(
+            f"rule: {module_type.__name__} has another rule already ({known.name}); replace=True replaces it"
+        )
     _RULES[module_type] = rule
 
 
-def find_rule(module: nn.Module) -> Rule | str:
-    """The rule for `module`, or why there is none."""
+def _definition(rule: Rule) -> object:
+    """What was written down: a function, or the class of a rule."""
+    return rule.function if isinstance(rule, _FunctionRule) else type(rule)
+
+
+def find_rule(module: nn.Module) -> Rule:
+    """The rule for `module`.
+
+    Raises
+    ------
+    NotCovered
+        If there is none; the message says why.
+    """
     kind = type(module)
     for ancestor in kind.__mro__:
         if ancestor in _RULES:
             if kind.forward is not ancestor.forward:
-                return f"{kind.__name__} has a forward of its own, unlike {ancestor.__name__}"
+                raise NotCovered(f"{kind.__name__} has a forward of its own, unlike {ancestor.__name__}")
             refusal = _RULES[ancestor].refusal(module)
-            return _RULES[ancestor] if refusal is None else refusal
-    return f"no rule covers {kind.__name__}"
+            if refusal is not None:
+                raise NotCovered(refusal)
+            return _RULES[ancestor]
+    raise NotCovered(f"no rule covers {kind.__name__}")

@@ -24,8 +24,10 @@ LARGE_WORK = 3_000_000
 
 @dataclass(frozen=True)
 class _Axis:
-    """One dimension of the way back: input pixel ``stride·q + phase`` takes output pixels ``q + low`` to
-    ``q + high``; tap t of that window goes with kernel element ``element[phase][t]``, or none (-1).
+    """One dimension of the way back.
+
+    Input pixel ``stride·q + phase`` takes output pixels ``q + low`` to ``q + high``; tap t of that window
+    goes with kernel element ``element[phase][t]``, or none (-1).
     """
 
     low: int
@@ -40,8 +42,8 @@ class _Axis:
             first = (phase + padding) % stride
             ahead = (phase + padding) // stride
             offsets.append({ahead - m: i for m, i in enumerate(range(first, kernel, stride))})
-        low = min(min(found, default=0) for found in offsets)
-        high = max(max(found, default=0) for found in offsets)
+        low = min(min(taps, default=0) for taps in offsets)
+        high = max(max(taps, default=0) for taps in offsets)
         return cls(low, high, tuple(tuple(f.get(o, -1) for o in range(low, high + 1)) for f in offsets))
 
 
@@ -72,10 +74,10 @@ class _Way:
 class _ShortWay(_Way):
     """Back as a convolution forth: for two dimensions, one group, no dilation."""
 
-    def __init__(self, module: nn.Conv2d, padding: tuple[int, ...]) -> None:
+    def __init__(self, module: nn.Conv1d | nn.Conv2d, padding: tuple[int, ...]) -> None:
         super().__init__(module, padding)
         weight = self.weight
-        self.stride = module.stride
+        self.stride: tuple[int, int] = module.stride[0], module.stride[1]
         self.axes = [_Axis.of(*sizes) for sizes in zip(weight.shape[2:], self.stride, padding, strict=True)]
         rows, columns = (torch.tensor(axis.element, device=weight.device) for axis in self.axes)
         taps = weight[:, :, rows.clamp(min=0)][..., columns.clamp(min=0)]  # [O, C, sh, th, sw, tw]
@@ -94,10 +96,10 @@ class _ShortWay(_Way):
         else:
             slope = F.pad(slope, (lead[1], trail[1], lead[0], trail[0]))
             padding = (0, 0)
-        found = F.conv2d(slope, self.back, None, 1, padding)
+        toward = F.conv2d(slope, self.back, None, 1, padding)
         if self.stride != (1, 1):
-            found = _shuffled(found, self.stride)
-        return found[..., : size[0], : size[1]]
+            toward = _shuffled(toward, self.stride)
+        return toward[..., : size[0], : size[1]]
 
 
 def _shuffled(phases: Tensor, stride: tuple[int, int]) -> Tensor:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from sapag_fast.matching.explicit.matching import ExplicitMatching
-from sapag_fast.matching.explicit.network import NotCovered
+from sapag_fast.matching.explicit.rules import NotCovered
+from sapag_fast.matching.one_by_one import SequentialMatching
 from sapag_fast.runtime.memory import is_out_of_memory
+from sapag_fast.victim.model import VictimModel
 from sapag_fast.victim.problem import Problem
 
-__all__ = ["Evaluates", "explicit_or_reason"]
+__all__ = ["verified_matching"]
 
 _TOLERANCE = {torch.float64: 1e-7}
 _LOOSE = 1e-3
@@ -24,53 +26,50 @@ _NEGLIGIBLE = 1e-4  # of the whole gradient's norm: what lies below need not hav
 _NOISE = 0.25  # of the starts' size: two recoveries must differ for a coupling of theirs to show
 
 
-class Evaluates(Protocol):
-    """What verification needs of the reference."""
-
-    def value_and_gradient(
-        self, inputs: Tensor, labels: Tensor, sharpness: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """As `Matching`."""
+class _Disagreement(NotCovered):
+    """Explicit mode and autograd give different numbers."""
 
 
-def explicit_or_reason(
+def verified_matching(
     problem: Problem,
     inputs: Tensor,
     labels: Tensor,
-    reference: Callable[[Problem], Evaluates],
     *,
-    victims: Tensor | None = None,
+    victims: Tensor,
     recoveries: int | None = None,
     sharpness: Tensor | None = None,
-) -> ExplicitMatching | str:
-    """Explicit mode for these recoveries, ready to run, or why it does not apply.
+) -> ExplicitMatching:
+    """Explicit mode for these recoveries, ready to run, once it has agreed with autograd.
 
-    ``reference(problem)`` evaluates by plain autograd, one recovery at a time; `victims`, `recoveries` and
-    `sharpness` are `choose_matching`'s.
+    Parameters
+    ----------
+    problem, inputs, labels, victims, recoveries, sharpness
+        As of `choose_matching`.
+
+    Raises
+    ------
+    NotCovered
+        If explicit mode does not apply; the message says why.
     """
     try:
         matching = ExplicitMatching(problem, recoveries=recoveries)
-        if victims is not None:
-            matching.retarget(victims)
+        matching.retarget(victims)
         matching.network.check(inputs)
         matching.value_and_gradient(inputs, labels, sharpness)
         rows = sorted({0, inputs.shape[0] - 1})
         assignment = matching.assignment
-        probe = _probe(inputs[rows])
         matching.retarget(assignment.victims[rows])
         sharp = None if sharpness is None else _different(sharpness[rows])
-        found = _compare(matching, probe, labels[rows], sharp, reference)
-        if found is not None and probe.dtype != torch.float64:
-            found = _compare_in_double(matching, probe, labels[rows], sharp, reference)
+        _verify(matching, _probe(inputs[rows]), labels[rows], sharp)
         matching.retarget(assignment.victims)
-    except NotCovered as reason:
-        return str(reason)
+    except NotCovered:
+        raise
     # What a stranger's module does not bear on a larger batch shows in many ways.
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        return f"explicit mode fails on the model ({type(error).__name__}: {error})"
-    return matching if found is None else found
+        raise NotCovered(f"explicit mode fails on the model ({type(error).__name__}: {error})") from error
+    return matching
 
 
 def _probe(starts: Tensor) -> Tensor:
@@ -86,57 +85,63 @@ def _different(sharpness: Tensor) -> Tensor:
     return sharpness * torch.arange(1, len(sharpness) + 1, device=sharpness.device)
 
 
-def _compare(
-    matching: ExplicitMatching,
-    inputs: Tensor,
-    labels: Tensor,
-    sharpness: Tensor | None,
-    reference: Callable[[Problem], Evaluates],
-) -> str | None:
-    """None where both ways agree."""
+def _verify(matching: ExplicitMatching, inputs: Tensor, labels: Tensor, sharpness: Tensor | None) -> None:
+    """Raise NotCovered where the two ways differ by more than rounding."""
+    try:
+        _compare(matching, inputs, labels, sharpness)
+        return
+    except _Disagreement:
+        if inputs.dtype == torch.float64:
+            raise
+    _compare_in_double(matching, inputs, labels, sharpness)
+
+
+def _compare(matching: ExplicitMatching, inputs: Tensor, labels: Tensor, sharpness: Tensor | None) -> None:
     probe = _rows_of(matching)
     with _without_dropout(matching.network.model):
         ours = matching.value_and_gradient(inputs, labels, sharpness)
         dummy = matching.dummy_gradients(inputs, labels, sharpness)
-    theirs = reference(probe).value_and_gradient(inputs, labels, sharpness)
+    theirs = SequentialMatching(probe).value_and_gradient(inputs, labels, sharpness)
     tolerance = _TOLERANCE.get(inputs.dtype, _LOOSE)
     for row in range(inputs.shape[0]):
         leaves = probe.leaves(inputs[row], labels[row])
-        expected = probe.gradients(*leaves, None if sharpness is None else sharpness[row])
-        reason = _differing(matching, [None if d is None else d[row] for d in dummy], expected, tolerance)
-        if reason is not None:
-            return reason
+        expected = probe.gradients(
+            leaves[0], leaves[1], sharpness=None if sharpness is None else sharpness[row]
+        )
+        _compare_parameters(matching, [None if d is None else d[row] for d in dummy], expected, tolerance)
     for what, mine, other in zip(("distance", "input", "labels"), ours, theirs, strict=True):
-        if mine is not None:
+        if mine is not None and other is not None:
             error = _relative(mine, other, torch.zeros(()))
             if not error <= tolerance:
-                return f"explicit mode and autograd disagree on the gradient toward the {what} ({error:.1e})"
-    return None
+                raise _Disagreement(
+                    f"explicit mode and autograd disagree on the gradient toward the {what} ({error:.1e})"
+                )
 
 
-def _differing(
+def _compare_parameters(
     matching: ExplicitMatching,
-    dummy: list[Tensor | None],
-    expected: tuple[Tensor | None, ...],
+    dummy: Sequence[Tensor | None],
+    expected: Sequence[Tensor | None],
     tolerance: float,
-) -> str | None:
-    """The first parameter whose dummy gradient is not what autograd says."""
+) -> None:
+    """Refuse the first parameter whose dummy gradient is not what autograd says."""
     rules = matching.rules
     present = [e.detach() for e in expected if e is not None]
     floor = _NEGLIGIBLE * torch.stack([torch.linalg.vector_norm(e) for e in present]).norm()
     for index, mine in enumerate(dummy):
         if mine is None:
             continue
-        theirs = expected[index]
-        name = matching.problem.names[index]
-        theirs = torch.zeros_like(mine) if theirs is None else theirs.detach()
+        wanted = expected[index]
+        theirs = torch.zeros_like(mine) if wanted is None else wanted.detach()
         if index in rules:
             rule, local = rules[index]
             theirs = rule.layout(local, theirs[None])[0]
         error = _relative(mine, theirs.view(mine.shape), floor)
         if not error <= tolerance:
-            return f"explicit mode and autograd disagree on the gradient of {name!r} ({error:.1e})"
-    return None
+            name = matching.problem.names[index]
+            raise _Disagreement(
+                f"explicit mode and autograd disagree on the gradient of {name!r} ({error:.1e})"
+            )
 
 
 def _relative(mine: Tensor, theirs: Tensor, floor: Tensor) -> float:
@@ -150,21 +155,17 @@ def _relative(mine: Tensor, theirs: Tensor, floor: Tensor) -> float:
 def _rows_of(matching: ExplicitMatching) -> Problem:
     """A problem whose recoveries are the rows that `matching` has now, without dropout."""
     problem, assignment = matching.problem, matching.assignment
-    found = copy.copy(problem)
+    network = problem.network
     if any(_is_active(module) for module in problem.model.modules()):
         model = copy.deepcopy(problem.model)
         for module in model.modules():
             module.training = module.training and not _is_active(module)
-        device = next(iter(problem.parameters.values())).device if problem.moved else None
-        found = Problem(
-            model, problem.loss_fn, problem.distance, problem.targets, joint=problem.joint, device=device
-        )
+        device = next(iter(problem.parameters.values())).device if network.moved else None
+        network = VictimModel(model, device)
     if assignment.shared:
-        found.restarts = assignment.rows
-    else:
-        found.targets = [None if t is None else t[assignment.victims] for t in problem.targets]
-        found.restarts = 1
-    return found
+        return replace(problem, network=network, restarts=assignment.rows)
+    targets = [None if t is None else t[assignment.victims] for t in problem.targets]
+    return replace(problem, network=network, targets=targets, restarts=1)
 
 
 def _compare_in_double(
@@ -172,14 +173,14 @@ def _compare_in_double(
     inputs: Tensor,
     labels: Tensor,
     sharpness: Tensor | None,
-    reference: Callable[[Problem], Evaluates],
-) -> str | None:
-    """The same in float64, where rounding is no excuse: an ill-conditioned network may disagree with itself
-    in float32.
+) -> None:
+    """The same in float64, where rounding is no excuse.
+
+    An ill-conditioned network may disagree with itself in float32.
     """
     rows = _rows_of(matching)
     double = Problem(
-        copy.deepcopy(rows.model).double(),
+        VictimModel(copy.deepcopy(rows.model).double()),
         rows.loss_fn,
         rows.distance,
         [None if t is None else t.double() for t in rows.targets],
@@ -188,7 +189,7 @@ def _compare_in_double(
     )
     if labels.is_floating_point():
         labels = labels.double()
-    return _compare(ExplicitMatching(double), inputs.double(), labels, sharpness, reference)
+    _compare(ExplicitMatching(double), inputs.double(), labels, sharpness)
 
 
 def _is_active(module: nn.Module) -> bool:

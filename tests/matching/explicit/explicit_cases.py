@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from sapag_fast.distances.gradient_distance import GradientDistance
 from sapag_fast.distances.layering import model_layers
+from sapag_fast.victim.model import VictimModel
 from sapag_fast.victim.problem import Problem
 
 CLASSES = 4
@@ -130,7 +131,7 @@ def make_problem(
     **options,
 ) -> Problem:
     distance = GradientDistance(kind, layers=model_layers(model, "modules"), **options)
-    return Problem(model, loss_fn, distance, targets, restarts=restarts)
+    return Problem(VictimModel(model), loss_fn, distance, targets, restarts=restarts)
 
 
 def eager_gradient(model: nn.Module, target: list[Tensor], inputs: Tensor, labels: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from sapag_fast.matching.choose import choose_matching
-from sapag_fast.matching.explicit import ExplicitMatching, NotCovered, register_rule, rules
+from sapag_fast.matching.explicit import ExplicitMatching, NotCovered, Rule, register_rule, rules
 from sapag_fast.matching.explicit.cost import MatrixWork, rates_of, way_costs
 from sapag_fast.matching.explicit.low_rank import factor
 from sapag_fast.matching.one_by_one import SequentialMatching
@@ -30,8 +30,8 @@ def _setup(model, shape, *, dtype=torch.float64, restarts=RESTARTS, batch=B, tra
 @pytest.mark.parametrize("name", MODELS)
 def test_all_covered_models_run_explicitly(name, dtype):
     model, shape = make_model(name)
-    matching = choose_matching(*_setup(model, shape, dtype=dtype))
-    assert (matching.mode, matching.reason) == ("explicit", "")
+    choice = choose_matching(*_setup(model, shape, dtype=dtype))
+    assert (choice.mode, choice.reason) == ("explicit", "")
 
 
 class Attending(nn.Module):
@@ -167,11 +167,11 @@ def test_others_fall_back_and_say_why(name):
     shape, make, mode, reason = REFUSED[name]
     torch.manual_seed(0)
     problem, inputs, labels = _setup(make(), shape)
-    matching = choose_matching(problem, inputs, labels)
-    assert matching.mode == mode
-    assert reason in matching.reason
+    choice = choose_matching(problem, inputs, labels)
+    assert choice.mode == mode
+    assert reason in choice.reason
     expected = SequentialMatching(problem).value_and_gradient(inputs, labels)
-    for a, b in zip(matching.value_and_gradient(inputs, labels)[:2], expected[:2], strict=True):
+    for a, b in zip(choice.matching.value_and_gradient(inputs, labels)[:2], expected[:2], strict=True):
         torch.testing.assert_close(a, b)
 
 
@@ -181,12 +181,14 @@ def test_buffers_written_to():
 
 
 def test_embeddings_that_count_over_the_batch():
-    model = nn.Sequential(nn.Embedding(5, 6, max_norm=1.0))
-    problem, *_ = _setup(nn.Linear(8, CLASSES), ROW)
-    problem.model = model
-    assert "writes to its weights" in rules.find_rule(model[0])
-    assert "counts tokens" in rules.find_rule(nn.Embedding(5, 6, scale_grad_by_freq=True))
-    assert "sparse" in rules.find_rule(nn.Embedding(5, 6, sparse=True))
+    refused = {
+        "writes to its weights": nn.Embedding(5, 6, max_norm=1.0),
+        "counts tokens": nn.Embedding(5, 6, scale_grad_by_freq=True),
+        "sparse": nn.Embedding(5, 6, sparse=True),
+    }
+    for reason, module in refused.items():
+        with pytest.raises(NotCovered, match=reason):
+            rules.find_rule(module)
 
 
 class Gain(nn.Module):
@@ -210,7 +212,7 @@ def test_a_rule_of_ones_own(fresh_rules):
     problem, inputs, labels = _setup(model, ROW)
     assert "no rule covers Gain" in choose_matching(problem, inputs, labels).reason
     register_rule(Gain, lambda module, a, b: {"gain": (a.sin() * b).sum(1)})
-    matching = choose_matching(problem, inputs, labels)
+    matching = choose_matching(problem, inputs, labels).matching
     assert matching.mode == "explicit"
     expected = SequentialMatching(problem).value_and_gradient(inputs, labels)
     for a, b in zip(matching.value_and_gradient(inputs, labels)[:2], expected[:2], strict=True):
@@ -227,9 +229,9 @@ def test_a_rule_of_ones_own(fresh_rules):
 )
 def test_a_wrong_rule_is_found_out(fresh_rules, rule, reason):
     register_rule(Gain, rule)
-    matching = choose_matching(*_setup(nn.Sequential(Gain(8), nn.Linear(8, CLASSES)), ROW))
-    assert matching.mode == "vmap"
-    assert reason in matching.reason
+    choice = choose_matching(*_setup(nn.Sequential(Gain(8), nn.Linear(8, CLASSES)), ROW))
+    assert choice.mode == "vmap"
+    assert reason in choice.reason
 
 
 def test_what_cannot_be_a_rule():
@@ -237,6 +239,58 @@ def test_what_cannot_be_a_rule():
         register_rule(3, lambda module, a, b: {})
     with pytest.raises(TypeError, match="rule: expected a function or a Rule, found str"):
         register_rule(nn.Linear, "fast")
+
+
+CELL = """
+class Own(Rule):
+    name = "own"
+
+def gain_rule(module, a, b):
+    return {"gain": (a.sin() * b).sum(1)}
+
+register_rule(Gain, RULE)
+"""
+
+
+@pytest.mark.parametrize("rule", ["gain_rule", "Own()", "lambda module, a, b: gain_rule(module, a, b)"])
+def test_a_notebooks_cell_can_be_run_again(fresh_rules, rule):
+    names = {"Gain": Gain, "Rule": Rule, "register_rule": register_rule, "__name__": "notebook"}
+    cell = CELL.replace("RULE", rule)
+    exec(cell, names)
+    first = rules.find_rule(Gain(2))
+    exec(cell, names)
+    again = rules.find_rule(Gain(2))
+    assert again is not first
+    assert again.name == first.name
+
+
+def test_another_rule_needs_leave_to_replace_one(fresh_rules):
+    def first(module, a, b):
+        return {"gain": (a.sin() * b).sum(1)}
+
+    def second(module, a, b):
+        return first(module, a, b)
+
+    register_rule(Gain, first)
+    register_rule(Gain, first)
+    with pytest.raises(ValueError, match=r"rule: Gain has another rule already \(first\); replace=True"):
+        register_rule(Gain, second)
+    assert rules.find_rule(Gain(2)).name == "first"
+    register_rule(Gain, second, replace=True)
+    assert rules.find_rule(Gain(2)).name == "second"
+
+
+def test_the_packages_own_rules_need_leave_too(fresh_rules):
+    def slow(module, a, b):
+        return {"weight": torch.einsum("rno,rnk->rok", b, a), "bias": b.sum(1)}
+
+    with pytest.raises(ValueError, match=r"rule: Linear has another rule already \(linear\); replace=True"):
+        register_rule(nn.Linear, slow)
+    register_rule(nn.Linear, slow, replace=True)
+    problem, inputs, labels = _setup(*make_model("linear"))
+    choice = choose_matching(problem, inputs, labels)
+    assert choice.mode == "explicit"
+    assert {row["rule"] for row in choice.matching.describe()} == {"slow"}
 
 
 def test_a_layer_shared_with_one_of_another_kind(fresh_rules):
@@ -259,7 +313,7 @@ def test_a_layer_shared_with_one_of_another_kind(fresh_rules):
 def test_dropout_draws_its_own_mask_for_every_recovery():
     model = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Dropout(0.5), nn.Linear(32, CLASSES))
     problem, inputs, labels = _setup(model, ROW)
-    matching = choose_matching(problem, inputs, labels)
+    matching = choose_matching(problem, inputs, labels).matching
     assert matching.mode == "explicit"
     assert model[2].training
     same = inputs[:1].expand_as(inputs)
@@ -274,7 +328,7 @@ def test_a_large_network_alone():
         nn.Linear(8, 1500), nn.Tanh(), nn.Linear(1500, 1500), nn.Tanh(), nn.Linear(1500, CLASSES)
     )
     problem, inputs, labels = _setup(model, ROW, restarts=1, batch=1, dtype=torch.float32)
-    matching = choose_matching(problem, inputs, labels)
+    matching = choose_matching(problem, inputs, labels).matching
     assert matching.mode == "explicit"
     assert {row["parameter"]: row["way"] for row in matching.describe() if row["layer"] == "2"} == {
         "weight": "low-rank",
