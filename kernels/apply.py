@@ -8,7 +8,7 @@
 import triton
 import triton.language as tl
 
-from sapag_fast.kernels.memory import affine, is_aligned, load_tile, place_of, store_tile
+from .memory import address_of, affine, is_aligned, load_tile, store_tile
 
 
 @triton.jit(do_not_specialize=["count", "layers"])
@@ -40,9 +40,9 @@ def apply(
     epsilon = tl.load(c + 2)
     gamma = tl.load(c + 3)
     delta = tl.load(c + 4)
-    dummy_at = place_of(addresses, strides, tensor, r) + first
-    target_at = place_of(addresses, strides, tensor + 1, r) + first
-    out_at = place_of(addresses, strides, tensor + 2, r) + first
+    dummy_at = address_of(addresses, strides, tensor, r) + first
+    target_at = address_of(addresses, strides, tensor + 1, r) + first
+    out_at = address_of(addresses, strides, tensor + 2, r) + first
     aligned = is_aligned(dummy_at | target_at | out_at)
     left = n
     while left > 0:

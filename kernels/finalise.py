@@ -5,12 +5,14 @@
    of fused segments are there already.
 3. D is the sum of the shares, in an order that depends on the number of layers alone.
 """
+# Triton's language is no Python to a type checker.
+# pyright: reportInvalidTypeForm=false
 
 import triton
 import triton.language as tl
 
-from sapag_fast.kernels.fused import whole_target
-from sapag_fast.kernels.kinds import segment_value
+from .fused import whole_target
+from .kinds import segment_value
 
 
 @triton.jit(do_not_specialize=["layers", "target_stride", "weights_stride", "variance_stride"])
@@ -38,8 +40,10 @@ def finalise(
     VALUE: tl.constexpr,
     LAYER_BLOCK: tl.constexpr,
 ):
-    """Program r: value[r] of type VALUE and, if GRADIENT, coefficients[r, l] (float64, 5 columns) of the
-    layers with chunked[l] != 0. Without CHUNKED there are none, and shares [R, L] hold all."""
+    """Program r: value[r] of type VALUE and, if GRADIENT, coefficients[r, l] where chunked[l] != 0.
+
+    The coefficients are float64, 5 columns. Without CHUNKED there are none, and shares [R, L] hold all.
+    """
     r = tl.program_id(0).to(tl.int64)
     lane = tl.arange(0, LAYER_BLOCK)
     target_row = target_sums + r * target_stride

@@ -12,12 +12,14 @@ A segment is a long run and a short one: a weight and its bias (or a single tens
 addresses [tensors, 3] of g', g and V; strides [tensors, 3] the bytes between their recoveries;
 segments [S, 5]  layer, tensor and elements of the long run, and of the short run.
 """
+# Triton's language is no Python to a type checker.
+# pyright: reportInvalidTypeForm=false, reportGeneralTypeIssues=false, reportAttributeAccessIssue=false, reportIndexIssue=false
 
 import triton
 import triton.language as tl
 
-from sapag_fast.kernels.kinds import segment_value
-from sapag_fast.kernels.memory import affine, fold, is_aligned, load_tile, place_of, store_tile
+from .kinds import segment_value
+from .memory import address_of, affine, fold, is_aligned, load_tile, store_tile
 
 
 @triton.jit
@@ -74,9 +76,9 @@ def fused(
     target_row = target_sums + r * target_stride
 
     # 1
-    dummy_at = place_of(addresses, strides, long, r)
-    target_at = place_of(addresses, strides, long + 1, r)
-    out_at = place_of(addresses, strides, long + 2, r)
+    dummy_at = address_of(addresses, strides, long, r)
+    target_at = address_of(addresses, strides, long + 1, r)
+    out_at = address_of(addresses, strides, long + 2, r)
     wide = is_aligned(dummy_at | target_at | out_at) & (n % VEC == 0)
     dummy = ()
     target = ()
@@ -84,9 +86,9 @@ def fused(
         step = i * LANES * BYTES
         dummy += (load_tile(dummy_at + step, n - i * LANES, wide, False, DTYPE, 1, LANES, VEC),)
         target += (load_tile(target_at + step, n - i * LANES, wide, False, DTYPE, 1, LANES, VEC),)
-    short_dummy_at = place_of(addresses, strides, short, r)
-    short_target_at = place_of(addresses, strides, short + 1, r)
-    short_out_at = place_of(addresses, strides, short + 2, r)
+    short_dummy_at = address_of(addresses, strides, short, r)
+    short_target_at = address_of(addresses, strides, short + 1, r)
+    short_out_at = address_of(addresses, strides, short + 2, r)
     short_wide = is_aligned(short_dummy_at | short_target_at | short_out_at) & (m % VEC == 0)
     short_dummy = load_tile(short_dummy_at, m, short_wide, False, DTYPE, 1, LANES, VEC)
     short_target = load_tile(short_target_at, m, short_wide, False, DTYPE, 1, LANES, VEC)

@@ -1,9 +1,11 @@
 """The distances on sums: value and coefficients of segments, elementwise on float64 scalars or vectors.
 
-The same mathematics as csrc/kinds.h and :mod:`sapag_fast.distances`, where each formula is explained.
-KIND are the numbers of distances.py. Nothing here branches on data: a segment that carries no weight is
-computed like the others and replaced afterwards.
+The same mathematics as csrc/kinds.h and `sapag_fast.distances.formulas`, which explains each formula. KIND
+are the numbers of `sapag_fast.distances.kind`. Nothing here branches on data: a segment that carries no
+weight is computed like the others and replaced afterwards.
 """
+# Triton's language is no Python to a type checker.
+# pyright: reportGeneralTypeIssues=false, reportAttributeAccessIssue=false
 
 import triton
 import triton.language as tl
@@ -27,11 +29,13 @@ NEAR: tl.constexpr = tl.constexpr(0.25)
 
 @triton.jit
 def needs_variance(KIND: tl.constexpr):
+    """Whether a layer without variance carries no weight."""
     return KIND <= SAPAG_SUM
 
 
 @triton.jit
 def needs_norm(KIND: tl.constexpr):
+    """Whether a layer without a norm carries no weight."""
     return (KIND != L2) & (KIND != L1) & (KIND != TAG)
 
 
@@ -42,8 +46,11 @@ def needs_extra(kind: int) -> bool:
 
 @triton.jit
 def decay(z):
-    """exp(-z) and 1 - exp(-z), the latter without cancellation: its series z - z²/2! + z³/3! - … where z is
-    small (the first term left out is below 1e-16 of the sum), since Triton has no expm1."""
+    """exp(-z) and 1 - exp(-z), the latter without cancellation.
+
+    Triton has no expm1: its series z - z²/2! + z³/3! - … where z is small (the first term left out is below
+    1e-16 of the sum).
+    """
     power = tl.exp(-z)
     series = 1.0 - z * (1 / 13)
     for i in tl.static_range(11):

@@ -13,14 +13,16 @@ Addresses are plain int64 numbers and become pointers inside of a branch: there 
 may assume about them. All ways give a tile of the same layout, so the order of all later sums, and with it
 every bit of the result, is the same for aligned and misaligned gradients.
 """
+# Triton's language is no Python to a type checker.
+# pyright: reportArgumentType=false
 
 import triton
 import triton.language as tl
 
 
 @triton.jit
-def place_of(addresses, strides, i, r):
-    """Where recovery ``r`` of entry ``i`` of the tables lies."""
+def address_of(addresses, strides, i, r):
+    """The address of recovery ``r`` of entry ``i`` of the tables."""
     return tl.load(addresses + i) + r * tl.load(strides + i)
 
 
@@ -56,8 +58,10 @@ def load_tile(
 
 @triton.jit
 def fold(tile, ROWS: tl.constexpr, LANES: tl.constexpr, VEC: tl.constexpr):
-    """Sums over what one thread holds of a tile, [LANES // VEC]: one number to keep where the thread would
-    otherwise keep VEC, in an order that depends on the tile alone."""
+    """Sums over what one thread holds of a tile, [LANES // VEC].
+
+    One number to keep where the thread would otherwise keep VEC, in an order that depends on the tile alone.
+    """
     return tl.sum(tl.sum(tl.reshape(tile, [ROWS, LANES // VEC, VEC]), axis=2), axis=0)
 
 

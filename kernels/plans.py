@@ -18,8 +18,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Tile:
-    """What a program holds at a time: rows × lanes elements, by ``warps`` warps. registers: the most a thread
-    may take, said where the compiler would rather spill a few to have room for a second program."""
+    """What a program holds at a time: rows × lanes elements, by ``warps`` warps.
+
+    ``registers`` is the most a thread may take, said where the compiler would rather spill a few to have room
+    for a second program.
+    """
 
     rows: int
     lanes: int
@@ -28,6 +31,7 @@ class Tile:
 
     @property
     def elements(self) -> int:
+        """Of a whole tile."""
         return self.rows * self.lanes
 
     @property
@@ -39,9 +43,20 @@ class Tile:
 
 @dataclass(frozen=True)
 class Limits:
-    """fused: tiles of the one-program kernel, small to large; a segment takes the first that holds it, or a
-    larger one, see :func:`_join_few`.
-    chunk: the tile of the chunk kernels, which walk ``tiles_a_chunk`` of them. vec: elements in 16 bytes."""
+    """The tiles of one dtype.
+
+    Attributes
+    ----------
+    fused : tuple of Tile
+        Of the one-program kernel, small to large; a segment takes the first that holds it, or a larger one,
+        see `_join_few`.
+    chunk : Tile
+        Of the chunk kernels, which walk ``tiles_a_chunk`` of them.
+    tiles_a_chunk : int
+        How many make a chunk.
+    vec : int
+        Elements in 16 bytes.
+    """
 
     fused: tuple[Tile, ...]
     chunk: Tile
@@ -51,8 +66,11 @@ class Limits:
 
 @lru_cache(maxsize=8)
 def limits_for(itemsize: int) -> Limits:
-    """For elements of that many bytes: the large fused tile has 16 elements of g' and of g in each thread's
-    registers (8 in float64, which takes twice the room), the others have 8."""
+    """The tiles for elements of that many bytes.
+
+    The large fused tile has 16 elements of g' and of g in each thread's registers (8 in float64, which takes
+    twice the room), the others have 8.
+    """
     vec = 16 // itemsize
 
     def tile(elements_a_thread: int, warps: int, registers: int | None = None) -> Tile:
@@ -71,13 +89,23 @@ class Chunks:
 
     @property
     def count(self) -> int:
+        """C, how many chunks there are."""
         return self.chunks.shape[0]
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """fused: a tile and its segments [S, 5] int64, for every tile in use. The layers of the chunks in
-    ``large`` are not fused, those in ``small`` are, ``every`` has all. sizes, chunked: int64 [L]."""
+    """Which way each layer goes.
+
+    Attributes
+    ----------
+    fused : tuple of (Tile, Tensor)
+        For every tile in use its segments, int64 ``[S, 5]``.
+    large, small, every : Chunks
+        Of the layers that are not fused, of those that are, of all.
+    sizes, chunked : Tensor
+        int64 ``[L]``: elements; 1 where a layer is not fused.
+    """
 
     fused: tuple[tuple[Tile, Tensor], ...]
     large: Chunks
@@ -101,15 +129,17 @@ def _chunks(members: list[list[int]], sizes: Sequence[int], layers: list[int], l
     )
 
 
-def _runs(members: list[int], sizes: Sequence[int]) -> list[int] | None:
-    """The tensors of a layer as a long and a short run; None where there are none, or more than two."""
+def _runs(members: list[int], sizes: Sequence[int]) -> list[int]:
+    """The tensors of a layer as a long and a short run; empty where there are none, or more than two."""
     present = sorted((tensor for tensor in members if sizes[tensor]), key=lambda tensor: -sizes[tensor])
-    return present if 1 <= len(present) <= 2 else None
+    return present if len(present) <= 2 else []
 
 
 def _join_few(segments: dict[Tile, list[tuple[int, ...]]]) -> None:
-    """Move the segments of a tile to the next larger one where that has as many or more of its own: there, a
-    launch less is worth more than threads without work."""
+    """Move the segments of a tile to the next larger one where that has as many or more of its own.
+
+    There, a launch less is worth more than threads without work.
+    """
     for small, large in pairwise(segments):
         if len(segments[small]) <= len(segments[large]):
             segments[large] = sorted(segments[large] + segments[small])
@@ -125,7 +155,7 @@ def make_plan(sizes: Sequence[int], layer_of: Sequence[int], layers: int, limits
     small, large = [], []
     for layer in range(layers):
         runs = _runs(members[layer], sizes)
-        lengths = [] if runs is None else [*(sizes[tensor] for tensor in runs), 0][:2]
+        lengths = [*(sizes[tensor] for tensor in runs), 0][:2]
         fitting = (t for t in limits.fused if runs and lengths[0] <= t.elements and lengths[1] <= t.lanes)
         tile = next(fitting, None)
         if tile is None:

@@ -10,7 +10,7 @@ The factor is read on the device: nobody waits for it. Tables as in kernels/sums
 import triton
 import triton.language as tl
 
-from sapag_fast.kernels.memory import is_aligned, load_tile, place_of, store_tile
+from .memory import address_of, is_aligned, load_tile, store_tile
 
 
 @triton.jit(do_not_specialize=["items", "count", "factors", "stride"])
@@ -31,8 +31,10 @@ def scale(
     VEC: tl.constexpr,
     FACTOR_BLOCK: tl.constexpr,
 ):
-    """Item r·count + c, of ``items``: chunk c of recovery r times grad[r·stride] (float32 or float64), in
-    NUMBER; ``factors`` numbers differ in grad."""
+    """Item r·count + c, of ``items``: chunk c of recovery r times grad[r·stride], in NUMBER.
+
+    grad is float32 or float64 and has ``factors`` numbers.
+    """
     # 1
     lane = tl.arange(0, FACTOR_BLOCK)
     other = tl.zeros([FACTOR_BLOCK], tl.int32)
@@ -50,7 +52,7 @@ def scale(
         factor = tl.load(grad + r * stride)
         if factor != 1.0:
             chunk = chunks + (item % count) * 4
-            at = place_of(addresses, strides, tl.load(chunk + 1) * 3 + 1, r) + tl.load(chunk + 2) * BYTES
+            at = address_of(addresses, strides, tl.load(chunk + 1) * 3 + 1, r) + tl.load(chunk + 2) * BYTES
             aligned = is_aligned(at)
             left = tl.load(chunk + 3).to(tl.int32)
             while left > 0:

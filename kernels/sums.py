@@ -16,7 +16,7 @@ groups [G, 4]  layer, first chunk, chunk after the last, elements.
 import triton
 import triton.language as tl
 
-from sapag_fast.kernels.memory import fold, is_aligned, load_tile, place_of
+from .memory import address_of, fold, is_aligned, load_tile
 
 
 @triton.jit(do_not_specialize=["count"])
@@ -36,18 +36,20 @@ def chunk_sums(
     LANES: tl.constexpr,
     VEC: tl.constexpr,
 ):
-    """Program r·count + c: difference[r, c] (6 columns) if DIFFERENCE, moments[r, c] (mean, deviation, Σ g²)
-    if MOMENTS; both float64. Σ d and Σ|d| stay 0 without EXTRA."""
+    """Program r·count + c: difference[r, c] if DIFFERENCE, moments[r, c] if MOMENTS, both float64.
+
+    6 columns of sums; mean, deviation and Σ g². Σ d and Σ|d| stay 0 without EXTRA.
+    """
     program = tl.program_id(0)
     r = (program // count).to(tl.int64)
     chunk = chunks + (program % count) * 4
     tensor = tl.load(chunk + 1) * 3
     first = tl.load(chunk + 2) * BYTES
     n = tl.load(chunk + 3).to(tl.int32)
-    target_at = place_of(addresses, strides, tensor + 1, r) + first
+    target_at = address_of(addresses, strides, tensor + 1, r) + first
     dummy_at = target_at
     if DIFFERENCE:
-        dummy_at = place_of(addresses, strides, tensor, r) + first
+        dummy_at = address_of(addresses, strides, tensor, r) + first
     aligned = is_aligned(dummy_at | target_at)
     at = tl.arange(0, ROWS)[:, None] * LANES + tl.arange(0, LANES)[None, :]
 
@@ -91,9 +93,9 @@ def chunk_sums(
         target_at += ROWS * LANES * BYTES
         left -= ROWS * LANES
 
-    place = r * count + program % count
+    row = r * count + program % count
     if DIFFERENCE:
-        out = difference + place * 6
+        out = difference + row * 6
         tl.store(out, tl.sum(plain, axis=0))
         tl.store(out + 1, tl.sum(square, axis=0))
         tl.store(out + 2, tl.sum(cross, axis=0))
@@ -101,7 +103,7 @@ def chunk_sums(
         tl.store(out + 4, tl.sum(inner, axis=0))
         tl.store(out + 5, tl.sum(absolute, axis=0))
     if MOMENTS:
-        out = moments + place * 3
+        out = moments + row * 3
         size = n.to(tl.float64)
         gap = tl.sum(shifted, axis=0) / size
         tl.store(out, shift + gap)
@@ -124,8 +126,10 @@ def merge_sums(
     MOMENTS: tl.constexpr,
     LANES: tl.constexpr,
 ):
-    """Program r·group_count + i: row [r, layer of group i] of difference_sums [R, L, 6] and of target_sums
-    [R, L, 3] from the partial sums of its chunks."""
+    """Program r·group_count + i: the sums [r, layer of group i] from the partial sums of its chunks.
+
+    They are rows of difference_sums [R, L, 6] and of target_sums [R, L, 3].
+    """
     program = tl.program_id(0)
     r = (program // group_count).to(tl.int64)
     group = groups + (program % group_count) * 4
@@ -133,7 +137,7 @@ def merge_sums(
     first = tl.load(group + 1).to(tl.int32)
     last = tl.load(group + 2).to(tl.int32)
     lane = tl.arange(0, LANES)
-    place = r * layers + layer
+    row = r * layers + layer
     if DIFFERENCE:
         part = difference + r * count * 6
         s0 = tl.zeros([LANES], tl.float64)
@@ -153,7 +157,7 @@ def merge_sums(
             s4 += tl.load(part + c * 6 + 4, mask=here, other=0.0)
             s5 += tl.load(part + c * 6 + 5, mask=here, other=0.0)
             start += LANES
-        out = difference_sums + place * 6
+        out = difference_sums + row * 6
         tl.store(out, tl.sum(s0, axis=0))
         tl.store(out + 1, tl.sum(s1, axis=0))
         tl.store(out + 2, tl.sum(s2, axis=0))
@@ -183,7 +187,7 @@ def merge_sums(
             gap = tl.load(part + c * 3, mask=here, other=0.0) - mean
             deviation += tl.load(part + c * 3 + 1, mask=here, other=0.0) + elements * gap * gap
             start += LANES
-        out = target_sums + place * 3
+        out = target_sums + row * 3
         tl.store(out, whole)
         tl.store(out + 1, tl.sum(square, axis=0))
         tl.store(out + 2, tl.sum(deviation, axis=0))

@@ -23,13 +23,15 @@ from triton.compiler import ASTSource
 
 from sapag_fast.kernels import kinds
 from sapag_fast.kernels.apply import apply
+from sapag_fast.kernels.checks import DTYPES
+from sapag_fast.kernels.evaluation import LAYER_BLOCK
 from sapag_fast.kernels.finalise import finalise
 from sapag_fast.kernels.fused import fused
-from sapag_fast.kernels.operators import FACTOR_BLOCK, LAYER_BLOCK, MERGE_LANES
+from sapag_fast.kernels.launches import MERGE_LANES
+from sapag_fast.kernels.operators import FACTOR_BLOCK
 from sapag_fast.kernels.plans import Tile, limits_for
 from sapag_fast.kernels.scale import scale
 from sapag_fast.kernels.sums import chunk_sums, merge_sums
-from sapag_fast.kernels.tables import DTYPES
 
 ARCHITECTURES = (80, 90, 100)
 ALL_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)

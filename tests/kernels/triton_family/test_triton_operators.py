@@ -8,7 +8,7 @@ from triton_support import DEVICE, OPS, error, on_device, reference, settings_of
 
 from sapag_fast.distances.layering import layering
 from sapag_fast.distances.sums import difference_sums, target_sums
-from sapag_fast.kernels import operators, tables
+from sapag_fast.kernels import addresses, evaluation, frames, launches, words
 
 SIZES = [0, 1, 3, 8, 2047, 2048, 2049, 8191, 8193, 16384, 16385, 33001]
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -130,23 +130,23 @@ def test_no_recoveries_and_layers_without_tensors():
 
 def test_addresses_are_kept_and_given_up(gradients):
     dummy, target = on_device(*gradients.pair(0.4, shapes=[(3, 4)]))
-    frame = tables.find_frame(dummy, target, (0,), 1, False)
-    assert tables.find_frame(dummy, target, (0,), 1, False) is frame
-    placed = tables.Placed(frame, dummy, target)
-    assert tables.Placed(frame, dummy, target).addresses is placed.addresses
+    frame = frames.find_frame(dummy, target, (0,), 1, False)
+    assert frames.find_frame(dummy, target, (0,), 1, False) is frame
+    placed = addresses.AddressTable(frame, dummy, target)
+    assert addresses.AddressTable(frame, dummy, target).addresses is placed.addresses
     assert placed.addresses.tolist() == [dummy[0].data_ptr(), target[0].data_ptr(), 0]
-    for _ in range(tables.KEPT_ADDRESSES + 3):
+    for _ in range(addresses.KEPT_TABLES + 3):
         target.append(torch.zeros(3, 4, device=DEVICE))
-        tables.Placed(frame, dummy, target[-1:])
-    assert len(tables._addresses) == tables.KEPT_ADDRESSES
+        addresses.AddressTable(frame, dummy, target[-1:])
+    assert len(addresses._tables) == addresses.KEPT_TABLES
 
 
 def test_addresses_travel_in_parameters():
     """The way they take into a captured graph."""
-    words = [(i * 2**33 + i) * (-1) ** i for i in range(2 * tables.WORDS + 5)]
-    table = torch.zeros(len(words) + 3, dtype=torch.int64, device=DEVICE)
-    tables.write_all(table, words)
-    assert table.tolist() == [*words, 0, 0, 0]
+    numbers = [(i * 2**33 + i) * (-1) ** i for i in range(2 * words.WORDS + 5)]
+    table = torch.zeros(len(numbers) + 3, dtype=torch.int64, device=DEVICE)
+    words.write_all(table, numbers)
+    assert table.tolist() == [*numbers, 0, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -219,9 +219,11 @@ def test_a_lenet_takes_two_launches(gradients, monkeypatch, recoveries):
     batched = recoveries is not None
     found, _ = settings_of("sapag", target, batched=batched)
     sums = OPS.target_sums(target, found.layer_of, found.layers, batched)
-    launches = []
-    for name in ("fused", "chunk_sums", "merge_sums", "finalise", "apply_kernel"):
-        monkeypatch.setattr(operators, name, Counted(name, getattr(operators, name), launches))
+    launched = []
+    kernels = {evaluation: ("fused", "finalise"), launches: ("chunk_sums", "merge_sums", "apply")}
+    for module, names in kernels.items():
+        for name in names:
+            monkeypatch.setattr(module, name, Counted(name, getattr(module, name), launched))
     triton_distance(dummy, target, "sapag", sums, batched=batched)
     rows = recoveries or 1
-    assert launches == [("fused", (4 * rows,)), ("finalise", (rows,))]
+    assert launched == [("fused", (4 * rows,)), ("finalise", (rows,))]

@@ -11,7 +11,12 @@ import torch
 import sapag_fast as sf
 from sapag_fast.distances.kind import find_kind, kinds
 from sapag_fast.distances.layering import layering, shapes_of
-from sapag_fast.kernels import operators, plans
+from sapag_fast.kernels import (
+    evaluation,
+    launches,
+    operators,  # noqa: F401 (registers them)
+    plans,
+)
 from sapag_fast.kernels.plans import Limits, Tile
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -31,8 +36,8 @@ def small_limits():
         return
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plans, "limits_for", lambda itemsize: SMALL)
-        patch.setattr(operators, "MERGE_LANES", 4)
-        patch.setattr(operators, "LAYER_BLOCK", 2)
+        patch.setattr(launches, "MERGE_LANES", 4)
+        patch.setattr(evaluation, "LAYER_BLOCK", 2)
         yield
 
 
