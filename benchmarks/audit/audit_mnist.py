@@ -22,8 +22,9 @@ from pathlib import Path
 import torch
 
 from benchmarks import BENCHMARKS, RESULTS
-from benchmarks.recovery.recover_mnist import SHAPE, gradients, load
+from benchmarks.recovery.recover_mnist import SHAPE, load
 from benchmarks.shared.interleaved import machine
+from benchmarks.shared.victims import shared_gradients
 from sapag_fast.files.fingerprint import model_fingerprint
 from sapag_fast.files.gradient_file import STACKED
 from sapag_fast.files.tensors import write_tensors
@@ -42,9 +43,8 @@ def make_victims(folder: Path, data: Path, count: int, seed: int) -> None:
     names = [f"mnist{position:05d}" for position in range(len(images))]
     (folder / "net.py").write_text(MODEL)
     write_tensors(folder / "weights.safetensors", model.state_dict())
-    stacked = dict(
-        zip((name for name, _ in model.named_parameters()), gradients(model, images, labels), strict=True)
-    )
+    shared = shared_gradients(model, images[:, None], labels[:, None])
+    stacked = dict(zip((name for name, _ in model.named_parameters()), shared, strict=True))
     metadata = {
         STACKED: json.dumps(names),
         "labels": json.dumps([[int(label)] for label in labels]),

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from sapag_fast.distances.kind import find_kind, register_distance
 from sapag_fast.distances.sums import GradientSums
-from sapag_fast.search.recipe import Recipe, apply_overrides, choose_recipe
+from sapag_fast.search.options import SearchOptions
+from sapag_fast.search.recipe import Recipe, choose_recipe
 
 __all__ = ["DISTANCES", "LABELS", "METHODS", "Method", "make_method"]
 
@@ -138,5 +139,4 @@ for _name, _kind in zip(PLAIN, ("l2-normalized", "cosine"), strict=True):
 def _changed(
     recipe: Recipe, *, distance: str | None = None, basis: str | None = None, steps: int | None = None
 ) -> Recipe:
-    kept = {"optimizer": None, "start": None, "box": None, "tv": None}
-    return apply_overrides(recipe, distance=distance, basis=basis, steps=steps, **kept)
+    return SearchOptions(distance=distance, basis=basis, steps=steps).applied_to(recipe)

@@ -19,7 +19,7 @@ from benchmarks.claims.trace import Traced
 from benchmarks.claims.victims import SHAPES, victim_images, victim_network
 from benchmarks.shared.victims import shared_gradients
 from sapag_fast.clients.named_defences import named_defences
-from sapag_fast.recovery.certificate import families
+from sapag_fast.recovery.certificate import Family, families
 from sapag_fast.recovery.recover import Recovery, recover
 from sapag_fast.recovery.separation import second_recipe, separate_equal_labels
 from sapag_fast.search.recipe import Recipe
@@ -94,11 +94,16 @@ def image_cell(data: Path, group: str, plan: Plan, variant: str = "") -> Cell:
     channels = SHAPES[plan.dataset][0]
     if plan.method.startswith("sapag"):
         # They decide when a victim's restarts stop.
-        deciding = [repr(family) for family in families() if family.channels == channels]
+        deciding = [_stated(family) for family in families() if family.channels == channels]
         settings["certificates"] = hashlib.sha256("".join(deciding).encode()).hexdigest()[:16]
     if plan.method == "sapag-separated":
         settings["second recipe"] = asdict(second_recipe(plan.recipe))
     return Cell(name, group, settings, partial(run_plan, data, plan))
+
+
+def _stated(family: Family) -> str:
+    """All of a family, as the settings of the results on disk state it."""
+    return repr(family).replace("piecewise_linear=", "kinked=")
 
 
 def run_plan(data: Path, plan: Plan) -> dict[str, object]:

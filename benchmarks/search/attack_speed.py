@@ -28,7 +28,7 @@ from sapag_fast.distances.gradient_distance import GradientDistance
 from sapag_fast.matching.choose import choose_matching
 from sapag_fast.models import LeNet, initialise
 from sapag_fast.search.basis import make_basis
-from sapag_fast.search.loop import run_attack
+from sapag_fast.search.loop import Search, run_search
 from sapag_fast.search.optimizers import LBFGS
 from sapag_fast.search.recipe import RECIPES
 from sapag_fast.victim.model import VictimModel
@@ -60,21 +60,20 @@ def _ours(
     )
     starts = 0.5 + 0.01 * torch.randn(recoveries, 1, *shape, generator=torch.Generator().manual_seed(1))
     labels = label.expand(recoveries, 1)
-    matching = choose_matching(problem, starts, labels)
-    recipe = replace(RECIPES["smooth-dct" if channels == 3 else "smooth"], line_search=None)
-    basis = make_basis(recipe.basis, shape)
+    matching = choose_matching(problem, starts, labels).matching
+    recipe = RECIPES["smooth-dct" if channels == 3 else "smooth"]
+    search = Search(
+        matching,
+        starts,
+        labels,
+        replace(recipe, line_search=None, steps=evaluations),
+        [make_basis(recipe.basis, shape)],
+        bounds=(0.0, 1.0),
+        restarts=recoveries,
+    )
 
     def loop() -> None:
-        run_attack(
-            matching,
-            starts,
-            labels,
-            recipe=recipe,
-            steps=evaluations,
-            basis=basis,
-            bounds=(0.0, 1.0),
-            restarts=recoveries,
-        )
+        run_search(search)
 
     optimizer = LBFGS(recoveries, starts[0].numel())
     slope = torch.randn(recoveries, starts[0].numel()) * 0.1

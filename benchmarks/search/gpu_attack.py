@@ -21,12 +21,13 @@ from benchmarks.shared.interleaved import machine, quantiles
 from benchmarks.shared.step_networks import Case, make_case
 from sapag_fast.matching.choose import choose_matching
 from sapag_fast.search.basis import make_basis
-from sapag_fast.search.loop import make_optimizer, run_attack
+from sapag_fast.search.loop import Search, run_search
+from sapag_fast.search.optimizers.of_recipe import make_optimizer
 from sapag_fast.search.recipe import RECIPES
 
 CASES = {"LeNet": (1, 64, 1024, 4096), "ResNet-18, BatchNorm eval": (1, 16, 64)}
 EVALUATIONS = 300
-RECIPE = replace(RECIPES["smooth"], line_search=None)
+RECIPE = replace(RECIPES["smooth"], line_search=None, steps=EVALUATIONS)
 
 
 def on_gpu(case: Case) -> Case:
@@ -46,9 +47,9 @@ def stages(case: Case, rounds: int) -> dict[str, float]:
     """Milliseconds of an eager step's parts, medians by events."""
     recoveries = case.inputs.shape[0]
     problem = case.problem()
-    matching = choose_matching(problem, case.inputs, case.labels)
+    matching = choose_matching(problem, case.inputs, case.labels).matching
     flat = case.inputs.flatten(1)
-    optimizer = make_optimizer(RECIPE, EVALUATIONS, recoveries, flat.shape[1], flat)
+    optimizer = make_optimizer(RECIPE, recoveries, flat.shape[1], flat)
     parts = {
         "matching": lambda: matching.value_and_gradient(case.inputs, case.labels),
         "optimizer": lambda: optimizer.step(0.1 * torch.randn_like(flat)),
@@ -68,23 +69,20 @@ def stages(case: Case, rounds: int) -> dict[str, float]:
 
 def measure(name: str, recoveries: int, rounds: int, evaluations: int) -> dict:
     case = on_gpu(make_case(name, recoveries))
-    matching = choose_matching(case.problem(), case.inputs, case.labels)
+    matching = choose_matching(case.problem(), case.inputs, case.labels).matching
     shape = tuple(case.inputs.shape[2:])
-    basis = make_basis("pixel", shape, device=case.inputs.device)
+    search = Search(
+        matching,
+        case.inputs,
+        case.labels,
+        replace(RECIPE, steps=evaluations),
+        [make_basis("pixel", shape, device=case.inputs.device)],
+        bounds=(0.0, 1.0),
+        restarts=recoveries,
+    )
 
     def ours(graphs: bool) -> Callable[[], object]:
-        return lambda: run_attack(
-            matching,
-            case.inputs,
-            case.labels,
-            recipe=RECIPE,
-            steps=evaluations,
-            basis=basis,
-            bounds=(0.0, 1.0),
-            restarts=recoveries,
-            check_every=evaluations,
-            graphs=graphs,
-        )
+        return lambda: run_search(search, check_every=evaluations, graphs=graphs)
 
     def dlg() -> object:
         return dlg_loop(
