@@ -300,9 +300,9 @@ def test_explicit_mode_covers_every_network(name, initialisation):
     problem = Problem(VictimModel(model), F.cross_entropy, GradientDistance(), targets, restarts=restarts)
     inputs = torch.rand(victims * restarts, 2, *shape, generator=g, dtype=torch.float64)
     repeated = labels.repeat_interleave(restarts, 0)
-    matching = choose_matching(problem, inputs, repeated)
-    assert matching.mode == "explicit", matching.reason
-    ours = matching.value_and_gradient(inputs, repeated)
+    choice = choose_matching(problem, inputs, repeated)
+    assert choice.mode == "explicit", choice.reason
+    ours = choice.matching.value_and_gradient(inputs, repeated)
     theirs = SequentialMatching(problem).value_and_gradient(inputs, repeated)
     torch.testing.assert_close(ours[0], theirs[0], rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(ours[1], theirs[1], rtol=1e-7, atol=1e-7 * theirs[1].abs().max().item())
