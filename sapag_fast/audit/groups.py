@@ -12,8 +12,8 @@ from torch import nn
 from sapag_fast.files.victims import ListedVictim
 from sapag_fast.runtime.randomness import forked
 from sapag_fast.search.options import SearchOptions
-from sapag_fast.search.prepare import set_up
 from sapag_fast.search.recipe import Recipe
+from sapag_fast.search.setup import set_up
 from sapag_fast.victim.probe import RejectedInputsError
 
 __all__ = ["AuditOptions", "Group", "grouped"]

@@ -1,6 +1,4 @@
-"""An attack to profile: the one that `recover` would run on a model, against the gradient of one random
-input.
-"""
+"""An attack to profile: that of `recover` on a model, against the gradient of one random input."""
 
 from __future__ import annotations
 
@@ -16,8 +14,9 @@ from sapag_fast import checks as check
 from sapag_fast.runtime.denormals import flushed_denormals
 from sapag_fast.runtime.randomness import seeded
 from sapag_fast.search.options import SearchOptions
-from sapag_fast.search.prepare import Setup, attack_on, set_up
+from sapag_fast.search.prepare import attack_on
 from sapag_fast.search.run import Run
+from sapag_fast.search.setup import Setup, set_up
 from sapag_fast.search.starts import make_start, recovery_generator
 
 __all__ = ["Preparation", "prepare_profile"]

@@ -47,9 +47,8 @@ def profile_attack(
     """Where the time of an attack on `model` goes, step by step.
 
     The attack is the one that `recover` runs, R restarts against the gradient of one random input with a
-    random label. Each R is profiled on its own: steps that nobody watches and steps whose stages are timed
-    take turns; what is seen layer by layer, counted or traced has steps of its own. An attack that is not
-    profiled pays nothing.
+    random label. Steps that nobody watches and steps whose stages are timed take turns; what is seen layer
+    by layer, counted or traced has steps of its own. An attack that is not profiled pays nothing.
 
     Parameters
     ----------
@@ -71,10 +70,8 @@ def profile_attack(
         ``[B, ...]``, for models whose output is not ``[B, classes]``; None: random classes.
     loss_fn, batch_size, device
         As in `recover`.
-    options : SearchOptions, optional
-        How the search goes. Restarts, memory and what ends a search early are no business of a profile.
-    **changes
-        Single fields of `SearchOptions`, in place of those of `options`.
+    options, **changes : SearchOptions
+        As in `recover`; restarts, memory and what ends a search early are no business of a profile.
 
     Raises
     ------

@@ -166,17 +166,18 @@ class Certifier:
     @property
     def thresholds(self) -> list[float]:
         """For each victim the distance that certifies, or `NEVER`."""
-        known = self.family is not None and self.family.threshold is not None
-        return [self.family.threshold if known and not why else NEVER for why in self.reasons]
+        threshold = None if self.family is None else self.family.threshold
+        return [NEVER if why or threshold is None else threshold for why in self.reasons]
 
     def certificate(self, victim: int, distance: float) -> Certificate:
         """For a victim whose recovery has come to this distance."""
         family, reason = self.family, self.reasons[victim]
         if family is None:
             return Certificate("unknown", reason)
-        if not reason and family.threshold is None:
+        threshold = family.threshold
+        if not reason and threshold is None:
             reason = "no distance was found to tell success from failure in this family"
-        if not reason and not distance <= family.threshold:
+        elif not reason and threshold is not None and not distance <= threshold:
             reason = "the distance is above the threshold"
         told = (family.name, family.threshold, family.precision, family.interval, family.below)
         return Certificate("unknown" if reason else "certified", reason, *told, family.measured_on)
@@ -248,4 +249,5 @@ def _unusual(attack: Attack) -> str:
 
 def _family(entry: Mapping[str, Any]) -> Family:
     """From JSON, where tuples are lists."""
-    return Family(**{key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()})
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
+    return Family(**values)

@@ -15,7 +15,7 @@ from sapag_fast.recovery.result import Recovery, winners
 from sapag_fast.search.interrupted import Interrupted
 from sapag_fast.search.loop import Hooks
 from sapag_fast.search.options import SearchOptions, takes_search_options
-from sapag_fast.search.prepare import prepare
+from sapag_fast.search.prepare import Attack, Targets, prepare
 from sapag_fast.search.tasks import AttackResult
 
 __all__ = ["recover"]
@@ -40,15 +40,13 @@ def recover(
 ) -> Recovery:
     """Search the inputs whose gradient is `target`.
 
-    All restarts of all victims are searches of their own, as many at once as memory bears; the next ones
-    take the places of those that have ended. The same arguments and the same number at once give the same
-    bits on the same machine.
+    All restarts of all victims are searches of their own, as many at once as memory bears; the next ones take
+    the places of those that have ended. Same arguments, same number at once, same machine: same bits.
 
     Parameters
     ----------
     model : nn.Module
-        The victim network, in the mode (training or not) in which the gradient was taken. It is left as it is
-        found.
+        The victim network, in the mode in which the gradient was taken. It is left as it is found.
     target : iterable of Tensor or None
         The gradient, one entry for each parameter with ``requires_grad=True`` in the order of
         ``model.parameters()``; with `batched` every entry has a leading dimension R, one row a victim.
@@ -61,23 +59,18 @@ def recover(
     labels : str, Tensor or sequence of int
         ``"infer"`` (cross-entropy only: from the last linear layer's gradient), ``"joint"`` (soft labels
         searched together with the inputs, as in DLG), or the labels: ``[B]``, ``[R, B]``.
-    batched : bool
-        Whether `target` holds many victims.
     device : torch.device or str, optional
         Where to work; None: where the model is.
     checkpoint : str or Path, optional
-        A .safetensors file to which the state is written every half minute, and from which the same call goes
-        on, with the same bits, after it was stopped. Removed at the end.
+        A .safetensors file that keeps the state, written every half minute; the same call goes on from it
+        with the same bits. Removed at the end.
     on_finished : callable, optional
-        Called with (victim, its `Recovery`, R = 1) as soon as a victim's restarts have ended. After a stop, a
-        victim may be handed out a second time, with the same bits.
+        Called with (victim, its `Recovery`, R = 1) as soon as a victim's restarts have ended; after a stop
+        perhaps once more, with the same bits.
     progress : bool or callable
-        A progress bar, or a callable given (evaluations, averaged over all searches; ``[R x restarts]``
-        lowest distances) now and then.
-    options : SearchOptions, optional
-        How the search goes: recipe, restarts, steps, seed and the rest.
-    **changes
-        Single fields of `SearchOptions`, in place of those of `options`: ``recover(..., restarts=4)``.
+        A bar, or called with (mean evaluations, ``[R x restarts]`` lowest distances) now and then.
+    options, **changes : SearchOptions
+        How the search goes, as an object, as single fields (``restarts=4``), or both: fields win.
 
     Raises
     ------
@@ -90,15 +83,30 @@ def recover(
         check.check_callable("on_finished", on_finished)
     attack = prepare(
         model,
-        target,
+        Targets(target, labels, batched),
         input_shape,
         loss_fn=loss_fn,
         batch_size=batch_size,
-        labels=labels,
-        batched=batched,
         options=SearchOptions.given(options, changes),
         device=device,
     )
+    return _run(attack, on_finished=on_finished, progress=progress, checkpoint=checkpoint)
+
+
+def _run(
+    attack: Attack,
+    *,
+    on_finished: Callable[[int, Recovery], object] | None,
+    progress: bool | Callable[[int, Tensor], object],
+    checkpoint: str | Path | None,
+) -> Recovery:
+    """Run an attack to its end: certificates, progress, and who is told of ended victims.
+
+    Raises
+    ------
+    Interrupted
+        When Ctrl-C ends the search.
+    """
     certifier = certifier_of(attack)
 
     def recovery(result: AttackResult, first: int = 0) -> Recovery:

@@ -148,8 +148,10 @@ def winners(
 
 
 def joined(found: Recovery, again: Recovery, victims: Tensor) -> Recovery:
-    """`found`, with what `again` found of some victims (``[W]``, int64, their places) as further restarts of
-    theirs; those of the other victims never began. The shorter of the two histories ends in nan.
+    """Join what two searches found of the same victims.
+
+    What `again` found of some victims (``[W]``, int64, their positions) becomes further restarts of theirs in
+    `found`; those of the other victims never began. The shorter of the two histories ends in nan.
     """
     length = max(len(found.history), len(again.history))
 

@@ -114,8 +114,9 @@ class Batch:
         self.age += 1
 
     def renew(self, rows: Sequence[int]) -> None:
-        """These rows' objective has changed: each goes on from its best iterate, and iterates from now on are
-        compared among themselves. Rows that are frozen stay as they are.
+        """Go on from the best iterates of these rows, whose objective has changed.
+
+        Iterates from now on are compared among themselves. Rows that are frozen stay as they are.
         """
         at = torch.tensor(rows, dtype=torch.long, device=self.variables.device)
         self.variables[at] = self.best_variables[at]

@@ -71,7 +71,9 @@ def run_search(
         run.load(state)
 
     def hand_out() -> None:
-        for victim in run.newly_ended() if hooks.on_victim is not None else ():
+        if hooks.on_victim is None:
+            return
+        for victim in run.newly_ended():
             hooks.on_victim(victim, run.result(victim))
             run.handed_out.add(victim)
 

@@ -1,6 +1,4 @@
-"""What every recovery minimises: the distance of gradients plus penalties on the inputs, in the coordinates
-of the search.
-"""
+"""What every recovery minimises: distance of gradients plus penalties, in the search's coordinates."""
 
 from __future__ import annotations
 
@@ -69,8 +67,9 @@ class Objective:
         self.joint = joint
 
     def variables(self, inputs: Tensor, labels: Tensor, restarts: Tensor) -> Tensor:
-        """``[R, N]`` from inputs ``[R, B, *input_shape]`` and, with joint labels, their logits; `restarts`
-        ``[R]``, int64, tells which restart of its victim each row is.
+        """Make variables ``[R, N]`` from inputs ``[R, B, *input_shape]`` (and the logits of joint labels).
+
+        `restarts` ``[R]``, int64, tells which restart of its victim each row is.
         """
         flat = self._mapped([basis.inverse for basis in self.bases], inputs, restarts)
         flat = flat.reshape(inputs.shape[0], -1)
@@ -99,8 +98,10 @@ class Objective:
         return variables[:, self.pixels :].view_as(known) if self.joint else known
 
     def evaluate(self, variables: Tensor, known: Tensor, age: Tensor, restarts: Tensor) -> Evaluation:
-        """Evaluate once; `age` ``[R]`` counts each recovery's evaluations so far, `restarts` ``[R]`` tells
-        which restart of its victim it is.
+        """Evaluate once.
+
+        `age` ``[R]`` counts each recovery's evaluations so far, `restarts` ``[R]`` tells which restart of its
+        victim it is.
         """
         inputs = self.inputs(variables, restarts)
         surrogate = self.recipe.surrogate
@@ -131,8 +132,9 @@ class Objective:
         return distance.to(variables.dtype)
 
     def _tv_weights(self, age: Tensor, restarts: Tensor, like: Tensor) -> Tensor:
-        """``[R]``, each row's by its age and restart. Constants alone are filled in: the device is not waited
-        for.
+        """``[R]``, each row's by its age and restart.
+
+        Constants alone are filled in: the device is not waited for.
         """
         recipe, count = self.recipe, len(self.recipe.tv_weights)
         found = like

@@ -221,8 +221,9 @@ class Run:
         return torch.where(torch.isfinite(matched) & torch.isfinite(found), found, torch.inf)
 
     def _certified(self, busy: list[int], ended: list[int], best: list[float]) -> dict[int, int]:
-        """Of each victim that a row has certified, the row that has come closest: through a surrogate one of
-        those that have ended, else any one under way.
+        """Find of each victim that a row has certified the row that has come closest.
+
+        Through a surrogate it is one of those that have ended, else any one under way.
         """
         if self.search.certified_at is None:
             return {}

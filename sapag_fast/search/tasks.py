@@ -1,5 +1,6 @@
-"""Which searches wait, and what the ended ones came to. A *task* is one restart of one victim; task
-``victim * restarts + restart``.
+"""Which searches wait, and what the ended ones came to.
+
+A *task* is one restart of one victim: task ``victim * restarts + restart``.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ __all__ = ["AttackResult", "Outcomes", "Queue"]
 
 
 class Queue:
-    """Tasks in the order in which they begin: every victim's first restart, then every victim's second, so
-    that a victim which is solved early costs no further restart.
+    """Tasks in the order in which they begin: every victim's first restart, then every victim's second.
+
+    So a victim which is solved early costs no further restart.
     """
 
     def __init__(self, victims: int, restarts: int) -> None:
@@ -80,8 +82,9 @@ class Outcomes:
         self.ended = [False] * tasks
 
     def collect(self, batch: Batch, rows: list[int], distance: Tensor) -> None:
-        """Copy these rows of the batch to their tasks, and call the tasks ended; `distance` is
-        ``[len(rows)]``.
+        """Copy these rows of the batch to their tasks, and call the tasks ended.
+
+        `distance` is ``[len(rows)]``.
         """
         self.copy(batch, rows, distance)
         for row in rows:

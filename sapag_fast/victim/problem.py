@@ -35,7 +35,7 @@ def _one_row(name: str, rows: Tensor | None) -> Tensor | None:
     return rows[0]
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class Problem:
     """What all ways to match gradients share: the victim's network, its loss, the targets and the distance.
 
@@ -99,8 +99,9 @@ class Problem:
         return torch.arange(self.victims).repeat_interleave(self.restarts)
 
     def targets_of(self, victims: Tensor) -> list[Tensor | None]:
-        """The targets of recoveries that search these victims (``[R]``, int64): ``[R, *parameter shape]``,
-        or ``[1, ...]`` where all search the same one.
+        """Pick the targets of recoveries that search these victims (``[R]``, int64).
+
+        ``[R, *parameter shape]``, or ``[1, ...]`` where all search the same one.
         """
         same = len(victims) == 0 or bool((victims == victims[0]).all())
         if not same and torch.equal(victims.cpu(), torch.arange(self.victims)):
@@ -132,12 +133,13 @@ class Problem:
         """The sum of what `gradient` gives by name, for the parameters at each of the local steps."""
         total = last = gradient(parameters)
         for _ in range(self.local_steps - 1):
-            parameters = {
-                name: tensor if last[name] is None else tensor - self.local_lr * last[name]
-                for name, tensor in parameters.items()
-            }
+            rate, moved = self.local_lr, {}
+            for name, tensor in parameters.items():
+                slope = last[name]
+                moved[name] = tensor if slope is None else tensor - rate * slope
+            parameters = moved
             last = gradient(parameters)
-            total = {name: part if part is None else part + last[name] for name, part in total.items()}
+            total = {name: _added(part, last[name]) for name, part in total.items()}
         return total
 
     def gradients(
@@ -185,3 +187,7 @@ class Problem:
             return torch.autograd.grad(
                 loss, tuple(self.parameters.values()), create_graph=True, allow_unused=True
             )
+
+
+def _added(total: Tensor | None, part: Tensor | None) -> Tensor | None:
+    return total if total is None or part is None else total + part

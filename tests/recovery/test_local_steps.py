@@ -14,6 +14,7 @@ from sapag_fast.matching.one_by_one import SequentialMatching, SingleMatching
 from sapag_fast.matching.vmap import VmapMatching
 from sapag_fast.models import LeNet, initialise
 from sapag_fast.recovery.recover import recover
+from sapag_fast.search.interrupted import Interrupted
 from sapag_fast.victim.model import VictimModel
 from sapag_fast.victim.problem import Problem
 
@@ -126,12 +127,11 @@ def test_gradients_through_the_steps_are_autograds(way, steps, joint):
 
 def test_one_recovery_and_the_ways_that_refuse():
     problem, inputs, labels = _problem(2, recoveries=1)
-    matching = choose_matching(problem, inputs, labels)
-    assert isinstance(matching, SingleMatching)
+    assert isinstance(choose_matching(problem, inputs, labels).matching, SingleMatching)
     problem, inputs, labels = _problem(2)
-    matching = choose_matching(problem, inputs, labels)
-    assert matching.mode == "vmap"
-    assert "after the first, every recovery has weights of its own" in matching.reason
+    choice = choose_matching(problem, inputs, labels)
+    assert choice.mode == "vmap"
+    assert "after the first, every recovery has weights of its own" in choice.reason
 
 
 def test_labels_of_a_batch_are_inferred():
@@ -154,8 +154,9 @@ def test_a_checkpoint_belongs_to_its_local_steps(tmp_path):
         if done:
             raise KeyboardInterrupt
 
-    stopped = recover(model, target, SHAPE, local_lr=RATE, progress=stop, **told)
-    assert stopped.evaluations.item() < 60
+    with pytest.raises(Interrupted) as stopped:
+        recover(model, target, SHAPE, local_lr=RATE, progress=stop, **told)
+    assert stopped.value.recovery.evaluations.item() < 60
     assert path.exists()
     with pytest.raises(ValueError, match="belongs to a run with other arguments"):
         recover(model, target, SHAPE, local_lr=2 * RATE, **told)

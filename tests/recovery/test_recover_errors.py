@@ -28,25 +28,36 @@ def _fails(error, match, *, model=MODEL, target=GRADIENT, shape=SHAPE, **options
 def test_model():
     _fails(TypeError, "model must be a torch.nn.Module, found function", model=lambda x: x)
     frozen = nn.Linear(3, 2).requires_grad_(False)
-    _fails(ValueError, "model has no parameter with requires_grad=True", model=frozen, target=[])
+    _fails(
+        ValueError, "model must have a parameter with requires_grad=True, found none", model=frozen, target=[]
+    )
 
 
 def test_target_numbers_and_shapes():
     _fails(TypeError, "target must be a sequence of tensors.*Tensor", target=GRADIENT[0])
     _fails(TypeError, "target must be a sequence of tensors.*dict", target=dict(enumerate(GRADIENT)))
     _fails(TypeError, "target must be a sequence of tensors, found int", target=3)
-    _fails(ValueError, "target holds 7 gradients, but the model has 8 trainable", target=GRADIENT[:-1])
+    _fails(
+        ValueError, "target must hold 8 gradients, one for each trainable .*, found 7", target=GRADIENT[:-1]
+    )
     _fails(
         ValueError,
-        r"target entry 0 has shape \[12, 5, 5, 1\], the model's parameter needs \[12, 1, 5, 5\]",
+        r"target entry 0 must have its parameter's shape \[12, 1, 5, 5\], found \[12, 5, 5, 1\]",
         target=_with(0, GRADIENT[0].movedim(1, 3)),
     )
-    _fails(ValueError, r"entry 0 has shape \[12, 1, 5, 5\].*needs \[victims, 12, 1, 5, 5\]", batched=True)
+    _fails(ValueError, r"entry 0 must .* \[victims, 12, 1, 5, 5\], found \[12, 1, 5, 5\]", batched=True)
     rows = [g.expand(2, *g.shape) for g in GRADIENT]
     rows[3] = rows[3][:1].expand(3, -1)
-    _fails(ValueError, "entry 3 has 3 victims, the entries before it 2", target=rows, batched=True)
-    _fails(ValueError, "every entry is None", target=[None] * 8)
-    _fails(ValueError, "it has 0 victims", target=[g[None][:0] for g in GRADIENT], batched=True)
+    _fails(
+        ValueError, "entry 3 must have 2 victims as the entries before it, found 3", target=rows, batched=True
+    )
+    _fails(ValueError, "target must hold a gradient, found only None", target=[None] * 8)
+    _fails(
+        ValueError,
+        "target must hold a gradient, found one of 0 victims",
+        target=[g[None][:0] for g in GRADIENT],
+        batched=True,
+    )
 
 
 def test_target_contents():
@@ -56,13 +67,24 @@ def test_target_contents():
         "target entry 1 must be floating point, found torch.int64",
         target=_with(1, torch.ones(12).long()),
     )
-    _fails(ValueError, "target entry 7 holds non-finite values", target=_with(7, GRADIENT[7] / 0))
-    _fails(ValueError, "target entry 2 is on meta, the model on cpu", target=_with(2, GRADIENT[2].to("meta")))
+    _fails(
+        ValueError, "target entry 7 must be finite, found non-finite values", target=_with(7, GRADIENT[7] / 0)
+    )
+    _fails(
+        ValueError,
+        "target entry 2 must be on cpu as the model, found it on meta",
+        target=_with(2, GRADIENT[2].to("meta")),
+    )
 
 
 def test_devices():
     mixed = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2).to("meta"))
-    _fails(ValueError, r"several devices \(cpu, meta\); give device=", model=mixed, target=[])
+    _fails(
+        ValueError,
+        r"model must be on one device, found several \(cpu, meta\); give device=",
+        model=mixed,
+        target=[],
+    )
 
 
 def test_input_shape():
@@ -116,10 +138,12 @@ def test_bounds_seed_progress():
 
 
 def test_labels():
-    _fails(ValueError, r"labels have shape \[2\]; expected \[1, \.\.\.\]", labels=[1, 2])
+    _fails(ValueError, r"labels must have shape \[1, \.\.\.\], found \[2\]", labels=[1, 2])
     _fails(ValueError, "labels must lie in 0..9 .*found 10", labels=[10])
     _fails(ValueError, "labels must lie in 0..9 .*found -1", labels=torch.tensor([-1]))
-    _fails(ValueError, r"probabilities need \[1, 10\]", labels=torch.rand(1, 4))
+    _fails(
+        ValueError, r"labels must be probabilities \[1, 10\], found shape \[1, 4\]", labels=torch.rand(1, 4)
+    )
     _fails(TypeError, "labels must be 'infer', 'joint' or a tensor", labels=object())
     zero = [torch.zeros_like(g) for g in GRADIENT]
     _fails(ValueError, "labels cannot be inferred: no entry", target=zero)
@@ -140,10 +164,10 @@ def test_labels():
 
 
 def test_start_tensor():
-    _fails(ValueError, r"start has shape \[8, 8\]; expected \[1, 8, 8\] or", start=torch.zeros(8, 8))
+    _fails(ValueError, r"start must have shape \[1, 8, 8\] or .*, found \[8, 8\]", start=torch.zeros(8, 8))
     _fails(
         ValueError,
-        r"3 restarts the same point; give it as \[1, 3, 1, 1, 8, 8\]",
+        r"start must have shape \[1, 3, 1, 1, 8, 8\] for 3 restarts, found one point for all",
         start=torch.zeros(SHAPE),
         restarts=3,
     )

@@ -1,0 +1,101 @@
+"""What a search begins with: starts and labels, given or drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sapag_fast import checks as check
+from sapag_fast.search.setup import Setup
+from sapag_fast.search.starts import make_start
+from sapag_fast.victim.labels import infer_labels
+from sapag_fast.victim.problem import Problem
+
+__all__ = ["check_loss", "draw_logits", "draw_starts", "known_labels"]
+
+_NOISE_IMAGES = 64  # for the mean output that the label counts of a batch need
+
+
+def draw_starts(setup: Setup, problem: Problem, generators: Sequence[torch.Generator]) -> Tensor:
+    """Take the starts as given, or draw each with its own generator.
+
+    Returns
+    -------
+    Tensor
+        ``[V x restarts, B, *input_shape]``, victim by victim.
+    """
+    start, restarts = setup.options.start, problem.restarts
+    if isinstance(start, Tensor):
+        return check.check_start(
+            start.detach(), victims=problem.victims, restarts=restarts, shape=setup.shape
+        )
+    kinds = setup.recipe.starts
+    of_victim = [kinds[k % len(kinds)] for k in range(restarts)] * problem.victims
+    drawn = zip(of_victim, generators, strict=True)
+    return torch.stack([make_start(kind, setup.shape, setup.options.bounds, g) for kind, g in drawn])
+
+
+def draw_logits(setup: Setup, generators: Sequence[torch.Generator]) -> Tensor:
+    """Draw the logits of joint labels, normal, each with its own generator.
+
+    Returns
+    -------
+    Tensor
+        ``[V x restarts, B, classes]``.
+    """
+    classes = setup.probe.classes
+    if classes is None:
+        raise ValueError("labels='joint' needs a model whose output is [B, classes]")
+    shape = (setup.batch_size, classes)
+    logits = [torch.randn(shape, generator=g, dtype=torch.float64) for g in generators]
+    return torch.stack(logits).to(device=setup.device, dtype=setup.dtype)
+
+
+def known_labels(labels: object, setup: Setup, problem: Problem, *, batched: bool) -> Tensor:
+    """Infer the labels ``[V, B, ...]``, or check those that are given."""
+    if isinstance(labels, str):
+        if labels != "infer":
+            raise ValueError(f"labels must be 'infer', 'joint' or a tensor, found {labels!r}")
+        low, high = setup.options.bounds or (0.0, 1.0)
+        shape = (_NOISE_IMAGES, *setup.input_shape)
+        noise = torch.rand(shape, dtype=setup.dtype, device=setup.device) * (high - low) + low
+        return infer_labels(
+            setup.network,
+            problem.targets,
+            batch_size=setup.batch_size,
+            noise=noise,
+            classes=setup.probe.classes,
+            local_steps=problem.local_steps,
+        )
+    return check.check_labels(
+        labels,
+        victims=problem.victims,
+        batch_size=setup.batch_size,
+        batched=batched,
+        classes=setup.probe.classes if setup.default_loss else None,
+        device=setup.device,
+    )
+
+
+def check_loss(setup: Setup, labels: Tensor, *, joint: bool) -> None:
+    """Try the loss on the probe's output and the labels ``[B, ...]`` of one search.
+
+    Raises
+    ------
+    ValueError
+        Where it rejects them, or does not give one number.
+    """
+    try:
+        with torch.no_grad():
+            value: object = setup.loss_fn(setup.probe.output, labels.softmax(-1) if joint else labels)
+    except Exception as error:
+        raise ValueError(
+            f"loss_fn rejects the model's output and the labels ({type(error).__name__}: {error})"
+        ) from error
+    if not isinstance(value, Tensor) or value.dim() != 0:
+        found = f"shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(
+            f"loss_fn must return one number for the batch (a tensor of shape []), found {found}"
+        )

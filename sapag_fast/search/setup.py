@@ -1,0 +1,145 @@
+"""A victim's network as an attack meets it: checked, tried once, with its recipe and its distance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sapag_fast import checks as check
+from sapag_fast.distances.gradient_distance import GradientDistance
+from sapag_fast.distances.layering import model_layers
+from sapag_fast.search.basis import Basis, make_basis
+from sapag_fast.search.options import SearchOptions
+from sapag_fast.search.recipe import Recipe
+from sapag_fast.victim.model import VictimModel
+from sapag_fast.victim.probe import Probe, probe
+from sapag_fast.victim.problem import LossFunction, Problem
+
+__all__ = ["Setup", "set_up"]
+
+
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """A victim's network as an attack meets it.
+
+    Attributes
+    ----------
+    network : VictimModel
+    loss_fn : callable
+        ``(output, labels) -> scalar``.
+    default_loss : bool
+        Whether that is cross-entropy, for want of one that was given.
+    input_shape : tuple of int
+        Of one input, without the batch.
+    batch_size : int
+        Inputs behind one gradient, B.
+    options : SearchOptions
+        As given.
+    recipe : Recipe
+        The recipe in force.
+    distance : GradientDistance
+        The distance in force.
+    probe : Probe
+        What one forward pass told.
+    """
+
+    network: VictimModel
+    loss_fn: LossFunction
+    default_loss: bool
+    input_shape: tuple[int, ...]
+    batch_size: int
+    options: SearchOptions
+    recipe: Recipe
+    distance: GradientDistance
+    probe: Probe
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self._like.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of parameters, gradients and inputs."""
+        return self._like.dtype
+
+    @property
+    def _like(self) -> Tensor:
+        return next(iter(self.network.parameters.values()))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(B, *input_shape)``."""
+        return (self.batch_size, *self.input_shape)
+
+    @cached_property
+    def bases(self) -> tuple[Basis, ...]:
+        """Coordinates of the search, for the restarts in turn.
+
+        Raises
+        ------
+        ValueError
+            For a basis that does not fit the inputs.
+        """
+        options = {"bounds": self.options.bounds, "device": self.device, "dtype": self.dtype}
+        return tuple(make_basis(name, self.input_shape, **options) for name in self.recipe.bases)
+
+    def problem(self, targets: Sequence[Tensor | None], *, restarts: int = 1, joint: bool = False) -> Problem:
+        """Add the target gradients ``[V, *parameter shape]``."""
+        options = self.options
+        steps, rate = check.check_local_steps(options.local_steps, options.local_lr)
+        return Problem(
+            self.network,
+            self.loss_fn,
+            self.distance,
+            list(targets),
+            restarts=restarts,
+            joint=joint,
+            local_steps=steps,
+            local_lr=rate,
+        )
+
+
+def set_up(
+    model: nn.Module,
+    input_shape: Sequence[int],
+    *,
+    loss_fn: Callable[[Tensor, Tensor], Tensor] | None = None,
+    batch_size: int = 1,
+    device: torch.device | str | None = None,
+    options: SearchOptions | None = None,
+) -> Setup:
+    """Check, try the network once, and settle recipe and distance.
+
+    A network with dropout draws from the global generators: to be called within `seeded` or `forked`.
+
+    Parameters
+    ----------
+    model, input_shape, loss_fn, batch_size, device
+        As for `recover`.
+    options : SearchOptions, optional
+        None: all from the recipe.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments that do not fit; the message names the argument, what was expected and what was found.
+    """
+    options = options or SearchOptions()
+    check.check_model(model, device)
+    shape = check.check_shape(input_shape)
+    batch_size = check.check_count("batch_size", batch_size)
+    layers = model_layers(model, options.layers)
+    loss: LossFunction = F.cross_entropy if loss_fn is None else check.check_callable("loss_fn", loss_fn)
+    network = VictimModel(model, device)
+    told = probe(network, shape, batch_size)
+    recipe = options.settled(shape, batch_size, piecewise_linear=told.piecewise_linear)
+    distance = options.distance
+    if not isinstance(distance, GradientDistance):
+        distance = GradientDistance(recipe.distance, bandwidth=recipe.bandwidth, layers=layers)
+    return Setup(network, loss, loss_fn is None, shape, batch_size, options, recipe, distance, told)
