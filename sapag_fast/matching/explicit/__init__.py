@@ -1,4 +1,4 @@
-"""Explicit mode: see :mod:`sapag_fast.matching.explicit.matching`."""
+"""Explicit mode: all recoveries in one batched pass, by a rule for each kind of layer."""
 
 from sapag_fast.matching.explicit import convolution, embedding, linear, normalization  # noqa: F401 (their rules)
 from sapag_fast.matching.explicit.matching import ExplicitMatching
