@@ -136,7 +136,7 @@ def test_the_core_stays_small():
 
 
 def guarded_imports(tree: ast.AST, extra: str | None = None) -> Iterator[tuple[str, str | None]]:
-    """Imported packages, each with the extra of the `needs` around it; those for the type checker left out."""
+    """Imported packages, each with the extra of the `needs` around it; type checks left out."""
     for node in ast.iter_child_nodes(tree):
         inside = extra
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
