@@ -1,30 +1,31 @@
-"""Checks of what a user hands to `recover`: each error names the argument, what was expected and what was
-found.
-"""
+"""Checks of arguments; each error reads: the argument, what it must be, what was found."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 __all__ = [
     "check_bounds",
+    "check_callable",
     "check_count",
     "check_labels",
     "check_local_steps",
     "check_model",
     "check_seed",
     "check_shape",
+    "check_start",
     "check_target",
     "check_weight",
 ]
 
 
 def check_count(name: str, value: object) -> int:
-    """`value` as a positive int."""
+    """Return `value`, a positive int."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an int, found {type(value).__name__}")
     if value < 1:
@@ -33,14 +34,14 @@ def check_count(name: str, value: object) -> int:
 
 
 def check_seed(seed: object) -> int:
-    """`seed` as an int."""
+    """Return `seed`, an int."""
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise TypeError(f"seed must be an int, found {type(seed).__name__}")
     return seed
 
 
 def check_weight(name: str, value: object) -> float:
-    """`value` as a finite, non-negative float."""
+    """Return `value` as a finite, non-negative float."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number, found {type(value).__name__}")
     if not math.isfinite(value) or value < 0:
@@ -49,23 +50,24 @@ def check_weight(name: str, value: object) -> float:
 
 
 def check_local_steps(steps: object, rate: object) -> tuple[int, float]:
-    """Local steps and their learning rate, which several steps need and one does not."""
+    """Return the local steps and their learning rate, which several steps need and one does not."""
     steps = check_count("local_steps", steps)
     if rate is None:
         if steps > 1:
             raise ValueError(f"local_lr must be given with local_steps={steps}, found None")
         return steps, 0.0
-    if check_weight("local_lr", rate) == 0:
+    checked = check_weight("local_lr", rate)
+    if checked == 0:
         raise ValueError(f"local_lr must be positive, found {rate}")
-    return steps, float(rate)
+    return steps, checked
 
 
 def check_bounds(bounds: object) -> tuple[float, float] | None:
-    """A pair low < high, or None."""
+    """Return a pair low < high, or None."""
     if bounds is None:
         return None
     try:
-        low, high = (float(bound) for bound in bounds)
+        low, high = (float(bound) for bound in cast(Iterable, bounds))
     except (TypeError, ValueError):
         raise TypeError(f"bounds must be a pair of numbers or None, found {bounds!r}") from None
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
@@ -74,11 +76,11 @@ def check_bounds(bounds: object) -> tuple[float, float] | None:
 
 
 def check_shape(input_shape: object) -> tuple[int, ...]:
-    """The shape of one input, without the batch."""
+    """Return the shape of one input, without the batch."""
     if isinstance(input_shape, int):
         input_shape = (input_shape,)
     try:
-        shape = tuple(int(size) for size in input_shape)
+        shape = tuple(int(size) for size in cast(Iterable, input_shape))
     except (TypeError, ValueError):
         raise TypeError(f"input_shape must be a sequence of ints, found {input_shape!r}") from None
     if not shape or min(shape) < 1:
@@ -87,26 +89,45 @@ def check_shape(input_shape: object) -> tuple[int, ...]:
 
 
 def check_model(model: object, device: torch.device | str | None) -> tuple[torch.device, list[nn.Parameter]]:
-    """The device to work on and the parameters that take part, in order."""
+    """Return the device to work on and the parameters that take part, in order."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, found {type(model).__name__}")
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not parameters:
-        raise ValueError("model has no parameter with requires_grad=True: there is no gradient to match")
+        raise ValueError(
+            "model must have a parameter with requires_grad=True, found none: no gradient to match"
+        )
     if device is not None:
         return torch.device(device), parameters
     devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
     if len(devices) > 1:
         found = ", ".join(sorted(map(str, devices)))
-        raise ValueError(f"model has tensors on several devices ({found}); give device=")
+        raise ValueError(f"model must be on one device, found several ({found}); give device=")
     return devices.pop(), parameters
 
 
 def check_target(
     target: object, parameters: Sequence[nn.Parameter], *, batched: bool, device: torch.device, move: bool
 ) -> list[Tensor | None]:
-    """The target gradient with a leading victim dimension: ``[V, *parameter shape]`` or None for each
-    parameter.
+    """Return the target gradient with a leading victim dimension.
+
+    Parameters
+    ----------
+    target : iterable of Tensor or None
+        One entry for each of the parameters, shaped like it, with `batched` ``[V, *parameter shape]``.
+    parameters : sequence of nn.Parameter
+        Those that take part.
+    batched : bool
+        Whether the entries have a leading victim dimension.
+    device : torch.device
+        The model's.
+    move : bool
+        Whether entries may come from another one.
+
+    Returns
+    -------
+    list of Tensor or None
+        ``[V, *parameter shape]`` each, of the parameter's type.
 
     Raises
     ------
@@ -117,16 +138,15 @@ def check_target(
         None.
     """
     if isinstance(target, (Tensor, Mapping, str)):
-        raise TypeError(
-            f"target must be a sequence of tensors, one for each parameter; found {type(target).__name__}"
-        )
+        raise TypeError(f"target must be a sequence of tensors, found {type(target).__name__}")
     try:
-        entries = list(target)
+        entries = list(cast(Iterable, target))
     except TypeError:
         raise TypeError(f"target must be a sequence of tensors, found {type(target).__name__}") from None
     if len(entries) != len(parameters):
         raise ValueError(
-            f"target holds {len(entries)} gradients, but the model has {len(parameters)} trainable parameters"
+            f"target must hold {len(parameters)} gradients, one for each trainable parameter of the model, "
+            f"found {len(entries)}"
         )
     checked: list[Tensor | None] = []
     victims: int | None = None
@@ -134,42 +154,46 @@ def check_target(
         if entry is None:
             checked.append(None)
             continue
-        if not isinstance(entry, Tensor):
-            raise TypeError(f"target entry {index} must be a tensor or None, found {type(entry).__name__}")
-        if not entry.is_floating_point():
-            raise TypeError(f"target entry {index} must be floating point, found {entry.dtype}")
-        shape, found = tuple(parameter.shape), tuple(entry.shape)
-        fits = found[1:] == shape and len(found) == len(shape) + 1 if batched else found == shape
-        if not fits:
-            expected = f"[victims, {', '.join(map(str, shape))}]" if batched else f"{list(shape)}"
-            raise ValueError(
-                f"target entry {index} has shape {list(found)}, the model's parameter needs {expected}"
-            )
-        if entry.device != device and not move:
-            raise ValueError(
-                f"target entry {index} is on {entry.device}, the model on {device}; give device="
-            )
+        name = f"target entry {index}"
+        _check_entry(name, entry, parameter, batched=batched, device=None if move else device)
         placed = entry.detach().to(device=device, dtype=parameter.dtype)
         placed = placed if batched else placed[None]
         if victims is not None and placed.shape[0] != victims:
             raise ValueError(
-                f"target entry {index} has {placed.shape[0]} victims, the entries before it {victims}"
+                f"{name} must have {victims} victims as the entries before it, found {placed.shape[0]}"
             )
         victims = placed.shape[0]
         if not bool(torch.isfinite(placed).all()):
-            raise ValueError(f"target entry {index} holds non-finite values")
+            raise ValueError(f"{name} must be finite, found non-finite values")
         checked.append(placed)
     if not victims:
         raise ValueError(
-            "target holds no gradient: " + ("every entry is None" if victims is None else "it has 0 victims")
+            f"target must hold a gradient, found {'only None' if victims is None else 'one of 0 victims'}"
         )
     return checked
+
+
+def _check_entry(
+    name: str, entry: object, parameter: Tensor, *, batched: bool, device: torch.device | None
+) -> None:
+    """`device`: where the entry must lie; None: anywhere."""
+    if not isinstance(entry, Tensor):
+        raise TypeError(f"{name} must be a tensor or None, found {type(entry).__name__}")
+    if not entry.is_floating_point():
+        raise TypeError(f"{name} must be floating point, found {entry.dtype}")
+    shape, own = tuple(parameter.shape), tuple(entry.shape)
+    fits = own[1:] == shape and len(own) == len(shape) + 1 if batched else own == shape
+    if not fits:
+        expected = f"[victims, {', '.join(map(str, shape))}]" if batched else f"{list(shape)}"
+        raise ValueError(f"{name} must have its parameter's shape {expected}, found {list(own)}")
+    if device is not None and entry.device != device:
+        raise ValueError(f"{name} must be on {device} as the model, found it on {entry.device}; give device=")
 
 
 def check_labels(
     labels: object, *, victims: int, batch_size: int, batched: bool, classes: int | None, device: torch.device
 ) -> Tensor:
-    """Given labels as ``[V, B, ...]``.
+    """Return given labels as ``[V, B, ...]``.
 
     Whole-number labels come as ``[B]`` (shared by all victims), ``[V, B]`` or, with one image each, ``[V]``;
     floating-point ones (probabilities, regression targets) as ``[B, ...]`` or, batched, ``[V, B, ...]``. With
@@ -189,11 +213,11 @@ def check_labels(
         spread = given[:, None]
     else:
         per_victim = f" or [{victims}, {batch_size}, ...]" if batched else ""
-        raise ValueError(f"labels have shape {list(given.shape)}; expected [{batch_size}, ...]{per_victim}")
+        raise ValueError(f"labels must have shape [{batch_size}, ...]{per_victim}, found {list(given.shape)}")
     if classes is not None and not given.is_floating_point():
         if spread.dim() != 2:
             raise ValueError(
-                f"labels have shape {list(given.shape)}; whole-number labels need one number for each image"
+                f"labels must be one whole number for each image, found shape {list(given.shape)}"
             )
         low, high = int(spread.min()), int(spread.max())
         if low < 0 or high >= classes:
@@ -203,13 +227,13 @@ def check_labels(
         spread = spread.long()
     elif classes is not None and (spread.dim() != 3 or spread.shape[2] != classes):
         raise ValueError(
-            f"labels have shape {list(given.shape)}; probabilities need [{batch_size}, {classes}]"
+            f"labels must be probabilities [{batch_size}, {classes}], found shape {list(given.shape)}"
         )
     return spread
 
 
 def check_start(start: Tensor, *, victims: int, restarts: int, shape: tuple[int, ...]) -> Tensor:
-    """A given start as ``[V x restarts, *shape]``, where `shape` is ``[B, *input_shape]``.
+    """Return a given start as ``[V x restarts, *shape]``, where `shape` is ``[B, *input_shape]``.
 
     It may come as ``[V, restarts, *shape]``, and with one restart as ``[V, *shape]``, `shape` or
     ``[*input_shape]`` too.
@@ -220,14 +244,16 @@ def check_start(start: Tensor, *, victims: int, restarts: int, shape: tuple[int,
     shared = (shape[1:], shape, (victims, *shape))
     if tuple(start.shape) not in shared:
         expected = " or ".join(str(list(fit)) for fit in (*shared, full))
-        raise ValueError(f"start has shape {list(start.shape)}; expected {expected}")
+        raise ValueError(f"start must have shape {expected}, found {list(start.shape)}")
     if restarts > 1:
-        raise ValueError(f"start gives {restarts} restarts the same point; give it as {list(full)}")
+        raise ValueError(
+            f"start must have shape {list(full)} for {restarts} restarts, found one point for all of them"
+        )
     return start.expand(victims, *shape)
 
 
 def check_callable(name: str, value: object) -> Callable:
-    """`value` if it can be called."""
+    """Return `value`, which can be called."""
     if not callable(value):
         raise TypeError(f"{name} must be callable, found {type(value).__name__}")
     return value

@@ -1,10 +1,9 @@
-"""Two attacks that search nothing but read a sentence from the gradient's rows: baselines, and starts of the
-search.
-"""
+"""Two attacks that read a sentence from the gradient's rows: baselines, and starts of the search."""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ _RELATIVE_RANK = 1e-5
 
 
 def match_positions(word_gradient: Tensor, position_gradient: Tensor, bag: Bag, first: int = 0) -> Tensor:
-    """Which token of the bag stands where, from the two embeddings' gradients.
+    """Tell which token of the bag stands where, from the two embeddings' gradients.
 
     The sum of both embeddings enters the network, so that the row of position t is the gradient at that sum,
     and the row of a token is the sum of the rows of the positions where it stands. A token that stands once
@@ -35,6 +34,7 @@ def match_positions(word_gradient: Tensor, position_gradient: Tensor, bag: Bag, 
     position_gradient : Tensor
         ``[rows, H]``.
     bag : Bag
+        The tokens, and T.
     first : int
         The first token's row in `position_gradient`.
 
@@ -46,7 +46,7 @@ def match_positions(word_gradient: Tensor, position_gradient: Tensor, bag: Bag, 
     missing = word_gradient[bag.tokens].double().clone()
     positions = position_gradient[first : first + bag.length].double()
     open_positions = list(range(bag.length))
-    found = torch.empty(bag.length, dtype=torch.long, device=word_gradient.device)
+    sentence = torch.empty(bag.length, dtype=torch.long, device=word_gradient.device)
     scale = positions.norm(dim=1).clamp(min=1e-300)
     while open_positions:
         rows = positions[open_positions]
@@ -57,8 +57,8 @@ def match_positions(word_gradient: Tensor, position_gradient: Tensor, bag: Bag, 
         row, token = divmod(flat, len(bag.tokens))
         position = open_positions.pop(row)
         missing[token] -= positions[position]
-        found[position] = bag.tokens[token]
-    return found
+        sentence[position] = bag.tokens[token]
+    return sentence
 
 
 class _Reached(Exception):  # noqa: N818 (an answer, not an error)
@@ -85,8 +85,13 @@ def _first_layer_inputs(model: nn.Module, layer: nn.Linear, embeddings: Tensor) 
 def _first_layers(model: nn.Module, embedding: nn.Embedding) -> list[nn.Linear]:
     """The linear layers that work on the same tensor as the first one: q, k and v."""
     seen: list[tuple[nn.Linear, Tensor]] = []
+
+    def note(module: nn.Module, args: tuple[Any, ...]) -> None:
+        assert isinstance(module, nn.Linear)
+        seen.append((module, args[0]))
+
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    hooks = [m.register_forward_pre_hook(lambda m, args: seen.append((m, args[0]))) for m in linear]
+    hooks = [module.register_forward_pre_hook(note) for module in linear]
     try:
         with torch.no_grad():
             TextNetwork(model)(embedding.weight[:2][None])
@@ -99,9 +104,9 @@ def _first_layers(model: nn.Module, embedding: nn.Embedding) -> list[nn.Linear]:
 
 
 def span_residuals(
-    model: nn.Module, target: list[Tensor | None], embedding: nn.Embedding, tokens: Tensor, length: int
+    model: nn.Module, target: Sequence[Tensor | None], embedding: nn.Embedding, tokens: Tensor, length: int
 ) -> Tensor:
-    """How far each token's input at each position lies outside of what the first layer's gradients span.
+    """Measure how far each token's input lies outside of what the first layer's gradients span.
 
     The gradient of a linear layer's weight is Σ_t b_t x_tᵀ over the tokens: its rows span the x_t, as long as
     there are fewer of them than features.
@@ -109,9 +114,11 @@ def span_residuals(
     Parameters
     ----------
     model : nn.Module
-    target : list of Tensor or None
+        The victim's network.
+    target : sequence of Tensor or None
         The gradient of one victim, in the order of the trainable parameters.
     embedding : nn.Embedding
+        The word embedding, ``[vocabulary, H]``.
     tokens : Tensor
         ``[K]``, the candidates.
     length : int
@@ -129,34 +136,42 @@ def span_residuals(
     """
     trained = [id(p) for p in model.parameters() if p.requires_grad]
     layers = _first_layers(model, embedding)
-    rows = [
-        target[trained.index(id(layer.weight))]
-        for layer in layers
-        if id(layer.weight) in trained and target[trained.index(id(layer.weight))] is not None
-    ]
+    entries = [trained.index(id(layer.weight)) for layer in layers if id(layer.weight) in trained]
+    rows = [row for entry in entries if (row := target[entry]) is not None]
     if not rows:
         raise ValueError("target: the span test needs the gradient of the first linear layer's weight")
     scaled = torch.cat([row.double() / row.double().norm().clamp(min=1e-300) for row in rows])
     _, sizes, basis = torch.linalg.svd(scaled, full_matrices=False)
     basis = basis[: min(length, int((sizes > _RELATIVE_RANK * sizes[0]).sum()))]
-    found = []
+    shares = []
     for some in tokens.split(_PROBED_AT_ONCE):
         embeddings = embedding.weight.detach()[some][:, None].expand(-1, length, -1)
         inputs = _first_layer_inputs(model, layers[0], embeddings).double()
         outside = inputs - inputs @ basis.mT @ basis
-        found.append(outside.norm(dim=-1) / inputs.norm(dim=-1))
-    return torch.cat(found).mT
+        shares.append(outside.norm(dim=-1) / inputs.norm(dim=-1))
+    return torch.cat(shares).mT
 
 
 def span_test(
     model: nn.Module,
-    target: list[Tensor | None],
+    target: Sequence[Tensor | None],
     embedding: nn.Embedding,
     length: int,
     bag: Bag | None = None,
 ) -> Tensor:
-    """At each position the token that fits best into what the first layer's gradients span, ``[T]``, int64;
-    see `span_residuals`. With a bag its tokens alone are candidates.
+    """At each position the token that fits best into what the first layer's gradients span.
+
+    Parameters
+    ----------
+    model, target, embedding, length
+        As for `span_residuals`.
+    bag : Bag, optional
+        Its tokens alone are candidates; None: all tokens.
+
+    Returns
+    -------
+    Tensor
+        ``[T]``, int64.
     """
     count = embedding.weight.shape[0]
     tokens = torch.arange(count, device=embedding.weight.device) if bag is None else bag.tokens

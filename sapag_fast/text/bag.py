@@ -31,8 +31,19 @@ class Bag:
 
 
 def infer_length(position_gradient: Tensor, first: int) -> int:
-    """T, the number of positions up to the last non-zero row of the position embedding's gradient ``[rows,
-    H]``; `first` is the first token's row.
+    """Count the positions, T, up to the gradient's last non-zero row.
+
+    Parameters
+    ----------
+    position_gradient : Tensor
+        ``[rows, H]``, of the position embedding.
+    first : int
+        The first token's row.
+
+    Returns
+    -------
+    int
+        T.
 
     Raises
     ------
@@ -46,7 +57,19 @@ def infer_length(position_gradient: Tensor, first: int) -> int:
 
 
 def read_bag(word_gradient: Tensor, length: int) -> Bag:
-    """The tokens whose rows in the word embedding's gradient ``[vocabulary, H]`` are not zero.
+    """Read off which tokens have a row that is not zero.
+
+    Parameters
+    ----------
+    word_gradient : Tensor
+        ``[vocabulary, H]``, of the word embedding.
+    length : int
+        T.
+
+    Returns
+    -------
+    Bag
+        These tokens, and T.
 
     Raises
     ------

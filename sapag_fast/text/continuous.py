@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sapag_fast.matching.base import Matching
+from sapag_fast.matching.base import Matching, StageHook
 
 __all__ = ["ScaledEmbeddings"]
 
@@ -24,18 +24,29 @@ class ScaledEmbeddings:
 
     def __init__(self, inner: Matching, embedding: Tensor, victims: Tensor) -> None:
         self.inner, self.victims = inner, victims
-        self.mode, self.reason = inner.mode, inner.reason
+        self.mode = inner.mode
         self.scale = embedding.detach().std()
 
+    @property
+    def stages(self) -> StageHook | None:
+        """Who is told when a stage of the inner evaluation begins, as of `Matching`."""
+        return self.inner.stages
+
+    @stages.setter
+    def stages(self, stages: StageHook | None) -> None:
+        self.inner.stages = stages
+
     def retarget(self, victims: Tensor) -> None:
+        """From now on row r searches the search's victim ``victims[r]``, ``[R]``, int64."""
         self.inner.retarget(self.victims[victims])
 
     def embeddings(self, inputs: Tensor) -> Tensor:
-        """What the model gets for v."""
+        """The word embeddings for v, both ``[R, 1, T, H]``."""
         return self.scale * inputs
 
     def value_and_gradient(
         self, inputs: Tensor, labels: Tensor, sharpness: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Evaluate once, as `Matching` does, at v, the `inputs`."""
         value, slope, _ = self.inner.value_and_gradient(self.embeddings(inputs), labels, sharpness)
         return value, self.scale * slope, None

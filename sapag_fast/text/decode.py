@@ -12,13 +12,14 @@ __all__ = ["assign_tokens", "nearest_tokens"]
 
 
 def assign_tokens(shares: Tensor, bag: Bag) -> Tensor:
-    """The likeliest sentence that has every token of the bag.
+    """Find the likeliest sentence that has every token of the bag.
 
     Parameters
     ----------
     shares : Tensor
         ``[T, K]``, the tokens' probabilities at each position.
     bag : Bag
+        K tokens, T places.
 
     Returns
     -------
@@ -34,13 +35,13 @@ def assign_tokens(shares: Tensor, bag: Bag) -> Tensor:
     must = 2 * bag.length * (1 + score.abs().max())
     columns = torch.cat((score + must, *[score] * bag.repeats), 1)
     positions, chosen = linear_sum_assignment(columns.numpy(), maximize=True)
-    found = torch.empty(bag.length, dtype=torch.long)
-    found[torch.from_numpy(positions)] = torch.from_numpy(chosen) % size
-    return bag.tokens.cpu()[found].to(bag.tokens.device)
+    indices = torch.empty(bag.length, dtype=torch.long)
+    indices[torch.from_numpy(positions)] = torch.from_numpy(chosen) % size
+    return bag.tokens.cpu()[indices].to(bag.tokens.device)
 
 
 def nearest_tokens(embeddings: Tensor, table: Tensor, positions: Tensor | None, count: int) -> Tensor:
-    """The `count` tokens whose embeddings lie closest to each continuous one, closest first.
+    """Find the `count` tokens whose embeddings lie closest to each continuous one, closest first.
 
     The layer normalisation after a sum of word and position embedding sees neither its mean nor its size, so
     that the gradient determines it up to these: angles of the centred sums are compared.
@@ -53,19 +54,20 @@ def nearest_tokens(embeddings: Tensor, table: Tensor, positions: Tensor | None, 
         ``[vocabulary, H]``.
     positions : Tensor or None
         ``[T, H]``, what the model adds at each position.
+    count : int
+        At most the vocabulary.
 
     Returns
     -------
     Tensor
         ``[N, T, count]``, int64.
     """
-    found = []
+    nearest = []
     for t in range(embeddings.shape[1]):
         shift = 0.0 if positions is None else positions[t]
-        found.append(
-            (_direction(embeddings[:, t] + shift) @ _direction(table + shift).mT).topk(count).indices
-        )
-    return torch.stack(found, 1)
+        cosines = _direction(embeddings[:, t] + shift) @ _direction(table + shift).mT
+        nearest.append(cosines.topk(count).indices)
+    return torch.stack(nearest, 1)
 
 
 def _direction(vectors: Tensor) -> Tensor:

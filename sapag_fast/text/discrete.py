@@ -16,12 +16,14 @@ __all__ = ["Climb", "search_sentences"]
 
 @dataclass
 class Climb:
-    """One victim's descent from sentence to better neighbour; in a minimum on to the next start, and once
-    none is left from the best sentence, disturbed.
+    """One victim's descent from sentence to better neighbour.
+
+    In a minimum it goes on to the next start, and once none is left from the best sentence, disturbed.
 
     Attributes
     ----------
     victim : int
+        Whose distances count.
     starts : list of (float, Tensor)
         Distances and sentences ``[T]`` to begin at, the best first. Must not be empty.
     choices : Tensor
@@ -32,6 +34,12 @@ class Climb:
         On the CPU.
     kick : int
         Replacements and swaps of a disturbance.
+    best : Tensor
+        ``[T]``, the best sentence so far.
+    distance : float
+        Its own.
+    scored : int
+        Sentences whose distances were taken.
     """
 
     victim: int
@@ -52,17 +60,17 @@ class Climb:
     def _next(self) -> None:
         """Go on elsewhere."""
         if self.starts:
-            self.at, self.present = self.starts.pop(0)[::-1]
+            self.present, self.at = self.starts.pop(0)
         else:
             self.at, self.present = self._disturbed(), float("inf")
         self._look_around()
 
     def _disturbed(self) -> Tensor:
-        found = self.best
+        sentence = self.best
         for _ in range(self.kick):
-            around = self._near(found)
-            found = around[int(torch.randint(len(around), (), generator=self.generator))]
-        return found
+            around = self._near(sentence)
+            sentence = around[int(torch.randint(len(around), (), generator=self.generator))]
+        return sentence
 
     def _near(self, at: Tensor) -> Tensor:
         """One token replaced, or two swapped."""
@@ -72,8 +80,9 @@ class Climb:
         return torch.cat((replacements(at, self.choices, self.required), swapped))
 
     def _look_around(self) -> None:
-        """The neighbours of where it is now: near ones first, each kind in random order. Before them a
-        disturbed sentence itself, since nobody has scored it.
+        """List the neighbours of where it is now: near ones first, each kind in random order.
+
+        Before them comes a disturbed sentence itself, since nobody has scored it.
         """
         at = self.at
         kinds = (self._near(at), at[orders(len(at))[1].to(at.device)])
@@ -95,7 +104,15 @@ class Climb:
         return proposed
 
     def take(self, sentences: Tensor, distances: Tensor) -> None:
-        """What came of a proposal."""
+        """Go on from what came of a proposal.
+
+        Parameters
+        ----------
+        sentences : Tensor
+            ``[N, T]``, as proposed.
+        distances : Tensor
+            ``[N]``.
+        """
         self.scored += len(sentences)
         lowest, index = distances.min(0)
         if float(lowest) < self.present:
@@ -108,8 +125,20 @@ class Climb:
 def search_sentences(
     climbs: Sequence[Climb], scorer: Scorer, *, candidates: int, at_once: int, floor: float
 ) -> None:
-    """Advance all climbs until each has come to `floor`, has scored `candidates` sentences or has no other
-    sentence to go to; what they found is their ``best`` and ``distance``.
+    """Advance all climbs to their ends; what they come to is their ``best`` and ``distance``.
+
+    Parameters
+    ----------
+    climbs : sequence of Climb
+        Each ends at `floor`, after `candidates` sentences, or where it has no other sentence to go to.
+    scorer : Scorer
+        Gives the distances.
+    candidates : int
+        Sentences that each climb may score.
+    at_once : int
+        Of these how many at a pass.
+    floor : float
+        A distance that is low enough.
     """
     for climb in climbs:
         while climb.distance > floor and climb.scored < candidates and climb.varied:

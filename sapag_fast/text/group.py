@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from sapag_fast.matching.choose import choose_matching
 from sapag_fast.search.basis import make_basis
-from sapag_fast.search.loop import AttackResult, run_attack
+from sapag_fast.search.loop import Search, run_search
 from sapag_fast.search.starts import recovery_generator
+from sapag_fast.search.tasks import AttackResult
 from sapag_fast.text.bag import Bag
 from sapag_fast.text.continuous import ScaledEmbeddings
 from sapag_fast.text.decode import assign_tokens, nearest_tokens
@@ -21,9 +23,37 @@ from sapag_fast.text.scoring import Scorer
 from sapag_fast.text.soft import SoftAssignment, padded_bags
 from sapag_fast.victim.problem import Problem
 
-__all__ = ["Group"]
+__all__ = ["Group", "TextAttack"]
 
 _TRIED = 4  # searches on whose starts the way of batching is chosen
+
+
+@dataclass(frozen=True, eq=False)
+class TextAttack:
+    """What the searches for sentences of all lengths share.
+
+    Attributes
+    ----------
+    problem : Problem
+        In word embeddings, with the targets of all V victims.
+    tables : Tables
+        The model's embeddings.
+    labels : Tensor
+        ``[V, 1]``.
+    recipe : TextRecipe
+        The recipe in force.
+    seed : int
+        Of all random numbers.
+    at_once : int
+        Searches, and sentences, at once.
+    """
+
+    problem: Problem
+    tables: Tables
+    labels: Tensor
+    recipe: TextRecipe
+    seed: int
+    at_once: int
 
 
 class Group:
@@ -31,52 +61,35 @@ class Group:
 
     Parameters
     ----------
-    problem : Problem
-        In word embeddings, with the targets of all victims.
-    tables : Tables
-    labels : Tensor
-        ``[all victims, 1]``.
-    settings : TextRecipe
+    attack : TextAttack
+        What all groups share.
     victims : sequence of int
         A of them.
     length : int
         T.
     bags : mapping or None
         Each victim's bag; None: any token may be anywhere.
-    seed : int
-    at_once : int
-        Searches, and sentences, at once.
 
     Attributes
     ----------
     best, continuous : list of Tensor
-        A sentences ``[T]``: the best one, and the best one that came from a continuous search alone.
+        A sentences ``[T]``: the best one, and the best one that came from a continuous search alone; -1
+        before there is one.
     distance, continuous_distance : list of float
         A, of their gradients.
     evaluations : list of int
         A, of the continuous searches.
     mode, mode_reason : str
-        How recoveries were batched.
+        How recoveries were batched, and why not in a faster way.
     """
 
     def __init__(
-        self,
-        problem: Problem,
-        tables: Tables,
-        labels: Tensor,
-        settings: TextRecipe,
-        *,
-        victims: Sequence[int],
-        length: int,
-        bags: Mapping[int, Bag] | None,
-        seed: int,
-        at_once: int,
+        self, attack: TextAttack, victims: Sequence[int], length: int, bags: Mapping[int, Bag] | None
     ) -> None:
-        self.tables, self.labels, self.settings = tables, labels, settings
+        self.attack, self.recipe = attack, attack.recipe
         self.victims, self.length, self.bags = list(victims), length, bags
-        self.seed, self.at_once = seed, at_once
-        self.embedding = tables.word.weight.detach()
-        self.floor = CERTIFIED.get(settings.distance, 0.0)
+        self.embedding = attack.tables.word.weight.detach()
+        self.floor = CERTIFIED.get(self.recipe.distance, 0.0)
         count = len(self.victims)
         unknown = torch.full((length,), -1, device=self.embedding.device)
         self.best, self.continuous = [unknown] * count, [unknown] * count
@@ -88,13 +101,14 @@ class Group:
         tried = [index % count for index in range(max(2, min(count, _TRIED)))]
         few = torch.tensor([self.victims[index] for index in tried], device=self.embedding.device)
         trial = self.embedding.std() * torch.stack([self._noise(i, k) for k, i in enumerate(tried)])
-        self.matching = choose_matching(problem, trial, labels[few], few, recoveries=count)
-        self.mode, self.mode_reason = self.matching.mode, self.matching.reason
-        self.scorer = Scorer(problem, self.matching, self.embedding, labels, at_once)
+        problem, labels = attack.problem, attack.labels
+        choice = choose_matching(problem, trial, labels[few], few, recoveries=count)
+        self.matching, self.mode, self.mode_reason = choice.matching, choice.mode, choice.reason
+        self.scorer = Scorer(problem, self.matching, self.embedding, labels, attack.at_once)
 
     @property
     def unsolved(self) -> list[int]:
-        """Which of the A are not certified yet."""
+        """Those of the A that are not certified yet."""
         return [index for index, distance in enumerate(self.distance) if distance > self.floor]
 
     @property
@@ -108,72 +122,75 @@ class Group:
             self._meet(index, sentence)
 
     def search(self, restart: int) -> None:
-        """A continuous and a discrete search for all that are not certified."""
+        """Run a continuous and a discrete search for all that are not certified.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            On Ctrl-C, once the best so far is in its place.
+        """
         if not self.unsolved:
             return
         if self.bags is None:
-            self._search_embeddings(restart)
+            result = self._search_embeddings(restart)
         else:
-            self._search_shares(restart)
+            result = self._search_shares(restart, self.bags)
+        if result.interrupted:
+            raise KeyboardInterrupt
         self._search_sentences(restart)
 
     def _noise(self, index: int, restart: int, width: int | None = None) -> Tensor:
         """A normal start ``[1, T, width]``."""
-        generator = recovery_generator(self.seed, self.victims[index], restart)
+        generator = recovery_generator(self.attack.seed, self.victims[index], restart)
         shape = (1, self.length, self.embedding.shape[1] if width is None else width)
         noise = torch.randn(shape, generator=generator, dtype=torch.float64)
-        return (self.settings.spread * noise).to(self.embedding)
+        return (self.recipe.spread * noise).to(self.embedding)
 
-    def _attack(
+    def _continuous(
         self, matching: SoftAssignment | ScaledEmbeddings, starts: Tensor, active: list[int]
     ) -> AttackResult:
-        recipe = self.settings.attack()
         device, dtype = self.embedding.device, self.embedding.dtype
-        result = run_attack(
-            matching,
-            starts,
-            self.labels[matching.victims],
-            recipe=recipe,
-            steps=recipe.steps,
-            basis=make_basis("pixel", starts.shape[2:], bounds=None, device=device, dtype=dtype),
-            bounds=None,
-            rows=self.at_once,
+        basis = make_basis("pixel", starts.shape[2:], bounds=None, device=device, dtype=dtype)
+        labels = self.attack.labels[matching.victims]
+        search = Search(
+            matching, starts, labels, recipe=self.recipe.continuous(), bases=(basis,), bounds=None
         )
-        if result.interrupted:
-            raise KeyboardInterrupt
+        result = run_search(search, rows=self.attack.at_once)
         for index, evaluations in zip(active, result.evaluations.tolist(), strict=True):
             self.evaluations[index] += evaluations
         return result
 
-    def _search_shares(self, restart: int) -> None:
+    def _search_shares(self, restart: int, bags: Mapping[int, Bag]) -> AttackResult:
         active = self.unsolved
-        bags = [self.bags[self.victims[index]] for index in active]
-        tokens, present = padded_bags(bags)
+        chosen = [bags[self.victims[index]] for index in active]
+        tokens, present = padded_bags(chosen)
         victims = torch.tensor([self.victims[index] for index in active], device=tokens.device)
         matching = SoftAssignment(self.matching, self.embedding, tokens, present, victims)
         starts = torch.stack([self._noise(index, restart, tokens.shape[1]) for index in active])
-        result = self._attack(matching, starts, active)
+        result = self._continuous(matching, starts, active)
         matching.retarget(torch.arange(len(active), device=tokens.device))
         shares = matching.probabilities(result.inputs)[:, 0]
-        for index, bag, share in zip(active, bags, shares, strict=True):
+        for index, bag, share in zip(active, chosen, shares, strict=True):
             self._meet(index, assign_tokens(share, bag), continuous=True)
+        return result
 
-    def _search_embeddings(self, restart: int) -> None:
+    def _search_embeddings(self, restart: int) -> AttackResult:
         active = self.unsolved
         victims = torch.tensor([self.victims[index] for index in active], device=self.embedding.device)
         matching = ScaledEmbeddings(self.matching, self.embedding, victims)
-        result = self._attack(matching, torch.stack([self._noise(i, restart) for i in active]), active)
-        found = matching.embeddings(result.inputs)[:, 0]
-        nearest = nearest_tokens(found, self.embedding, self._positions(), self.settings.choices)
+        result = self._continuous(matching, torch.stack([self._noise(i, restart) for i in active]), active)
+        embeddings = matching.embeddings(result.inputs)[:, 0]
+        nearest = nearest_tokens(embeddings, self.embedding, self._positions(), self.recipe.choices)
         for index, choices in zip(active, nearest, strict=True):
             self.nearest[index] = choices
             self._meet(index, choices[:, 0], continuous=True)
+        return result
 
     def _positions(self) -> Tensor | None:
-        if self.tables.position is None:
+        tables = self.attack.tables
+        if tables.position is None:
             return None
-        first = self.tables.first_position
-        return self.tables.position.weight.detach()[first : first + self.length]
+        return tables.position.weight.detach()[tables.first_position :][: self.length]
 
     def _meet(self, index: int, sentence: Tensor, *, continuous: bool = False) -> None:
         """Score a sentence, and begin a descent there."""
@@ -194,20 +211,22 @@ class Group:
                 sorted(self.starts[index], key=lambda start: start[0]),
                 choices,
                 required,
-                recovery_generator(self.seed, victim, restart),
-                self.settings.kick,
+                recovery_generator(self.attack.seed, victim, restart),
+                self.recipe.kick,
             )
             self.starts[index] = []
-        search_sentences(
-            list(climbs.values()),
-            self.scorer,
-            candidates=self.settings.candidates,
-            at_once=self.settings.at_once,
-            floor=self.floor,
-        )
-        for index, climb in climbs.items():
-            if climb.distance < self.distance[index]:
-                self.distance[index], self.best[index] = climb.distance, climb.best
+        try:
+            search_sentences(
+                list(climbs.values()),
+                self.scorer,
+                candidates=self.recipe.candidates,
+                at_once=self.recipe.at_once,
+                floor=self.floor,
+            )
+        finally:  # Ctrl-C leaves the best so far
+            for index, climb in climbs.items():
+                if climb.distance < self.distance[index]:
+                    self.distance[index], self.best[index] = climb.distance, climb.best
 
     def _choices(self, index: int) -> tuple[Tensor, Tensor | None]:
         """Tokens that may stand at each position ``[T, C]``, and those that must all occur."""

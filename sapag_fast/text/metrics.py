@@ -47,7 +47,17 @@ class _TokenNumbers:
 
 
 def score_text(found: Tensor, truth: Tensor) -> TextScores:
-    """Scores of tokens ``[T]``. Needs the ``text`` extra.
+    """Score a recovered sentence. Needs the ``text`` extra.
+
+    Parameters
+    ----------
+    found, truth : Tensor
+        ``[T]``, int64.
+
+    Returns
+    -------
+    TextScores
+        All in 0..1.
 
     Raises
     ------

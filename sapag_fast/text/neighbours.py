@@ -13,10 +13,15 @@ __all__ = ["orders", "replacements"]
 
 @lru_cache(maxsize=32)
 def orders(length: int) -> tuple[Tensor, Tensor]:
-    """Rearrangements of T places, each once, without the one that changes nothing: ``[N, T]``, int64.
+    """List the rearrangements of T places that a step may make, each once, without the identity.
 
-    First the swaps of two places; then reversals of a segment, and exchanges of two adjacent segments, which
-    are the moves of any segment to anywhere.
+    Returns
+    -------
+    swaps : Tensor
+        ``[N, T]``, int64: of two places.
+    moves : Tensor
+        ``[M, T]``, int64: reversals of a segment, and exchanges of two adjacent segments, which are the moves
+        of any segment to anywhere.
     """
     places = list(range(length))
     swaps: dict[tuple[int, ...], None] = {}
@@ -29,14 +34,17 @@ def orders(length: int) -> tuple[Tensor, Tensor]:
         for k in range(j + 1, length + 1):
             others[(*places[:i], *places[j:k], *places[i:j], *places[k:])] = None
     far = [order for order in others if order not in swaps]
-    return tuple(torch.tensor(found, dtype=torch.long).reshape(-1, length) for found in (list(swaps), far))
+    swapped, moved = (torch.tensor(rows, dtype=torch.long).reshape(-1, length) for rows in (list(swaps), far))
+    return swapped, moved
 
 
 def replacements(sentence: Tensor, choices: Tensor, required: Tensor | None) -> Tensor:
-    """`sentence` ``[T]`` with one token replaced.
+    """List the sentences that differ from `sentence` by one token.
 
     Parameters
     ----------
+    sentence : Tensor
+        ``[T]``, int64.
     choices : Tensor
         ``[T, C]``, what may stand at each position.
     required : Tensor or None
@@ -48,10 +56,10 @@ def replacements(sentence: Tensor, choices: Tensor, required: Tensor | None) -> 
         ``[N, T]``.
     """
     length, count = choices.shape
-    found = sentence.repeat(length * count, 1)
+    changed = sentence.repeat(length * count, 1)
     at = torch.arange(length, device=sentence.device).repeat_interleave(count)
-    found[torch.arange(len(found), device=sentence.device), at] = choices.flatten()
-    keep = (found != sentence).any(1)
+    changed[torch.arange(len(changed), device=sentence.device), at] = choices.flatten()
+    keep = (changed != sentence).any(1)
     if required is not None:
-        keep &= (found[:, :, None] == required).any(1).all(1)
-    return found[keep]
+        keep &= (changed[:, :, None] == required).any(1).all(1)
+    return changed[keep]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ class TextNetwork(nn.Module):
         self.model = model
 
     def forward(self, inputs: Tensor) -> Tensor:
+        """Logits ``[B, classes]`` of word embeddings ``[B, T, H]``."""
         output = self.model(inputs_embeds=inputs)
         return output if isinstance(output, Tensor) else output.logits
 
@@ -71,9 +72,15 @@ def find_tables(model: nn.Module, embedding: nn.Embedding | None = None) -> Tabl
     Parameters
     ----------
     model : nn.Module
+        Takes ``inputs_embeds=``.
     embedding : nn.Embedding, optional
         The word embedding; None: what ``get_input_embeddings()`` gives (Hugging Face), or the module called
         ``word``.
+
+    Returns
+    -------
+    Tables
+        The word embedding, and the position embedding where there is one.
 
     Raises
     ------
@@ -89,7 +96,12 @@ def find_tables(model: nn.Module, embedding: nn.Embedding | None = None) -> Tabl
         raise ValueError("embedding: expected a module of the model, found another one")
     looked_up: list[tuple[nn.Embedding, Tensor]] = []
     others = [m for m in model.modules() if isinstance(m, nn.Embedding) and m is not word]
-    hooks = [m.register_forward_pre_hook(lambda m, args: looked_up.append((m, args[0]))) for m in others]
+
+    def note(module: nn.Module, args: tuple[Any, ...]) -> None:
+        assert isinstance(module, nn.Embedding)
+        looked_up.append((module, args[0]))
+
+    hooks = [module.register_forward_pre_hook(note) for module in others]
     weight = word.weight
     trial = torch.zeros(1, _TRIAL_LENGTH, weight.shape[1], dtype=weight.dtype, device=weight.device)
     try:
@@ -116,10 +128,12 @@ def find_tables(model: nn.Module, embedding: nn.Embedding | None = None) -> Tabl
 
 
 def _word_embedding(model: nn.Module) -> nn.Module:
-    if callable(getattr(model, "get_input_embeddings", None)):
-        return model.get_input_embeddings()
-    if isinstance(getattr(model, "word", None), nn.Embedding):
-        return model.word
+    getter = getattr(model, "get_input_embeddings", None)
+    if callable(getter):
+        return cast(nn.Module, getter())
+    word = getattr(model, "word", None)
+    if isinstance(word, nn.Embedding):
+        return word
     raise ValueError(
         "embedding: the model neither has get_input_embeddings() nor a word embedding called word; give "
         "embedding="
@@ -137,19 +151,19 @@ def _position_embedding(looked_up: list[tuple[nn.Embedding, Tensor]]) -> tuple[n
 
 @contextlib.contextmanager
 def differentiable_attention(model: nn.Module) -> Iterator[None]:
-    """Attention by plain matrix products: fused kernels have no second derivative.
+    """Have attention computed by plain matrix products: fused kernels have no second derivative.
 
     PyTorch's own attention takes its mathematical form, and Hugging Face models their ``eager``
     implementation, as long as this lasts.
     """
-    found: dict[int, Any] = {}
+    configs: dict[int, Any] = {}
     for module in model.modules():
         config = getattr(module, "config", None)
         if getattr(config, "_attn_implementation", "eager") not in ("eager", None):
-            found[id(config)] = config
-    before = [(config, config._attn_implementation) for config in found.values()]
+            configs[id(config)] = config
+    before = [(config, config._attn_implementation) for config in configs.values()]
     try:
-        for config in found.values():
+        for config in configs.values():
             config._attn_implementation = "eager"
         with sdpa_kernel(SDPBackend.MATH):
             yield

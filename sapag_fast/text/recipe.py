@@ -24,8 +24,9 @@ class TextRecipe:
     Attributes
     ----------
     name : str
+        What results call it.
     distance : str
-        A distance's kind.
+        A kind of distance.
     bandwidth : float or None
         The kernel's bandwidth; None is the kind's own.
     optimizer : str
@@ -68,8 +69,8 @@ class TextRecipe:
     choices: int = 8
     kick: int = 3
 
-    def attack(self) -> Recipe:
-        """The continuous search, as `run_attack` takes it."""
+    def continuous(self) -> Recipe:
+        """The continuous search's recipe."""
         return Recipe(
             self.name,
             distance=self.distance,
@@ -101,7 +102,21 @@ def choose_text_recipe(
     steps: int | None = None,
     candidates: int | None = None,
 ) -> TextRecipe:
-    """The recipe itself or by name, with recover_text's own arguments in place of its values.
+    """Find the recipe, and put recover_text's own arguments in place of its values.
+
+    Parameters
+    ----------
+    recipe : str or TextRecipe
+        By name or itself.
+    bag : bool
+        Whether the tokens come from the bag.
+    distance, steps, candidates
+        None: the recipe's.
+
+    Returns
+    -------
+    TextRecipe
+        The recipe in force.
 
     Raises
     ------

@@ -60,7 +60,7 @@ def recover_text(
     model : nn.Module
         `Encoder` or any that takes ``inputs_embeds=``, in evaluation mode or without dropout.
     target : iterable of Tensor or None
-        The gradient, one entry for each parameter that takes part; with `batched` ``[V, ...]``, a row a victim.
+        The gradient, one entry for each trainable parameter; with `batched` ``[V, ...]``, a row a victim.
     length : int or sequence of int, optional
         Tokens T in the sentence or in each victim's; None: from the position embedding's gradient.
     embedding : nn.Embedding, optional
@@ -113,9 +113,9 @@ def _check_options(
     tokens: object, start: object, restarts: object, at_once: object, loss_fn: object, progress: object
 ) -> None:
     if tokens not in ("bag", None):
-        raise ValueError(f"tokens: expected 'bag' or None, found {tokens!r}")
+        raise ValueError(f"tokens must be 'bag' or None, found {tokens!r}")
     if start not in STARTS:
-        raise ValueError(f"start: expected one of {', '.join(STARTS)}, found {start!r}")
+        raise ValueError(f"start must be one of {', '.join(STARTS)}, found {start!r}")
     for name, count in (("restarts", restarts), ("at_once", at_once)):
         check.check_count(name, count)
     for name, function in (("loss_fn", loss_fn), ("progress", progress)):
@@ -169,7 +169,7 @@ def _labels(
     like = next(iter(problem.parameters.values()))
     if isinstance(labels, str):
         if labels != "infer":
-            raise ValueError(f"labels: expected 'infer' or a tensor, found {labels!r}")
+            raise ValueError(f"labels must be 'infer' or a tensor, found {labels!r}")
         return infer_labels(problem.network, problem.targets, batch_size=1, noise=like.new_empty(0))
     classes = find_last_layer([None if t is None else t[0] for t in problem.targets]).classes
     return check.check_labels(

@@ -13,8 +13,20 @@ __all__ = ["TextRecovery", "certify"]
 
 
 def certify(distance: float, kind: str) -> str:
-    """``certified`` where the distance can only be that of the truth, ``unknown`` elsewhere: it may be right
-    all the same, and other kinds have no scale on which their distance would tell.
+    """Say whether the distance can only be that of the truth.
+
+    Parameters
+    ----------
+    distance : float
+        Of a sentence's gradient.
+    kind : str
+        Of the distance.
+
+    Returns
+    -------
+    str
+        ``certified``, or ``unknown``: it may be right all the same, and kinds that are not in `CERTIFIED`
+        have no scale on which their distance would tell.
     """
     return "certified" if distance <= CERTIFIED.get(kind, -1.0) else "unknown"
 
@@ -26,7 +38,8 @@ class TextRecovery:
     Attributes
     ----------
     tokens : Tensor
-        ``[V, T]``, int64; sentences shorter than the longest end in -1.
+        ``[V, T]``, int64; sentences shorter than the longest end in -1. All -1, with an infinite distance:
+        the search was interrupted before it came to a sentence.
     lengths : tuple of int
         V.
     labels : Tensor

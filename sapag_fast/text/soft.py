@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sapag_fast.matching.base import Matching
+from sapag_fast.matching.base import Matching, StageHook
 from sapag_fast.text.bag import Bag
 
 __all__ = ["SoftAssignment", "padded_bags"]
@@ -43,23 +43,34 @@ class SoftAssignment:
         self, inner: Matching, embedding: Tensor, tokens: Tensor, present: Tensor, victims: Tensor
     ) -> None:
         self.inner, self.victims = inner, victims
-        self.mode, self.reason = inner.mode, inner.reason
+        self.mode = inner.mode
         self.choices = embedding.detach()[tokens] * present[..., None]
         self.absent = torch.zeros(present.shape, dtype=embedding.dtype, device=embedding.device)
         self.absent.masked_fill_(~present, float("-inf"))
 
+    @property
+    def stages(self) -> StageHook | None:
+        """Who is told when a stage of the inner evaluation begins, as of `Matching`."""
+        return self.inner.stages
+
+    @stages.setter
+    def stages(self, stages: StageHook | None) -> None:
+        self.inner.stages = stages
+
     def retarget(self, victims: Tensor) -> None:
+        """From now on row r searches the search's victim ``victims[r]``, ``[R]``, int64."""
         self.inner.retarget(self.victims[victims])
         self.table = self.choices[victims][:, None]
         self.mask = self.absent[victims][:, None, None]
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """``[R, 1, T, K]``."""
+        """Softmax of the logits ``[R, 1, T, K]`` over each victim's tokens."""
         return (logits + self.mask).softmax(-1)
 
     def value_and_gradient(
         self, inputs: Tensor, labels: Tensor, sharpness: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Evaluate once, as `Matching` does, at the logits `inputs`."""
         shares = self.probabilities(inputs)
         value, slope, _ = self.inner.value_and_gradient(shares @ self.table, labels, sharpness)
         toward = slope @ self.table.mT

@@ -21,11 +21,22 @@ PADDING, UNKNOWN = "[PAD]", "[UNK]"
 
 
 def train_tokenizer(sentences: Iterable[str], vocabulary: int = 2000) -> Tokenizer:
-    """A byte-pair tokenizer (lower case, split at spaces and punctuation) with at most `vocabulary`
-    tokens, trained on `sentences`. Needs the ``text`` extra.
+    """Train a byte-pair tokenizer (lower case, split at spaces and punctuation). Needs the ``text`` extra.
 
     The same sentences give the same tokens. The library's training of WordPiece, or with marks at the end of
     words, numbers them otherwise in every process; here a word's first token begins with its space instead.
+
+    Parameters
+    ----------
+    sentences : iterable of str
+        To train on.
+    vocabulary : int
+        Tokens at most.
+
+    Returns
+    -------
+    tokenizers.Tokenizer
+        Whose first two tokens are `PADDING` and `UNKNOWN`.
 
     Raises
     ------
@@ -57,11 +68,26 @@ def train_tokenizer(sentences: Iterable[str], vocabulary: int = 2000) -> Tokeniz
 
 
 def encode(tokenizer: Tokenizer, sentences: Sequence[str], length: int) -> tuple[Tensor, Tensor]:
-    """The first `length` tokens of every sentence that has so many, ``[N, length]``, int64, and which
-    sentences those are, ``[N]``.
+    """Take the first `length` tokens of every sentence that has so many.
+
+    Parameters
+    ----------
+    tokenizer : tokenizers.Tokenizer
+        Such as `train_tokenizer` gives.
+    sentences : sequence of str
+        Any number.
+    length : int
+        T.
+
+    Returns
+    -------
+    tokens : Tensor
+        ``[N, T]``, int64.
+    kept : Tensor
+        ``[N]``, int64, which sentences those are.
     """
     check.check_count("length", length)
     rows = [encoding.ids[:length] for encoding in tokenizer.encode_batch(list(sentences))]
     kept = [index for index, row in enumerate(rows) if len(row) == length]
-    found = torch.tensor([rows[index] for index in kept], dtype=torch.long).reshape(-1, length)
-    return found, torch.tensor(kept, dtype=torch.long)
+    tokens = torch.tensor([rows[index] for index in kept], dtype=torch.long).reshape(-1, length)
+    return tokens, torch.tensor(kept, dtype=torch.long)

@@ -308,6 +308,6 @@ def test_explicit_mode_covers_every_network(name, initialisation):
     torch.testing.assert_close(ours[1], theirs[1], rtol=1e-7, atol=1e-7 * theirs[1].abs().max().item())
     # Fewer searches, and as many rows in the batch as a sentence has tokens.
     kept = torch.tensor([0, 3, 5])
-    matching.retarget(problem.rows()[kept])
-    fewer = matching.value_and_gradient(inputs[kept], repeated[kept])
+    choice.matching.retarget(problem.rows()[kept])
+    fewer = choice.matching.value_and_gradient(inputs[kept], repeated[kept])
     torch.testing.assert_close(fewer[1], ours[1][kept], rtol=1e-7, atol=1e-7 * ours[1].abs().max().item())

@@ -8,7 +8,11 @@ from sentence_victims import VOCABULARY, gradient_of, gradients_of, make_encoder
 from torch import nn
 
 import sapag_fast as sf
+from sapag_fast.distances.layering import model_layers
+from sapag_fast.search.interrupted import Interrupted
+from sapag_fast.search.optimizers import Adam
 from sapag_fast.text import Bag, TextRecipe, find_tables, match_positions, read_bag, span_test
+from sapag_fast.text.group import Group
 
 LENGTH = 6
 
@@ -61,7 +65,7 @@ def test_the_distance_is_that_of_the_tokens(victims):
     model, _, labels, target = victims
     found = sf.recover_text(model, target, batched=True, restarts=1, steps=1, candidates=3)
     skipped = find_tables(model).entries
-    layers = sf.segments.model_layers(model, "modules")
+    layers = model_layers(model, "modules")
     for v in range(3):
         pairs = zip(gradient_of(model, found.tokens[v], labels[v]), [t[v] for t in target], strict=True)
         dummy, own = zip(*((None, None) if i in skipped else p for i, p in enumerate(pairs)), strict=True)
@@ -70,6 +74,58 @@ def test_the_distance_is_that_of_the_tokens(victims):
         assert found.certificate[v] == ("certified" if expected <= 1e-8 else "unknown")
     assert found.evaluations.tolist() == [1] * 3
     assert (found.scored <= 4).all()
+
+
+def test_ctrl_c_between_searches_leaves_the_best_so_far(victims):
+    model, _, labels, target = victims
+
+    def stop(done, lowest):
+        raise KeyboardInterrupt
+
+    options = {"batched": True, "steps": 1, "candidates": 3}
+    with pytest.raises(Interrupted) as caught:
+        sf.recover_text(model, target, **options, progress=stop)
+    whole = sf.recover_text(model, target, **options, restarts=1)
+    assert torch.equal(caught.value.recovery.tokens, whole.tokens)
+    assert torch.equal(caught.value.recovery.distance, whole.distance)
+    assert torch.equal(caught.value.recovery.labels, labels)
+
+
+def test_ctrl_c_during_a_continuous_search_leaves_its_sentence(victims, monkeypatch):
+    model, _, _, target = victims
+    taken = Adam.step
+    calls = []
+
+    def stopped(optimizer, *arguments):
+        calls.append(1)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return taken(optimizer, *arguments)
+
+    monkeypatch.setattr(Adam, "step", stopped)
+    with pytest.raises(Interrupted) as caught:
+        sf.recover_text(model, target, batched=True)
+    recovery = caught.value.recovery
+    assert (recovery.tokens >= 0).all()
+    assert torch.equal(recovery.tokens, recovery.continuous)
+    assert torch.isfinite(recovery.distance).all()
+    assert 0 < recovery.evaluations.max() <= 5
+    assert recovery.scored.tolist() == [1] * 3
+
+
+def test_ctrl_c_before_any_sentence(victims, monkeypatch):
+    model, _, _, target = victims
+
+    def stopped(optimizer, *arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Group, "search", stopped)
+    with pytest.raises(Interrupted) as caught:
+        sf.recover_text(model, target, batched=True)
+    recovery = caught.value.recovery
+    assert (recovery.tokens == -1).all()
+    assert torch.isinf(recovery.distance).all()
+    assert recovery.certificate == ("unknown",) * 3
 
 
 def test_sentences_of_several_lengths():
@@ -166,7 +222,7 @@ def test_errors_name_the_argument(victims):
     recover = sf.recover_text
     for options, message in (
         ({"tokens": "some"}, r"tokens must be 'bag' or None, found 'some'"),
-        ({"start": "there"}, r"unknown start 'there'; expected one of random, positions, span"),
+        ({"start": "there"}, r"start must be one of random, positions, span, found 'there'"),
         ({"recipe": "smooth"}, r"unknown recipe 'smooth'"),
         ({"distance": "far"}, r"unknown distance 'far'"),
         ({"length": 3}, r"expected 1..3 non-zero rows .* found"),

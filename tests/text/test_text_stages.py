@@ -20,6 +20,7 @@ from sapag_fast.text.neighbours import orders, replacements
 from sapag_fast.text.network import TextNetwork, find_tables
 from sapag_fast.text.scoring import Scorer
 from sapag_fast.text.soft import SoftAssignment, padded_bags
+from sapag_fast.victim.model import VictimModel
 from sapag_fast.victim.problem import Problem
 
 
@@ -28,7 +29,7 @@ def _problem(model, tokens, labels, kind="sapag"):
     targets = gradients_of(model, tokens, labels)
     targets = [None if i in tables.entries else t for i, t in enumerate(targets)]
     distance = GradientDistance(kind, layers=model_layers(model, "modules"))
-    return Problem(TextNetwork(model), F.cross_entropy, distance, targets), tables
+    return Problem(VictimModel(TextNetwork(model)), F.cross_entropy, distance, targets), tables
 
 
 def test_bag_and_length_come_from_the_rows():
@@ -158,7 +159,7 @@ def test_scores_are_the_distances(kind):
     tokens, labels = make_sentences(3, 6)
     problem, tables = _problem(model, tokens, labels, kind)
     embeddings = tables.word.weight.detach()[tokens][:, None]
-    matching = choose_matching(problem, embeddings, labels[:, None])
+    matching = choose_matching(problem, embeddings, labels[:, None]).matching
     assert matching.mode == "explicit"
     scorer = Scorer(problem, matching, tables.word.weight, labels[:, None], rows=4)
     others, _ = make_sentences(9, 6, seed=1)
@@ -203,6 +204,22 @@ def test_climbs_reach_the_truth_and_stop_there():
     assert [c.distance for c in climbs] == [0.0, 0.0]
     assert torch.equal(torch.stack([c.best for c in climbs]), truth)
     assert scorer.calls == sum(c.scored for c in climbs) < 5000
+
+
+def test_a_climb_that_is_cut_short_keeps_its_best():
+    truth = torch.tensor([[4, 1, 3, 2, 0]])
+    scorer = _Hamming(truth)
+    climb = _climb(torch.arange(5), torch.empty(5, 0, dtype=torch.long))
+
+    def stopped(sentences, victim):
+        if scorer.calls >= 4:
+            raise KeyboardInterrupt
+        return scorer(sentences, victim)
+
+    with pytest.raises(KeyboardInterrupt):
+        search_sentences([climb], stopped, candidates=100, at_once=4, floor=0.0)
+    assert climb.scored == 4
+    assert climb.distance == (climb.best != truth[0]).sum() < 5
 
 
 def test_a_climb_ends_with_its_candidates_or_its_sentences():
