@@ -1,7 +1,7 @@
 """All ways to form the dummy gradients agree, and leave the user's module alone."""
 
 import copy
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 
 import pytest
 import torch
@@ -197,23 +197,24 @@ def test_a_weight_shared_by_two_layers():
 def test_gradient_that_ignores_the_input():
     model = nn.Sequential(nn.Flatten(), nn.Linear(9, 4))
     problem, inputs, labels = _problem(model, shape=(9,), restarts=1, victims=1)
-    problem.loss_fn = lambda output, _: (
-        model[1].weight.sum() * 0 + output.detach().sum() + problem.parameters["1.bias"].sum()
-    )
+
+    def loss(output, _):
+        return model[1].weight.sum() * 0 + output.detach().sum() + problem.parameters["1.bias"].sum()
+
     with pytest.raises(ValueError, match="does not depend on its input"):
-        SingleMatching(problem).value_and_gradient(inputs, labels)
+        SingleMatching(replace(problem, loss_fn=loss)).value_and_gradient(inputs, labels)
 
 
 def test_options_by_layer_are_for_all_victims():
     distance = GradientDistance(layer_weights=[[1.0, 2.0, 3.0, 4.0]], batched=True)
     model = initialise(LeNet(image_size=6, classes=4), "normal.5").double()
     problem, inputs, labels = _problem(model)
-    problem.distance = distance
+    problem = replace(problem, distance=distance)
     _close(
         VmapMatching(problem).value_and_gradient(inputs, labels),
         SequentialMatching(problem).value_and_gradient(inputs, labels),
     )
-    problem.distance = GradientDistance(layer_weights=torch.ones(R, 4), batched=True)
+    problem = replace(problem, distance=GradientDistance(layer_weights=torch.ones(R, 4), batched=True))
     with pytest.raises(ValueError, match=r"layer_weights must be one row.*\[6, 4\]"):
         VmapMatching(problem)
 

@@ -1,5 +1,7 @@
 """Explicit mode gives what one recovery after the other gives, and leaves the user's module alone."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from explicit_cases import CLASSES, MODELS, ROW, gradients, make_model, make_problem
@@ -75,7 +77,8 @@ def test_withheld_layers_keep_the_others_numbers():
     model, shape = make_model("linear-tokens")
     problem, inputs, labels = _setup(model, shape, layer_weights=[0.5, 1.0, 2.0, 3.0, 4.0])
     for withheld in ([0, 1], [2, 3], [5]):
-        problem.targets = [None if i in withheld else t for i, t in enumerate(problem.targets)]
+        targets = [None if i in withheld else t for i, t in enumerate(problem.targets)]
+        problem = replace(problem, targets=targets)
         _agrees(problem, inputs, labels)
 
 
@@ -135,17 +138,18 @@ def test_options_of_the_distance(way):
     options = {"layer_weights": [2.0, 0.5], "bandwidth": 0.3, "variance": [1e-3, 2e-3]}
     _agrees(*_setup(model, shape, **options), ways=way)
     problem, inputs, labels = _setup(model, shape)
-    problem.distance = GradientDistance(layers=[0, 1, 1, 0], backend="cpu")
-    _agrees(problem, inputs, labels, ways=way)
-    problem.distance = GradientDistance(merge_bias=False, backend="reference")
-    _agrees(problem, inputs, labels, ways=way)
+    for distance in (
+        GradientDistance(layers=[0, 1, 1, 0], backend="cpu"),
+        GradientDistance(merge_bias=False, backend="reference"),
+    ):
+        _agrees(replace(problem, distance=distance), inputs, labels, ways=way)
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_joint_labels(way):
     model, shape = make_model("linear")
     problem, inputs, _ = _setup(model, shape)
-    problem.joint = True
+    problem = replace(problem, joint=True)
     logits = torch.randn(R, B, CLASSES, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     matching = _agrees(problem, inputs, logits, ways=way)
     assert matching.value_and_gradient(inputs, logits)[2].shape == logits.shape
