@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from sapag_fast.distances.gradient_distance import GradientDistance
+from sapag_fast.distances.kind import Kind
 
 __all__ = ["DistanceFunction"]
 
@@ -23,13 +24,13 @@ class DistanceFunction:
 
     Parameters
     ----------
-    kind : str
+    kind : str or Kind
         Of the distance; the tool's own are ``l2`` and ``cosine`` (there ``cossim``).
     **options
         Of `sapag_fast.GradientDistance`.
     """
 
-    def __init__(self, kind: str = "sapag", **options: Any) -> None:
+    def __init__(self, kind: str | Kind = "sapag", **options: Any) -> None:
         self.distance = GradientDistance(kind, **options)
 
     def __call__(
@@ -38,6 +39,7 @@ class DistanceFunction:
         received_gradients: Iterable[Tensor | None],
         gradient_ignore_pos: Collection[int] = (),
     ) -> Tensor:
+        """The distance of the pairs that count; ValueError where none does."""
         pairs = [
             (fake, received)
             for position, (fake, received) in enumerate(zip(fake_gradients, received_gradients, strict=True))

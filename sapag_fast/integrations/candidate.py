@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import get_unwrapped, is_batchedtensor
 
 from sapag_fast.distances.gradient_distance import GradientDistance
 from sapag_fast.matching.choose import choose_matching
+from sapag_fast.victim.model import VictimModel
 from sapag_fast.victim.problem import LossFunction, Problem
 
 __all__ = ["CandidateDistance"]
@@ -44,8 +46,8 @@ class _Recorded:
     def __call__(self, output: Tensor, labels: Tensor) -> Tensor:
         loss = self.loss_fn(output, labels)
         plain = loss.detach()
-        while torch._C._functorch.is_batchedtensor(plain):  # explicit mode maps the loss over recoveries
-            plain = torch._C._functorch.get_unwrapped(plain)
+        while is_batchedtensor(plain):  # explicit mode maps the loss over recoveries
+            plain = get_unwrapped(plain)
         self.last = plain.sum()
         return loss
 
@@ -86,14 +88,16 @@ class CandidateDistance:
         self.model = model
         self.target = list(target)
         self.loss = _Recorded(loss_fn)
-        problem = Problem(model, self.loss, distance, [gradient.detach()[None] for gradient in target])
+        problem = Problem(
+            VictimModel(model), self.loss, distance, [gradient.detach()[None] for gradient in target]
+        )
         if len(problem.names) != len(self.target):
             raise ValueError(
                 f"target: expected one gradient for each of {len(problem.names)} trainable parameters, "
                 f"found {len(self.target)}"
             )
         with torch.enable_grad():
-            self.matching = choose_matching(problem, candidate.detach()[None], labels.detach()[None])
+            self.matching = choose_matching(problem, candidate.detach()[None], labels.detach()[None]).matching
 
     def serves(self, model: nn.Module, target: Sequence[Tensor]) -> bool:
         """Whether this is the model and the target that it was made for."""

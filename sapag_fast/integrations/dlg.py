@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from sapag_fast.distances.kind import Kind
 from sapag_fast.integrations.kept import kept
 
 __all__ = ["gradient_difference"]
@@ -20,9 +21,11 @@ __all__ = ["gradient_difference"]
 def gradient_difference(
     dummy_dy_dx: Iterable[Tensor | None],
     original_dy_dx: Iterable[Tensor | None],
-    kind: str = "l2",
+    kind: str | Kind = "l2",
     **options: Any,
 ) -> Tensor:
-    """Σ (g' - g)² over all gradients, or another `kind` with its options; shape (), differentiable in the
-    dummy gradient. Pairs of None are left out."""
+    """Σ (g' - g)² over all gradients, or another `kind` with its options.
+
+    Shape ``()``, differentiable in the dummy gradient. Pairs of None are left out.
+    """
     return kept(kind, **options)(dummy_dy_dx, original_dy_dx)

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from sapag_fast.distances.gradient_distance import GradientDistance
+from sapag_fast.distances.kind import Kind
 from sapag_fast.integrations.inverting_gradients import chosen_positions
 
 __all__ = ["GradientMetric"]
@@ -22,7 +23,7 @@ class GradientMetric:
 
     Parameters
     ----------
-    kind : str
+    kind : str or Kind
         Of the distance; the tool's own are ``cosine`` and ``l2``.
     indices : str or sequence of int
         Which gradients count: positions, or one of the tool's names (``all``, ``top10``, ``first5``, ...).
@@ -30,11 +31,14 @@ class GradientMetric:
         Of `sapag_fast.GradientDistance`.
     """
 
-    def __init__(self, kind: str = "sapag", indices: str | Sequence[int] = "all", **options: Any) -> None:
+    def __init__(
+        self, kind: str | Kind = "sapag", indices: str | Sequence[int] = "all", **options: Any
+    ) -> None:
         self.distance = GradientDistance(kind, **options)
         self.indices = indices
 
     def __call__(self, trial_gradients: Sequence[Tensor], input_gradients: Sequence[Tensor]) -> Tensor:
+        """The distance of the gradients that count."""
         mine, given = list(trial_gradients), list(input_gradients)
         if self.indices != "all":
             chosen = chosen_positions(self.indices, mine, given)

@@ -56,8 +56,10 @@ def chosen_positions(
 
 @lru_cache(maxsize=64)
 def layer_weights(scheme: str, count: int) -> tuple[float, ...]:
-    """One weight a gradient: ``linear`` falls from 1 to 1 / count, ``exp`` by e from each to the next, all
-    else is equal."""
+    """One weight a gradient.
+
+    ``linear`` falls from 1 to 1 / count, ``exp`` by e from each to the next, all else is equal.
+    """
     if scheme == "linear":
         return tuple((count - i) / count for i in range(count))
     if scheme == "exp":

@@ -19,8 +19,9 @@ __all__ = ["grad_dist"]
 
 
 def grad_dist(grads1: Iterable[Tensor | None], grads2: Iterable[Tensor | None], args: Any) -> Tensor:
-    """The distance of `grads2`, the candidate's gradients, to `grads1`, the true ones; shape (),
-    differentiable in `grads2`.
+    """The distance of `grads2`, the candidate's gradients, to `grads1`, the true ones.
+
+    Shape ``()``, differentiable in `grads2`.
 
     Parameters
     ----------

@@ -16,15 +16,30 @@ Modular attacks take a class that puts `FusedMatching` in front of their own:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from sapag_fast.distances.gradient_distance import GradientDistance
+from sapag_fast.distances.kind import Kind
 from sapag_fast.integrations.inverting_gradients import chosen_positions
 from sapag_fast.integrations.kept import kept, tensor_norms
 
 __all__ = ["FusedMatching", "GradientCosts", "l2_distance", "l2_distance_weights"]
+
+if TYPE_CHECKING:
+
+    class _MatchingLoss:
+        """What is used of LeakPro's ``GradientMatchingLoss``."""
+
+        loss_type: str
+
+        def _compute_matching_loss(
+            self, reconstructed_values: Sequence[Tensor], target_gradients: Sequence[Tensor]
+        ) -> Tensor: ...
+
+else:
+    _MatchingLoss = object
 
 
 class GradientCosts:
@@ -35,18 +50,19 @@ class GradientCosts:
 
     Parameters
     ----------
-    kind : str
+    kind : str or Kind
         Of the distance; ``cosine`` is what ``cosine_similarity_weights`` computes.
     **options
         Of `sapag_fast.GradientDistance`.
     """
 
-    def __init__(self, kind: str = "cosine", **options: Any) -> None:
+    def __init__(self, kind: str | Kind = "cosine", **options: Any) -> None:
         self.distance = GradientDistance(kind, **options)
 
     def __call__(
         self, dummy_gradient: Sequence[Tensor], client_gradient: Sequence[Tensor], top10norms: bool = False
     ) -> Tensor:
+        """The distance of the gradients that count, shape ``(1,)``."""
         mine, given = _compared(dummy_gradient, client_gradient, top10norms)
         return self.distance(mine, given).float().reshape(1)
 
@@ -73,13 +89,14 @@ def _compared(
     return [mine[i] for i in chosen], [given[i] for i in chosen]
 
 
-class FusedMatching:
-    """Put in front of ``GradientMatchingLoss``: its loss types ``l2``, ``cosine``, ``sim`` and ``sim_cmpr0``
-    (which prunes nothing, and so is ``sim``) run on the fused kernels, or any `kind` in their place. The
-    Fisher loss weighs single elements; it stays LeakPro's.
+class FusedMatching(_MatchingLoss):
+    """Put in front of ``GradientMatchingLoss``: its loss types run on the fused kernels.
+
+    They are ``l2``, ``cosine``, ``sim`` and ``sim_cmpr0`` (which prunes nothing, and so is ``sim``), or any
+    `kind` in their place. The Fisher loss weighs single elements; it stays LeakPro's.
     """
 
-    kind: str | None = None
+    kind: str | Kind | None = None
 
     def _compute_matching_loss(
         self, reconstructed_values: Sequence[Tensor], target_gradients: Sequence[Tensor]

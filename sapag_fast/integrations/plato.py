@@ -18,10 +18,15 @@ Costs = Callable[[Sequence[Sequence[Tensor]], Sequence[Tensor]], Tensor]
 
 
 def reconstruction_costs(cost_fn: str = "l2", cost_weights: str = "equal") -> Costs:
-    """A function (dummy gradients, target) -> mean cost, shape (). Plato reads both settings from its
-    configuration (``algorithm.cost_fn``, ``algorithm.cost_weights``) at every call; here they are given once.
+    """Make a function (dummy gradients, target) -> mean cost, shape ``()``.
 
-    The settings are those of `sapag_fast.integrations.inverting_gradients.reconstruction_costs`.
+    Plato reads both from its configuration (``algorithm.cost_fn``, ``algorithm.cost_weights``) at every call;
+    here they are given once.
+
+    Parameters
+    ----------
+    cost_fn, cost_weights : str
+        ``cost_fn`` and ``weights`` of `sapag_fast.integrations.inverting_gradients.reconstruction_costs`.
     """
 
     def costs(dummy: Sequence[Sequence[Tensor]], target: Sequence[Tensor]) -> Tensor:
