@@ -1,0 +1,62 @@
+"""The manifest of an audit: what its file holds, and what tells two audits apart."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sapag_fast.audit.manifest import Manifest, ManifestVictim
+
+VICTIMS = (ManifestVictim("a", "a.pt", None, 10), ManifestVictim("b", "b.pt", 3, 20))
+MANIFEST = Manifest(
+    settings={"restarts": 2, "input_shape": (1, 8, 8), "weights": Path("w")},
+    model={"weights": "1", "modules": "2"},
+    victims=VICTIMS,
+    versions={"torch": "2"},
+    threads=1,
+    wave=64,
+)
+
+
+def test_it_is_read_as_it_was_written():
+    later = MANIFEST.with_at_once("g", 3).with_wave(0, {"b": "x", "a": "y"}).with_skipped({"c": "why"})
+    content = json.loads(json.dumps(later.to_json()))
+    parts = ("settings", "model", "victims", "versions", "threads", "wave", "at_once", "waves", "skipped")
+    assert tuple(content) == parts
+    assert content["waves"] == {"0": [["b", "x"], ["a", "y"]]}
+    assert content["victims"][1] == {"name": "b", "file": "b.pt", "row": 3, "bytes": 20}
+    read = Manifest.from_json(content)
+    assert read == later
+    assert not read.differences(MANIFEST)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"threads": 0}, "threads: expected an integer of at least 1, found 0"),
+        ({"wave": "many"}, "wave: expected"),
+        ({"victims": [{"name": "a"}]}, "no audit's manifest"),
+        ({"waves": [1]}, "no audit's manifest"),
+        ({"colour": 1}, "no audit's manifest"),
+    ],
+)
+def test_what_is_no_manifest(change, words):
+    with pytest.raises(ValueError, match=words):
+        Manifest.from_json({**MANIFEST.to_json(), **change})
+
+
+def test_differences_in_words():
+    other = replace(
+        MANIFEST, settings={**MANIFEST.settings, "restarts": 3}, victims=VICTIMS[1:], threads=8, wave=1
+    )
+    assert MANIFEST.differences(other) == ["settings restarts was 2, is 3", "victims a are missing"]
+    turned = replace(MANIFEST, victims=VICTIMS[::-1])
+    assert MANIFEST.differences(turned) == ["the victims come in another order"]
+
+
+def test_a_wave_keeps_its_gradients():
+    begun = MANIFEST.with_wave(0, {"a": "x", "b": "y"})
+    assert begun.with_wave(0, {"a": "x", "b": "y"}) is begun
+    with pytest.raises(ValueError, match="gradients of b: not those"):
+        begun.with_wave(0, {"a": "x", "b": "z"})
