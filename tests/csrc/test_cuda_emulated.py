@@ -21,7 +21,12 @@ SOURCES = [
     *sorted(CUDA.glob("*.cpp")),
     EMULATION / "run_tables.cpp",
 ]
-TABLES = {"plain": 2000, "address": 240, "thread": 160, "coverage": 160}
+COVERAGE = 160
+
+
+def amounts(short: int, long: int) -> pytest.MarkDecorator:
+    """Tables of a quick run, and of the one that `make test-all` adds."""
+    return pytest.mark.parametrize("tables", [short, pytest.param(long, marks=pytest.mark.long)])
 
 
 @pytest.fixture(scope="module")
@@ -51,23 +56,27 @@ def run_tables(program: Path, tables: int, *options: str, parts: int = JOBS) -> 
     return total
 
 
-def test_tables_agree_with_float64(toolchain):
-    counts = run_tables(build(toolchain, "plain"), TABLES["plain"], parts=4 * JOBS)
-    assert counts["tables"] >= TABLES["plain"]
+@amounts(400, 2000)
+def test_tables_agree_with_float64(toolchain, tables):
+    counts = run_tables(build(toolchain, "plain"), tables, parts=4 * JOBS)
+    assert counts["tables"] >= tables
     # Every tier often, and the rarer paths at all.
-    assert min(counts[tier] for tier in ("block", "cluster", "grid", "pass", "packed")) >= 200
-    assert counts["uncached"] >= TABLES["plain"] // 4
-    assert min(counts[path] for path in ("grid in halves", "large table", "repeated", "taken back")) >= 20
+    assert min(counts[tier] for tier in ("block", "cluster", "grid", "pass", "packed")) >= tables // 10
+    assert counts["uncached"] >= tables // 4
+    rarer = ("grid in halves", "large table", "repeated", "taken back")
+    assert min(counts[path] for path in rarer) >= tables // 100
 
 
-def test_tables_under_address_and_undefined_behaviour_sanitizers(toolchain):
-    counts = run_tables(build(toolchain, "address"), TABLES["address"])
-    assert min(counts[tier] for tier in ("block", "cluster", "grid", "pass", "packed")) >= 20
+@amounts(48, 240)
+def test_tables_under_address_and_undefined_behaviour_sanitizers(toolchain, tables):
+    counts = run_tables(build(toolchain, "address"), tables)
+    assert min(counts[tier] for tier in ("block", "cluster", "grid", "pass", "packed")) >= tables // 12
 
 
-def test_small_tables_have_no_races(toolchain):
-    counts = run_tables(build(toolchain, "thread"), TABLES["thread"], "small")
-    assert min(counts[tier] for tier in ("block", "cluster", "grid", "pass", "packed")) >= 5
+@amounts(64, 160)
+def test_small_tables_have_no_races(toolchain, tables):
+    counts = run_tables(build(toolchain, "thread"), tables, "small")
+    assert min(counts[tier] for tier in ("block", "cluster", "grid", "pass", "packed")) >= tables // 32
 
 
 def unreachable(path: Path, number: int) -> bool:
@@ -102,8 +111,9 @@ def uncovered(folder: Path) -> dict[str, list[int]]:
     return missed
 
 
+@pytest.mark.long
 def test_tables_reach_every_line(toolchain):
     program = build(toolchain, "coverage")
-    run_tables(program, TABLES["coverage"])
-    run_tables(program, TABLES["coverage"] // 4, "verbose", parts=1)
+    run_tables(program, COVERAGE)
+    run_tables(program, COVERAGE // 4, "verbose", parts=1)
     assert uncovered(program.parent) == {}

@@ -7,6 +7,10 @@ from emulation.toolchain import EMULATION, Outcome, Toolchain, execute, missing
 
 EXIT_CODE = 86
 TSAN_EXIT_CODE = 66
+SHORT = [("plain", 100), ("address", 15), ("thread", 4)]
+LONG = [
+    pytest.param(*run, marks=pytest.mark.long) for run in (("plain", 400), ("address", 60), ("thread", 12))
+]
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +34,7 @@ def faults(toolchain: Toolchain, mode: str, case: str) -> Outcome:
 
 
 @pytest.mark.parametrize("case", ["block", "cluster", "grid", "last"])
-@pytest.mark.parametrize(("mode", "seeds"), [("plain", 400), ("address", 60), ("thread", 12)])
+@pytest.mark.parametrize(("mode", "seeds"), [*SHORT, *LONG])
 def test_sums_are_right_under_all_schedules(toolchain, mode, seeds, case):
     outcome = sums(toolchain, mode, case, seeds)
     assert (outcome.code, outcome.output) == (0, "ok\n")

@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from idx_files import idx_bytes, write_idx
 from PIL import Image
 from scipy.io import savemat
 
@@ -18,18 +19,8 @@ CHANNELS_FIRST = torch.from_numpy(BYTES.transpose(0, 3, 1, 2).copy()).float() / 
 GREY = torch.from_numpy(BYTES[..., 0].copy()).float()[:, None] / 255
 
 
-def idx_bytes(values):
-    header = b"\x00\x00\x08" + bytes([values.ndim]) + np.array(values.shape, ">u4").tobytes()
-    return header + values.astype(np.uint8).tobytes()
-
-
-def write_idx(folder, stem="train", images=BYTES[..., 0], labels=LABELS, zipped=False):
-    folder.mkdir(exist_ok=True)
-    for what, values in (("images-idx3", images), ("labels-idx1", labels)):
-        content = idx_bytes(values)
-        name = f"{stem}-{what}-ubyte" + (".gz" if zipped else "")
-        (folder / name).write_bytes(gzip.compress(content) if zipped else content)
-    return folder
+def write_mnist(folder, zipped=False):
+    return write_idx(folder, BYTES[..., 0], LABELS, zipped=zipped)
 
 
 def cifar_bytes(kind, begin=0, end=12):
@@ -73,7 +64,7 @@ def write_npz(path, **arrays):
 def make(kind, folder):
     """A data set of twelve, and the images and labels that are in it."""
     if kind in ("mnist", "mnist.gz"):
-        return write_idx(folder / "d", zipped=kind.endswith("gz")), GREY, LABELS
+        return write_mnist(folder / "d", zipped=kind.endswith("gz")), GREY, LABELS
     if kind in ("cifar10", "cifar100"):
         return write_cifar(folder / "d", kind), CHANNELS_FIRST, LABELS
     if kind == "svhn":
@@ -128,7 +119,7 @@ def test_labels_beyond_the_classes_are_refused(kind, tmp_path):
 
 def test_a_slice_needs_no_more_of_the_file(tmp_path):
     """What lies beyond the slice may be damaged."""
-    folder = write_idx(tmp_path / "z", zipped=True)
+    folder = write_mnist(tmp_path / "z", zipped=True)
     file = folder / "train-images-idx3-ubyte.gz"
     noise = RANDOM.integers(0, 256, (4000, 32, 32), dtype=np.uint8)
     file.write_bytes(gzip.compress(idx_bytes(noise))[:2_000_000])
@@ -143,8 +134,8 @@ def test_a_slice_needs_no_more_of_the_file(tmp_path):
 
 
 def test_mnist_from_its_two_files_in_any_packing(tmp_path):
-    folder = write_idx(tmp_path / "d", zipped=True)
-    write_idx(tmp_path / "d")
+    folder = write_mnist(tmp_path / "d", zipped=True)
+    write_mnist(tmp_path / "d")
     for images in sorted(folder.glob("*images*")):
         assert torch.equal(data.read_mnist(images)[0], GREY)
     moved = (folder / "train-labels-idx1-ubyte.gz").rename(tmp_path / "elsewhere")
@@ -152,8 +143,8 @@ def test_mnist_from_its_two_files_in_any_packing(tmp_path):
 
 
 def test_mnist_splits(tmp_path):
-    folder = write_idx(tmp_path / "d")
-    write_idx(folder, "t10k", BYTES[:4, ..., 1], LABELS[:4], zipped=True)
+    folder = write_mnist(tmp_path / "d")
+    write_idx(folder, BYTES[:4, ..., 1], LABELS[:4], "t10k", zipped=True)
     assert len(data.read_dataset(folder, split="train")[0]) == 12
     assert len(data.read_dataset(folder, split="test")[0]) == 4
     with pytest.raises(ValueError, match=r"several splits \(test, train\); pass split="):
@@ -165,7 +156,7 @@ def test_mnist_splits(tmp_path):
 
 
 def test_damaged_idx_files_are_refused(tmp_path):
-    folder = write_idx(tmp_path / "d")
+    folder = write_mnist(tmp_path / "d")
     images, labels = folder / "train-images-idx3-ubyte", folder / "train-labels-idx1-ubyte"
     whole = images.read_bytes()
     for content, words in (
@@ -319,7 +310,7 @@ def test_what_is_no_data_set_is_refused(tmp_path):
             data.read_dataset(tmp_path / name)
     with pytest.raises(ValueError, match=r"kind must be one of mnist, .* found 'imagenet'"):
         data.read_dataset(tmp_path / "d", "imagenet")
-    write_idx(tmp_path / "d")
+    write_mnist(tmp_path / "d")
     write_cifar(tmp_path / "d")
     with pytest.raises(ValueError, match="could be mnist or cifar10; pass kind="):
         data.read_dataset(tmp_path / "d")

@@ -17,11 +17,21 @@ pytest.importorskip("triton", reason="the Triton kernels need triton")
 FAMILY = Path(__file__).with_name("triton_family")
 
 
-@pytest.mark.parametrize("module", ["distances", "operators", "scale", "tables"])
-def test_under_the_interpreter(module):
+# The distances are the longest module of the family: `make test-all` runs the whole of it.
+@pytest.mark.parametrize(
+    ("module", "chosen"),
+    [
+        ("distances", "five_digits or multiples"),
+        pytest.param("distances", "", marks=pytest.mark.long),
+        ("operators", ""),
+        ("scale", ""),
+        ("tables", ""),
+    ],
+)
+def test_under_the_interpreter(module, chosen):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore::RuntimeWarning"]
     done = subprocess.run(
-        [*command, str(FAMILY / f"test_triton_{module}.py")],
+        [*command, str(FAMILY / f"test_triton_{module}.py"), "-k", chosen],
         env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
