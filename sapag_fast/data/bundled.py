@@ -5,6 +5,7 @@ Nothing is downloaded, and the same call always returns the same images.
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,23 +30,24 @@ CROPS: dict[str, tuple[tuple[int, int, int], ...]] = {
 
 
 def digits(count: int | None = None, size: int = 28) -> Images:
-    """Handwritten digits (scikit-learn, 8 × 8), enlarged to [N, 1, size, size]; labels 0..9, in the set's own
-    order.
+    """Handwritten digits (scikit-learn, 8 × 8), enlarged to [N, 1, size, size].
+
+    Labels 0..9, in the set's own order.
     """
     with needs("data", "bundled digits"):
         from sklearn.datasets import load_digits
 
-    bunch = load_digits()
+    bunch: Any = load_digits()
     chosen = _chosen(len(bunch.images), count)
     images = [_resized(bunch.images[i].astype(np.float32) / 16, size) for i in chosen]
     return _stacked(images), torch.as_tensor(bunch.target[chosen], dtype=torch.int64)
 
 
 def faces(count: int | None = None, size: int = 32) -> Images:
-    """Faces (scikit-image's subset of Labelled Faces in the Wild, 25 × 25 grey), enlarged to [N, 1, size,
-    size].
+    """Faces (scikit-image's subset of Labelled Faces in the Wild), enlarged to [N, 1, size, size].
 
-    The subset does not say who is who, so each of its 100 faces is a class of its own: labels 0..99.
+    They are 25 × 25 grey. The subset does not say who is who, so each of its 100 faces is a class of its own:
+    labels 0..99.
     """
     with needs("data", "bundled faces"):
         from skimage import data
@@ -57,8 +59,9 @@ def faces(count: int | None = None, size: int = 32) -> Images:
 
 
 def photographs(count: int | None = None, size: int = 32) -> Images:
-    """Square crops of ten colour photographs, area-averaged to [N, 3, size, size]; the label is the
-    photograph, 0..9.
+    """Square crops of ten colour photographs, area-averaged to [N, 3, size, size].
+
+    The label is the photograph, 0..9.
     """
     names = sorted(CROPS)
     # Round robin over the photographs, so that the first ten crops show ten different ones.

@@ -28,8 +28,9 @@ def read_cifar(
     count: int | None = None,
     classes: int | None = None,
 ) -> Images:
-    """Colour images ``[N, 3, 32, 32]`` and labels from a .bin file, or from the .bin files in a folder in
-    the order of their names. No more than the slice is read.
+    """Read colour images ``[N, 3, 32, 32]`` and labels from a .bin file or a folder of them.
+
+    The files of a folder come in the order of their names. No more than the slice is read.
 
     Parameters
     ----------

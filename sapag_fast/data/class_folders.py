@@ -22,8 +22,10 @@ def read_class_folders(
     count: int | None = None,
     classes: int | None = None,
 ) -> Images:
-    """Images of a tree ROOT/CLASS/FILE, class by class and then by name; a label is the position of its class
-    among all classes, sorted by name (as text: "10" comes before "2"). No more than the slice is read.
+    """Read the images of a tree ROOT/CLASS/FILE, class by class and then by name.
+
+    A label is the position of its class among all classes, sorted by name (as text: "10" comes before "2").
+    No more than the slice is read.
 
     Parameters
     ----------
@@ -128,8 +130,8 @@ def _shape(file: Path) -> tuple[int, int, int]:
         with Image.open(file) as opened:
             # Orientations 5 to 8 of EXIF swap the sides.
             turned = opened.getexif().get(0x0112, 1) >= 5
-            sides = opened.size if turned else opened.size[::-1]
-            return (1 if opened.mode in _GREY else 3, *sides)
+            height, width = opened.size if turned else opened.size[::-1]
+            return (1 if opened.mode in _GREY else 3, height, width)
     except UnidentifiedImageError:
         raise ValueError(f"image {file}: not an image file that can be read") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 import torch
@@ -82,7 +82,7 @@ def pixels(values: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).div_(255)
 
 
-def read_fully(file: BinaryIO, size: int, path: Path) -> bytearray:
+def read_fully(file: IO[bytes], size: int, path: Path) -> bytearray:
     """The next `size` bytes, read piecewise: what a damaged header asks for is not allocated at once.
 
     Raises ValueError where the file ends before.
@@ -96,7 +96,7 @@ def read_fully(file: BinaryIO, size: int, path: Path) -> bytearray:
     return content
 
 
-def skip(file: BinaryIO, size: int, path: Path) -> None:
+def skip(file: IO[bytes], size: int, path: Path) -> None:
     """Go `size` bytes on, also in a compressed stream. Raises ValueError where the file ends before."""
     while size > 0:
         piece = len(file.read(min(_PIECE, size)))

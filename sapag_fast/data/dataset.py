@@ -1,6 +1,4 @@
-"""One front door for the data sets of images on disk: `read_dataset` looks at the contents to tell what they
-are.
-"""
+"""One front door for the data sets of images on disk: `read_dataset` tells by the contents what they are."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, cast
 
 import numpy as np
 
@@ -47,7 +47,7 @@ def read_idx(path: str | Path, *, first: int = 0, count: int | None = None) -> n
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def _opened(path: Path) -> Iterator[IO[bytes]]:
     """The file's contents, decompressed; what gzip finds wrong becomes a ValueError that names the file."""
     with path.open("rb") as raw:
         zipped = raw.read(2) == GZIP_MAGIC
@@ -57,12 +57,12 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
                 yield raw
                 return
             with gzip.GzipFile(fileobj=raw) as file:
-                yield file
+                yield cast(IO[bytes], file)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise ValueError(f"{path}: damaged or truncated gzip file: {error}") from None
 
 
-def _header(file: BinaryIO, path: Path) -> tuple[int, ...]:
+def _header(file: IO[bytes], path: Path) -> tuple[int, ...]:
     magic = file.read(4)
     if len(magic) < 4 or magic[:3] != IDX_MAGIC or magic[3] < 1:
         found = magic.hex(" ") or "an empty file"
@@ -70,7 +70,7 @@ def _header(file: BinaryIO, path: Path) -> tuple[int, ...]:
     return tuple(int(size) for size in np.frombuffer(read_fully(file, 4 * magic[3], path), dtype=">u4"))
 
 
-def _read(file: BinaryIO, path: Path, first: int, count: int | None) -> np.ndarray:
+def _read(file: IO[bytes], path: Path, first: int, count: int | None) -> np.ndarray:
     shape = _header(file, path)
     chosen = chosen_slice(first, count, shape[0], path)
     entry = math.prod(shape[1:])

@@ -1,5 +1,6 @@
-"""Sentences and labels from tab-separated files, as CoLA (Warstadt, Singh, Bowman 2019) and GLUE (Wang et al.
-2019) come.
+"""Sentences and labels from tab-separated files.
+
+So come CoLA (Warstadt, Singh, Bowman 2019) and GLUE (Wang et al. 2019).
 """
 
 from __future__ import annotations

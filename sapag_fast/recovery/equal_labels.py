@@ -25,6 +25,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ from sapag_fast.search.basis import Basis
 from sapag_fast.search.priors import box_prior, total_variation
 from sapag_fast.search.starts import recovery_generator
 
-__all__ = ["has_equal_labels", "separating_starts"]
+__all__ = ["Features", "has_equal_labels", "separating_starts"]
 
 _ITERATIONS = 30  # of conjugate gradients, for each pattern and image
 _DAMPING = 1e-3  # of the features' normal matrix, relative to it along the offset
@@ -42,14 +43,13 @@ _JITTER = 0.03  # of the bounds' width; all that sets the later starts of a sing
 
 
 def has_equal_labels(labels: Tensor) -> Tensor:
-    """``[V]``, bool: whether two images of the victim have one label, for labels ``[V, B]``."""
+    """Tell which victims have two images of one label, ``[V]``, bool, from labels ``[V, B]``."""
     ordered = labels.sort(-1).values
     return (ordered[:, 1:] == ordered[:, :-1]).any(-1)
 
 
 def separating_starts(
-    model: nn.Module,
-    layer: str,
+    features: Features,
     gradient: Tensor,
     inputs: Tensor,
     labels: Tensor,
@@ -63,14 +63,12 @@ def separating_starts(
 
     Parameters
     ----------
-    model : nn.Module
-        The victim network; it is left as it is found.
-    layer : str
-        Name of the ``nn.Linear`` that makes the output.
+    features : Features
+        Of the victim's network.
     gradient : Tensor
         ``[V, classes, features]``, the target gradients of that layer's weight, of cross-entropy.
     inputs : Tensor
-        ``[V, B, *input_shape]``, what a search has found: averages where labels are equal.
+        ``[V, B, *input_shape]``, what a search has come to: averages where labels are equal.
     labels : Tensor
         ``[V, B]``, int64.
     basis : Basis
@@ -92,13 +90,12 @@ def separating_starts(
     ValueError
         When that layer does not make the model's output.
     """
-    features = _Features(copy.deepcopy(model).double().eval(), layer)
     starts = []
-    for victim, (found, known, target) in enumerate(
+    for victim, (images, known, target) in enumerate(
         zip(inputs.double(), labels, gradient.double(), strict=True)
     ):
         groups = [(known == label).nonzero().flatten().tolist() for label in known.unique()]
-        averaged = _averaged(found, groups)
+        averaged = _averaged(images, groups)
         directions, root = _spread(features, averaged, known, groups, target * len(known))
         several = [group for group in groups if len(group) > 1]
         moves = _moves(features, averaged, several, directions, basis)
@@ -110,15 +107,29 @@ def separating_starts(
     return torch.stack(starts).view(len(inputs), restarts, *inputs.shape[1:]).to(inputs.dtype)
 
 
-class _Features:
-    """What enters the last linear layer, ``[N, features]``, for inputs ``[N, *input_shape]``."""
+class Features:
+    """What enters the last linear layer, ``[N, features]``, for inputs ``[N, *input_shape]``, in float64.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The victim's network, taken in evaluation mode; it is left as it is found.
+    layer : str
+        Name of the ``nn.Linear`` that makes the output.
+    """
 
     def __init__(self, model: nn.Module, layer: str) -> None:
-        self.model, self.layer, self.tail = model, layer, model.get_submodule(layer)
+        self.model, self.layer = copy.deepcopy(model).double().eval(), layer
+        self.tail = cast(nn.Linear, self.model.get_submodule(layer))
 
     def __call__(self, inputs: Tensor) -> Tensor:
+        """Run the network as far as that layer."""
         seen: list[tuple[Tensor, Tensor]] = []
-        hook = self.tail.register_forward_hook(lambda _, given, made: seen.append((given[0], made)))
+
+        def _note(module: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
+            seen.append((given[0], made))
+
+        hook = self.tail.register_forward_hook(_note)
         try:
             output = self.model(inputs)
         finally:
@@ -136,8 +147,9 @@ def _likeliest(
     bounds: tuple[float, float],
     generator: torch.Generator,
 ) -> Tensor:
-    """Of `_DRAWN` rotations the start ``[B, *input_shape]`` with the least total variation: a wrong one lays
-    images over each other. Inputs that are not images leave the bounds least instead.
+    """Of `_DRAWN` rotations the start ``[B, *input_shape]`` with the least total variation.
+
+    A wrong one lays images over each other. Inputs that are not images leave the bounds least instead.
     """
     patterns, images = _patterns(groups).to(root), list(chain.from_iterable(groups))
     stacked = torch.stack([moves[image] for image in images])
@@ -160,7 +172,7 @@ def _averaged(inputs: Tensor, groups: Iterable[Sequence[int]]) -> Tensor:
 
 @torch.no_grad()
 def _spread(
-    features_of: _Features, inputs: Tensor, labels: Tensor, groups: Sequence[Sequence[int]], gradient: Tensor
+    features_of: Features, inputs: Tensor, labels: Tensor, groups: Sequence[Sequence[int]], gradient: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Directions ``[k, features]`` in which images of one label differ, and the root ``[k, k]`` of C there.
 
@@ -212,14 +224,12 @@ def _moves(
     directions: Tensor,
     basis: Basis,
 ) -> dict[int, Tensor]:
-    """For each image of the groups its moves ``[k, *input_shape]`` that change its features along the
-    directions.
-    """
-    found = {}
+    """For each image of the groups its moves ``[k, *input_shape]``, along the directions of its features."""
+    moves_of: dict[int, Tensor] = {}
     middle = basis.forward(torch.zeros_like(inputs[:1]))
     for group in groups:
         base = inputs[group[:1]]
-        _, transposed = torch.func.vjp(features, base)
+        transposed = torch.func.vjp(features, base)[1]
 
         def pull(v: Tensor, transposed: Callable = transposed) -> Tensor:
             return basis.forward(basis.transpose(transposed(v[None])[0])) - middle
@@ -229,20 +239,20 @@ def _moves(
 
         # Averages of one label are one image.
         moves = torch.stack([pull(_solve(normal, direction))[0] for direction in directions])
-        found |= dict.fromkeys(group, moves.detach())
-    return found
+        moves_of |= dict.fromkeys(group, moves.detach())
+    return moves_of
 
 
 def _solve(normal: Callable[[Tensor], Tensor], wanted: Tensor) -> Tensor:
     """Damped conjugate gradients on the features' normal matrix."""
     damping = _DAMPING * (wanted @ normal(wanted)) / (wanted @ wanted)
-    found, residual = torch.zeros_like(wanted), wanted.clone()
+    solution, residual = torch.zeros_like(wanted), wanted.clone()
     direction, square = residual.clone(), residual @ residual
     for _ in range(_ITERATIONS):
         turned = normal(direction) + damping * direction
         step = square / (direction @ turned)
-        found = found + step * direction
+        solution = solution + step * direction
         residual = residual - step * turned
         before, square = square, residual @ residual
         direction = residual + square / before * direction
-    return found
+    return solution

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sapag_fast import checks as check
-from sapag_fast.recovery.equal_labels import has_equal_labels, separating_starts
+from sapag_fast.recovery.equal_labels import Features, has_equal_labels, separating_starts
 from sapag_fast.recovery.recover import recover
 from sapag_fast.recovery.result import Recovery, joined
 from sapag_fast.search.basis import make_basis
@@ -70,36 +70,19 @@ def separate_equal_labels(
     TypeError, ValueError
         For arguments that do not fit; the message names the argument, what was expected and what was found.
     """
-    place, parameters = check.check_model(model, None)
-    check.check_count("restarts", restarts)
-    check.check_seed(seed)
-    if steps is not None:
-        check.check_count("steps", steps)
-    if not isinstance(found, Recovery):
-        raise TypeError(f"found must be a Recovery, found {type(found).__name__}")
-    targets = check.check_target(target, parameters, batched=batched, device=place, move=False)
-    victims = len(found.distance)
-    for entry in targets:
-        if entry is not None and entry.shape[0] != victims:
-            raise ValueError(f"target has {entry.shape[0]} victims, found holds {victims}")
-    if found.labels.dim() != 2 or found.labels.is_floating_point():
-        raise ValueError(f"found.labels must be whole numbers [R, B], found {list(found.labels.shape)}")
-    layer = find_last_layer([None if entry is None else entry[0] for entry in targets])
-    name = [n for n, p in model.named_parameters() if p.requires_grad][layer.weight].rpartition(".")[0]
-    if not isinstance(model.get_submodule(name), nn.Linear):
-        raise ValueError(f"the last matrix must be an nn.Linear's, found {name or 'the model itself'!r}'s")
+    targets = _checked(model, target, found, batched=batched, restarts=restarts, steps=steps, seed=seed)
+    name, gradient = _last_linear(model, targets)
     alike = has_equal_labels(found.labels).nonzero().flatten()
     if len(alike) == 0:
         return found
     recipe, shape = second_recipe(found.recipe, steps), tuple(found.inputs.shape[2:])
     theirs = [None if entry is None else entry[alike] for entry in targets]
     starts = separating_starts(
-        model,
-        name,
-        theirs[layer.weight],
+        Features(model, name),
+        gradient[alike],
         found.inputs[alike],
         found.labels[alike],
-        basis=make_basis(recipe.bases[0], shape, bounds=bounds, device=place, dtype=torch.float64),
+        basis=make_basis(recipe.bases[0], shape, bounds=bounds, device=gradient.device, dtype=torch.float64),
         restarts=restarts,
         bounds=bounds,
         seed=seed,
@@ -119,6 +102,45 @@ def separate_equal_labels(
         max_memory=max_memory,
     )
     return joined(found, again, alike)
+
+
+def _checked(
+    model: nn.Module,
+    target: Iterable[Tensor | None],
+    found: Recovery,
+    *,
+    batched: bool,
+    restarts: int,
+    steps: int | None,
+    seed: int,
+) -> list[Tensor | None]:
+    """The target gradients ``[V, ...]``, once all arguments fit."""
+    device, parameters = check.check_model(model, None)
+    check.check_count("restarts", restarts)
+    check.check_seed(seed)
+    if steps is not None:
+        check.check_count("steps", steps)
+    if not isinstance(found, Recovery):
+        raise TypeError(f"found must be a Recovery, found {type(found).__name__}")
+    targets = check.check_target(target, parameters, batched=batched, device=device, move=False)
+    victims = len(found.distance)
+    for entry in targets:
+        if entry is not None and entry.shape[0] != victims:
+            raise ValueError(f"target has {entry.shape[0]} victims, found holds {victims}")
+    if found.labels.dim() != 2 or found.labels.is_floating_point():
+        raise ValueError(f"found.labels must be whole numbers [R, B], found {list(found.labels.shape)}")
+    return targets
+
+
+def _last_linear(model: nn.Module, targets: list[Tensor | None]) -> tuple[str, Tensor]:
+    """The name of the last linear layer, and its weight's gradients ``[V, classes, features]``."""
+    layer = find_last_layer([None if entry is None else entry[0] for entry in targets])
+    name = [n for n, p in model.named_parameters() if p.requires_grad][layer.weight].rpartition(".")[0]
+    if not isinstance(model.get_submodule(name), nn.Linear):
+        raise ValueError(f"the last matrix must be an nn.Linear's, found {name or 'the model itself'!r}'s")
+    gradient = targets[layer.weight]
+    assert gradient is not None
+    return name, gradient
 
 
 def second_recipe(recipe: Recipe, steps: int | None = None) -> Recipe:

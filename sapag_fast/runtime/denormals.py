@@ -13,8 +13,9 @@ __all__ = ["flushed_denormals"]
 
 @contextlib.contextmanager
 def flushed_denormals(flush: bool) -> Iterator[None]:
-    """Numbers too small for full precision count as zero meanwhile, if `flush`: softplus with a sharp corner
-    gives many, and they cost the CPU a hundred times an ordinary number's time.
+    """Have numbers too small for full precision count as zero meanwhile, if `flush`.
+
+    Softplus with a sharp corner gives many, and they cost the CPU a hundred times an ordinary number's time.
     """
     # Division as the processor is set now: there is no asking.
     if not flush or sys.float_info.min / 2.0 == 0.0:

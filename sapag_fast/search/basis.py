@@ -55,7 +55,7 @@ class Basis:
         self.input_shape = tuple(input_shape)
 
     def forward(self, coordinates: Tensor) -> Tensor:
-        """x from v."""
+        """Inputs x from coordinates v."""
         return coordinates
 
     def transpose(self, gradient: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ class Basis:
         return gradient
 
     def inverse(self, inputs: Tensor) -> Tensor:
-        """v from x."""
+        """Coordinates v from inputs x."""
         return inputs
 
 
@@ -107,10 +107,9 @@ class CosineBasis(Basis):
         scale = (scale / scale.square().mean().sqrt()).expand(channels, height, width).clone()
         if channels == 3:
             scale[1:] *= self.chroma
-        place = {"device": device, "dtype": dtype}
-        self.scale = (scale * (high - low)).to(**place)
-        self.rows, self.columns = _dct_matrix(height).to(**place), _dct_matrix(width).to(**place)
-        self.colour = _colour_rotation().to(**place) if channels == 3 else None
+        self.scale = (scale * (high - low)).to(device, dtype)
+        self.rows, self.columns = _dct_matrix(height).to(device, dtype), _dct_matrix(width).to(device, dtype)
+        self.colour = _colour_rotation().to(device, dtype) if channels == 3 else None
 
     def _synthesise(self, coefficients: Tensor) -> Tensor:
         planes = self.rows.T @ coefficients @ self.columns

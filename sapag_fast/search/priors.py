@@ -16,8 +16,12 @@ __all__ = ["box_prior", "require_image_shape", "total_variation"]
 
 
 def require_image_shape(input_shape: Sequence[int]) -> None:
-    """Raise ``ValueError`` unless `input_shape` is ``[channels, ..., height, width]`` with at least two
-    spatial sizes.
+    """Check that `input_shape` is ``[channels, ..., height, width]``.
+
+    Raises
+    ------
+    ValueError
+        When it has less than two spatial sizes.
     """
     if len(input_shape) < 3:
         raise ValueError(

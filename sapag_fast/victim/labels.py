@@ -12,6 +12,7 @@ or where the last matrix does not make the output, the mean output on noise imag
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -21,15 +22,21 @@ from sapag_fast.victim.model import VictimModel
 __all__ = ["LastLayer", "find_last_layer", "infer_labels", "label_counts", "mean_probabilities"]
 
 
+@dataclass(frozen=True)
 class LastLayer:
-    """Where the last linear layer's gradients stand in the sequence: ``weight`` and ``bias`` (or None)
-    positions.
+    """Where the last linear layer's gradients stand in the sequence.
+
+    Attributes
+    ----------
+    weight, bias : int, int or None
+        Positions; None without a bias.
+    classes : int
+        Rows of the weight.
     """
 
-    def __init__(self, weight: int, bias: int | None, classes: int) -> None:
-        self.weight = weight
-        self.bias = bias
-        self.classes = classes
+    weight: int
+    bias: int | None
+    classes: int
 
 
 def find_last_layer(target: Sequence[Tensor | None], classes: int | None = None) -> LastLayer:
@@ -40,8 +47,8 @@ def find_last_layer(target: Sequence[Tensor | None], classes: int | None = None)
     ValueError
         When there is none, or it does not have `classes` rows (where given).
     """
-    shapes = [None if entry is None else tuple(entry.shape) for entry in target]
-    matrices = [index for index, shape in enumerate(shapes) if shape is not None and len(shape) == 2]
+    shapes: list[tuple[int, ...]] = [() if entry is None else tuple(entry.shape) for entry in target]
+    matrices = [index for index, shape in enumerate(shapes) if len(shape) == 2]
     if not matrices:
         raise ValueError(
             "labels cannot be inferred: the target gradient holds no matrix that could be the last "
@@ -99,17 +106,29 @@ def label_counts(error: Tensor, batch_size: int, probabilities: Tensor) -> Tenso
 
 @torch.no_grad()
 def mean_probabilities(network: VictimModel, name: str, noise: Tensor) -> tuple[Tensor, Tensor, bool]:
-    """Mean softmax output on `noise` inputs ``[classes]``, the mean sum of the last layer's features ``[]``,
-    and whether the last layer's output is the network's.
+    """Try the network on `noise` inputs.
 
     The features are what enters the ``nn.Linear`` whose weight is the parameter called `name`; with no such
     module the sum is nan.
+
+    Returns
+    -------
+    probabilities : Tensor
+        ``[classes]``, the mean softmax output.
+    features : Tensor
+        ``[]``, the mean sum of the last layer's features.
+    is_output : bool
+        Whether the last layer's output is the network's.
     """
     seen: list[tuple[Tensor, Tensor]] = []
     holder = dict(network.module.named_modules()).get(name.rpartition(".")[0])
     hooks = []
     if isinstance(holder, nn.Linear):
-        hooks.append(holder.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output))))
+
+        def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            seen.append((inputs[0], output))
+
+        hooks.append(holder.register_forward_hook(note))
     try:
         output = network.output(network.parameters, network.fresh_buffers(), noise)
     finally:
@@ -190,7 +209,7 @@ def infer_labels(
         return labels[:, None]
     name = network.names[layer.weight]
     probabilities, features, is_output = mean_probabilities(network, name, noise)
-    if layer.bias is not None and is_output:
+    if layer.bias is not None and bias is not None and is_output:
         matrix, vector = (network.parameters[network.names[at]] for at in (layer.weight, layer.bias))
         probabilities = _probabilities_at_the_mean(weight, bias, matrix, vector)
     if bias is None:

@@ -65,8 +65,8 @@ class Surrogate:
         """β of each stage."""
         ratio = self.beta_last / self.beta_first
         last = max(self.stages - 1, 1)
-        found = (self.beta_first * ratio ** (stage / last) for stage in range(self.stages - 1))
-        return (*found, self.beta_last)
+        before = (self.beta_first * ratio ** (stage / last) for stage in range(self.stages - 1))
+        return (*before, self.beta_last)
 
     def borders(self, steps: int) -> tuple[int, ...]:
         """Evaluations, counted from 0, at which the stages after the first begin."""
@@ -85,10 +85,10 @@ class Surrogate:
 
 
 class SmoothActivations(TorchFunctionMode):
-    """While active, ``relu``, ``leaky_relu``, ``relu6`` and ``hardtanh`` are smooth, from modules and from
-    functions alike; the ones that work in place write the smooth values in place.
+    """While active, ``relu``, ``leaky_relu``, ``relu6`` and ``hardtanh`` are smooth.
 
-    All are sums of relu(z - c) and a linear function, and relu alone is replaced. b is held constant in
+    That holds for modules and functions alike; those that work in place write the smooth values in place. All
+    are sums of relu(z - c) and a linear function, and relu alone is replaced. b is held constant in
     differentiation. A call whose z is constant gets b = β.
 
     Parameters
@@ -138,28 +138,35 @@ class SmoothActivations(TorchFunctionMode):
         return b.repeat_interleave(rows.shape[1], output_size=z.shape[0]).view(-1, *[1] * (z.dim() - 1))
 
     def relu(self, z: Tensor, inplace: bool = False) -> Tensor:
+        """Smooth ``relu``."""
         return _placed(z, _bent(z, self.steepness(z)), inplace)
 
     def relu_(self, z: Tensor) -> Tensor:
+        """Smooth ``relu_``."""
         return self.relu(z, True)
 
     def leaky_relu(self, z: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
+        """Smooth ``leaky_relu``."""
         bent = _bent(z, self.steepness(z))
         return _placed(z, negative_slope * z + (1.0 - negative_slope) * bent, inplace)
 
     def leaky_relu_(self, z: Tensor, negative_slope: float = 0.01) -> Tensor:
+        """Smooth ``leaky_relu_``."""
         return self.leaky_relu(z, negative_slope, True)
 
     def hardtanh(
         self, z: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False
     ) -> Tensor:
+        """Smooth ``hardtanh``."""
         b = self.steepness(z)
         return _placed(z, min_val + _bent(z - min_val, b) - _bent(z - max_val, b), inplace)
 
     def hardtanh_(self, z: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> Tensor:
+        """Smooth ``hardtanh_``."""
         return self.hardtanh(z, min_val, max_val, True)
 
     def relu6(self, z: Tensor, inplace: bool = False) -> Tensor:
+        """Smooth ``relu6``."""
         return self.hardtanh(z, 0.0, 6.0, inplace)
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 import sapag_fast as sf
 from sapag_fast import data
 from sapag_fast.models import make_model
-from sapag_fast.recovery.equal_labels import _patterns, has_equal_labels, separating_starts
+from sapag_fast.recovery.equal_labels import Features, _patterns, has_equal_labels, separating_starts
 from sapag_fast.recovery.separation import second_recipe
 from sapag_fast.search.basis import make_basis
 from sapag_fast.search.recipe import RECIPES
@@ -40,7 +40,7 @@ def starts_for(labels: list[int], restarts: int = 1) -> tuple[torch.Tensor, torc
     gradient = gradient_of(model, truth, known)[2]
     basis = make_basis("pixel", (1, 6, 6), bounds=(0.0, 1.0), device="cpu", dtype=torch.float64)
     starts = separating_starts(
-        model, "3", gradient[None], means[None], known[None], basis=basis, restarts=restarts
+        Features(model, "3"), gradient[None], means[None], known[None], basis=basis, restarts=restarts
     )
     return truth, means, starts[0]
 
