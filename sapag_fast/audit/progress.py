@@ -46,11 +46,11 @@ class AuditProgress:
         self._bar = Progress(
             TextColumn("auditing"),
             BarColumn(),
-            TextColumn("{task.fields[told]}"),
+            TextColumn("{task.fields[state]}"),
             TimeElapsedColumn(),
             console=console,
         )
-        self._task = self._bar.add_task("", total=victims, told="")
+        self._task = self._bar.add_task("", total=victims, state="")
         for success, distance in known:
             self._count(success, distance)
 
@@ -101,8 +101,8 @@ class AuditProgress:
         else:
             outcome = ""
         skipped = f", {self.skipped()} skipped" if self.skipped() else ""
-        told = f"{pace}{self.done}/{self.victims} victims{outcome}{skipped}"
-        self._bar.update(self._task, completed=self.done + self.skipped(), told=told)
+        state = f"{pace}{self.done}/{self.victims} victims{outcome}{skipped}"
+        self._bar.update(self._task, completed=self.done + self.skipped(), state=state)
 
 
 def _clock(seconds: float) -> str:
