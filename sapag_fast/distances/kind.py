@@ -216,8 +216,14 @@ def register_distance(
 
 
 def same_definition(known: object, given: object) -> bool:
-    """Whether both are one function, or one that was defined again: same module and qualified name."""
+    """Whether both are one function, or one that was defined again: same module and qualified name.
+
+    All lambdas of a module share a name: of two with the same code, one is the other, defined again.
+    """
     if known is given:
         return True
+    codes = [getattr(f, "__code__", None) for f in (known, given)]
+    if any(code is not None and code.co_name == "<lambda>" for code in codes):
+        return codes[0] == codes[1]
     names = [(getattr(f, "__module__", None), getattr(f, "__qualname__", None)) for f in (known, given)]
     return names[0] == names[1] and None not in names[0]

@@ -70,6 +70,16 @@ def test_functions_without_names_are_told_apart():
 
 
 @pytest.mark.parametrize("kind", ["sapag", "l2", "tag"])
+def test_lambdas_are_told_apart_by_their_code():
+    first, again, other = (
+        eval(f"lambda sums: {body}") for body in ("sums.square", "sums.square", "sums.cross")
+    )
+    sf.register_distance("test-lambda", first)
+    sf.register_distance("test-lambda", again)
+    with pytest.raises(ValueError, match="replace=True"):
+        sf.register_distance("test-lambda", other)
+
+
 @pytest.mark.parametrize("replace", [False, True])
 def test_built_in_distances_stay(kind, replace):
     with pytest.raises(ValueError, match=f"name: the built-in distance {kind!r} .* cannot be replaced"):
