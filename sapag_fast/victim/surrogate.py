@@ -1,4 +1,4 @@
-"""A smooth stand-in for activations with a kink: matching through softplus that sharpens on the way.
+"""A smooth stand-in for piecewise-linear activations: matching through softplus that sharpens on the way.
 
 The gradient of a ReLU network jumps wherever a unit's sign changes, and between jumps says nothing of them,
 so that a quasi-Newton method finds no way from one pattern of signs to another. The candidate's network, and
