@@ -69,17 +69,16 @@ def test_functions_without_names_are_told_apart():
         sf.register_distance("test-partial", partial(absolute))
 
 
-@pytest.mark.parametrize("kind", ["sapag", "l2", "tag"])
 def test_lambdas_are_told_apart_by_their_code():
-    first, again, other = (
-        eval(f"lambda sums: {body}") for body in ("sums.square", "sums.square", "sums.cross")
-    )
+    bodies = ("sums.square", "sums.square", "sums.cross")
+    first, again, other = (eval(f"lambda sums: {body}") for body in bodies)
     sf.register_distance("test-lambda", first)
     sf.register_distance("test-lambda", again)
     with pytest.raises(ValueError, match="replace=True"):
         sf.register_distance("test-lambda", other)
 
 
+@pytest.mark.parametrize("kind", ["sapag", "l2", "tag"])
 @pytest.mark.parametrize("replace", [False, True])
 def test_built_in_distances_stay(kind, replace):
     with pytest.raises(ValueError, match=f"name: the built-in distance {kind!r} .* cannot be replaced"):
