@@ -46,8 +46,7 @@ def profile_attack(
 ) -> AttackProfile:
     """Where the time of an attack on `model` goes, step by step.
 
-    The attack is the one that `recover` runs, R restarts against the gradient of one random input with a
-    random label. Steps that nobody watches and steps whose stages are timed take turns; what is seen layer
+    It is the attack of `recover`, R restarts against the gradient of one random input and label. Steps that nobody watches and steps whose stages are timed take turns; what is seen layer
     by layer, counted or traced has steps of its own. An attack that is not profiled pays nothing.
 
     Parameters
@@ -55,15 +54,13 @@ def profile_attack(
     model : nn.Module
         The victim network; left as it is found.
     input_shape : sequence of int
-        Shape of one input, without the batch.
+        Of one input, without the batch.
     recoveries : int or sequence of int
-        R, one or several. An R whose steps would take more than 70 % of the free memory, judged by the R
-        before it, is skipped.
+        R. One whose steps would take more than 70 % of the free memory, judged by the R before, is skipped.
     evaluations : int
         Steps to time each way, for each R.
     seconds : float
-        About how long the timing may take for each R; as long again to fill the optimiser's history before
-        it. At least five steps each way are timed.
+        For the timing of each R, and as many before it to fill the optimiser's history; five steps at least.
     trace : str or Path, optional
         Where to write a Chrome or Perfetto trace (JSON) of a few steps at the largest R.
     labels : Tensor or sequence of int, optional
