@@ -46,8 +46,9 @@ def profile_attack(
 ) -> AttackProfile:
     """Where the time of an attack on `model` goes, step by step.
 
-    It is the attack of `recover`, R restarts against the gradient of one random input and label. Steps that nobody watches and steps whose stages are timed take turns; what is seen layer
-    by layer, counted or traced has steps of its own. An attack that is not profiled pays nothing.
+    It is the attack of `recover`, R restarts against the gradient of one random input and label. Steps that
+    nobody watches and steps whose stages are timed take turns; what is seen layer by layer, counted or traced
+    has steps of its own. An attack that is not profiled pays nothing.
 
     Parameters
     ----------
