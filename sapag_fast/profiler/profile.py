@@ -54,8 +54,8 @@ def profile_attack(
     ----------
     model : nn.Module
         The victim network; left as it is found.
-    input_shape : sequence of int
-        Of one input, without the batch.
+    input_shape, loss_fn, batch_size, device
+        As in `recover`.
     recoveries : int or sequence of int
         R. One whose steps would take more than 70 % of the free memory, judged by the R before, is skipped.
     evaluations : int
@@ -66,8 +66,6 @@ def profile_attack(
         Where to write a Chrome or Perfetto trace (JSON) of a few steps at the largest R.
     labels : Tensor or sequence of int, optional
         ``[B, ...]``, for models whose output is not ``[B, classes]``; None: random classes.
-    loss_fn, batch_size, device
-        As in `recover`.
     options, **changes : SearchOptions
         As in `recover`; restarts, memory and what ends a search early are no business of a profile.
 
