@@ -153,12 +153,14 @@ def _waves(count, size, seed):
     return 0.5 + 0.4 * down * (frequency[:, :, 1] * grid + phase[:, :, 1]).cos()
 
 
+@pytest.mark.long
 def test_a_narrow_kernel_loses_what_a_trained_network_shows():
+    """Victim by victim: single searches through a surrogate end differently from processor to processor."""
     images, labels = _waves(60, 16, seed=0), torch.arange(60) % 10
     model = initialise(ConvNet(image_size=16), "default", seed=1)
     trained, phase = train_to(model, images, labels, epochs=20, descent=Descent(lr=3e-3))
     assert phase.accuracy > 0.8
-    victims, known = _waves(3, 16, seed=9), torch.tensor([[1], [5], [7]])
+    victims, known = _waves(12, 16, seed=9), (torch.arange(12) % 10)[:, None]
     parameters = tuple(trained.parameters())
     rows = [
         torch.autograd.grad(F.cross_entropy(trained(image[None]), label), parameters)
@@ -166,14 +168,15 @@ def test_a_narrow_kernel_loses_what_a_trained_network_shows():
     ]
     target = [torch.stack(parts) for parts in zip(*rows, strict=True)]
 
-    def error(recipe):
-        found = recover(trained, target, (3, 16, 16), labels=known, batched=True, steps=150, recipe=recipe)
-        return (found.inputs[:, 0].clamp(0, 1) - victims).square().mean((1, 2, 3)).median()
+    def errors(recipe):
+        found = recover(trained, target, (3, 16, 16), labels=known, batched=True, steps=300, recipe=recipe)
+        return (found.inputs[:, 0].clamp(0, 1) - victims).square().mean((1, 2, 3))
 
     chosen = choose_recipe("auto", (3, 16, 16), 1, piecewise_linear=True)
-    ours = error(chosen)
-    assert ours < 2e-2
-    assert ours < 0.7 * error(dataclasses.replace(chosen, bandwidth=0.1))
+    ours, narrow = errors(chosen), errors(dataclasses.replace(chosen, bandwidth=0.1))
+    assert ours.max() < 2e-2
+    assert (ours / narrow).median() < 0.9
+    assert (ours < narrow).sum() >= 8
 
 
 def test_recover_takes_a_surrogate():
