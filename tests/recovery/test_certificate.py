@@ -4,13 +4,12 @@ import dataclasses
 
 import pytest
 import torch
-from sklearn.datasets import load_digits
+from digit_victims import SHAPE, small_digits, small_lenet, stacked_gradients
 from torch import nn
 from torch.nn import functional as F
 
 from sapag_fast.distances.gradient_distance import GradientDistance
 from sapag_fast.distances.layering import model_layers
-from sapag_fast.models import LeNet, initialise
 from sapag_fast.recovery import certificate as certifying
 from sapag_fast.recovery.certificate import (
     NEVER,
@@ -26,7 +25,6 @@ from sapag_fast.search.recipe import RECIPES
 from sapag_fast.victim.model import VictimModel
 from sapag_fast.victim.problem import Problem
 
-SHAPE = (1, 16, 16)
 FAMILY = Family(
     name="digits",
     piecewise_linear=False,
@@ -52,16 +50,9 @@ def measured(monkeypatch):
 
 
 def _victims(count, name="uniform", **options):
-    model = initialise(LeNet(image_size=16, **options), name)
-    data = load_digits()
-    images = torch.as_tensor(data.images[:count] / 16.0, dtype=torch.float32)[:, None]
-    images = F.interpolate(images, size=16, mode="bilinear", align_corners=False)
-    labels = torch.as_tensor(data.target[:count])
-    rows = [
-        torch.autograd.grad(F.cross_entropy(model(x[None]), y[None]), tuple(model.parameters()))
-        for x, y in zip(images, labels, strict=True)
-    ]
-    return model, images, [torch.stack(parts) for parts in zip(*rows, strict=True)]
+    model = small_lenet(name, **options)
+    images, labels = small_digits(count)
+    return model, images, stacked_gradients(model, images, labels)
 
 
 def _certifier(

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from sklearn.datasets import load_digits
+from digit_victims import SHAPE, small_digits, small_lenet
 from torch import nn
 from torch.nn import functional as F
 
@@ -12,21 +12,12 @@ from sapag_fast.distances.gradient_distance import GradientDistance
 from sapag_fast.matching.choose import choose_matching
 from sapag_fast.matching.one_by_one import SequentialMatching, SingleMatching
 from sapag_fast.matching.vmap import VmapMatching
-from sapag_fast.models import LeNet, initialise
 from sapag_fast.recovery.recover import recover
 from sapag_fast.search.interrupted import Interrupted
 from sapag_fast.victim.model import VictimModel
 from sapag_fast.victim.problem import Problem
 
 RATE = 0.05
-SHAPE = (1, 16, 16)
-
-
-def _digits(count):
-    data = load_digits()
-    images = torch.as_tensor(data.images[:count] / 16.0, dtype=torch.float32)[:, None]
-    images = F.interpolate(images, size=16, mode="bilinear", align_corners=False)
-    return images, torch.as_tensor(data.target[:count])
 
 
 def _shared(model, images, labels, steps, rate=RATE):
@@ -41,14 +32,10 @@ def _shared(model, images, labels, steps, rate=RATE):
     return [(before - after).detach() / rate for before, after in pairs]
 
 
-def _lenet():
-    return initialise(LeNet(image_size=16), "uniform")
-
-
 @pytest.mark.parametrize("steps", [2, 3])
 def test_digits_come_back_from_local_steps(steps):
-    model = _lenet()
-    images, labels = _digits(2)
+    model = small_lenet()
+    images, labels = small_digits(2)
     rows = [_shared(model, x[None], y[None], steps) for x, y in zip(images, labels, strict=True)]
     target = [torch.stack(parts) for parts in zip(*rows, strict=True)]
     found = recover(
@@ -135,8 +122,8 @@ def test_one_recovery_and_the_ways_that_refuse():
 
 
 def test_labels_of_a_batch_are_inferred():
-    model = initialise(LeNet(image_size=16), "kaiming")
-    images, labels = _digits(4)
+    model = small_lenet("kaiming")
+    images, labels = small_digits(4)
     target = _shared(model, images, labels, 3)
     found = recover(model, target, SHAPE, batch_size=4, steps=2, local_steps=3, local_lr=RATE)
     assert torch.equal(found.labels[0].sort().values, labels.sort().values)
@@ -144,8 +131,8 @@ def test_labels_of_a_batch_are_inferred():
 
 def test_a_checkpoint_belongs_to_its_local_steps(tmp_path):
     """The state of a search with another rate is not taken up."""
-    model = _lenet()
-    images, labels = _digits(1)
+    model = small_lenet()
+    images, labels = small_digits(1)
     target = _shared(model, images, labels, 2)
     path = tmp_path / "state.safetensors"
     told = {"steps": 60, "labels": labels, "local_steps": 2, "checkpoint": path}
@@ -176,7 +163,7 @@ def test_a_checkpoint_belongs_to_its_local_steps(tmp_path):
     ],
 )
 def test_arguments_that_do_not_fit(given, error, message):
-    model = _lenet()
+    model = small_lenet()
     target = [torch.zeros_like(p) for p in model.parameters()]
     with pytest.raises(error, match=message):
         recover(model, target, SHAPE, **given)

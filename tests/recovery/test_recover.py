@@ -5,7 +5,7 @@ import dataclasses
 
 import pytest
 import torch
-from sklearn.datasets import load_digits
+from digit_victims import SHAPE, gradient_of, small_digits, small_lenet, stacked_gradients
 from torch import nn
 from torch.nn import functional as F
 
@@ -16,31 +16,6 @@ from sapag_fast.search.interrupted import Interrupted
 from sapag_fast.search.recipe import RECIPES, Recipe, choose_recipe
 from sapag_fast.search.starts import START_KINDS, make_start, recovery_generator
 
-SHAPE = (1, 16, 16)
-
-
-def _digits(count, first=0):
-    """``[count, 1, 16, 16]`` in [0, 1] and their labels."""
-    data = load_digits()
-    images = torch.as_tensor(data.images[first : first + count] / 16.0, dtype=torch.float32)[:, None]
-    images = F.interpolate(images, size=16, mode="bilinear", align_corners=False)
-    return images, torch.as_tensor(data.target[first : first + count])
-
-
-def _lenet(name="uniform", seed=0):
-    return initialise(LeNet(image_size=16), name, seed=seed)
-
-
-def _gradient(model, images, labels):
-    trained = [p for p in model.parameters() if p.requires_grad]
-    return torch.autograd.grad(F.cross_entropy(model(images), labels), trained)
-
-
-def _victims(model, images, labels):
-    """One gradient an image, stacked."""
-    rows = [_gradient(model, x[None], y[None]) for x, y in zip(images, labels, strict=True)]
-    return [torch.stack(parts) for parts in zip(*rows, strict=True)]
-
 
 def _psnr(found, truth):
     return -10 * (found.clamp(0, 1) - truth).square().flatten(1).mean(1).log10()
@@ -48,9 +23,9 @@ def _psnr(found, truth):
 
 @pytest.mark.parametrize("name", ["uniform", "normal.1", "xavier"])
 def test_digits_come_back(name):
-    model = _lenet(name)
-    images, labels = _digits(4)
-    result = recover(model, _victims(model, images, labels), SHAPE, batched=True, restarts=2)
+    model = small_lenet(name)
+    images, labels = small_digits(4)
+    result = recover(model, stacked_gradients(model, images, labels), SHAPE, batched=True, restarts=2)
     assert result.mode == "explicit"
     assert result.inputs.shape == (4, 1, *SHAPE)
     assert torch.equal(result.labels[:, 0], labels)
@@ -64,11 +39,14 @@ def test_digits_come_back(name):
 
 
 def test_single_recovery_and_progress():
-    model = _lenet()
-    images, labels = _digits(1, 7)
+    model = small_lenet()
+    images, labels = small_digits(1, 7)
     seen = []
     result = recover(
-        model, _gradient(model, images, labels), SHAPE, progress=lambda n, best: seen.append((n, best.shape))
+        model,
+        gradient_of(model, images, labels),
+        SHAPE,
+        progress=lambda n, best: seen.append((n, best.shape)),
     )
     assert result.mode == "single"
     assert _psnr(result.inputs[0], images).item() >= 25
@@ -76,15 +54,15 @@ def test_single_recovery_and_progress():
 
 
 def test_progress_bar(capsys):
-    model = _lenet()
-    recover(model, _gradient(model, *_digits(1)), SHAPE, steps=3, progress=True)
+    model = small_lenet()
+    recover(model, gradient_of(model, *small_digits(1)), SHAPE, steps=3, progress=True)
     assert "recovering" in capsys.readouterr().out
 
 
 def test_same_seed_same_bits():
-    model = _lenet("normal.5")
-    images, labels = _digits(2)
-    target = _victims(model, images, labels)
+    model = small_lenet("normal.5")
+    images, labels = small_digits(2)
+    target = stacked_gradients(model, images, labels)
     runs = [recover(model, target, SHAPE, batched=True, restarts=2, steps=30, seed=s) for s in (5, 5, 6)]
     assert torch.equal(runs[0].inputs, runs[1].inputs)
     assert torch.equal(runs[0].history, runs[1].history)
@@ -93,9 +71,9 @@ def test_same_seed_same_bits():
 
 @pytest.mark.parametrize("optimizer", ["lbfgs", "adam", "signed-adam"])
 def test_a_batch_is_its_recoveries_one_at_a_time(optimizer):
-    model = _lenet("normal.5").double()
-    images, labels = _digits(3)
-    target = _victims(model, images.double(), labels)
+    model = small_lenet("normal.5").double()
+    images, labels = small_digits(3)
+    target = stacked_gradients(model, images.double(), labels)
     start = torch.rand(3, 1, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     options = {"steps": 25, "optimizer": optimizer}
     together = recover(model, target, SHAPE, batched=True, start=start, **options)
@@ -107,18 +85,20 @@ def test_a_batch_is_its_recoveries_one_at_a_time(optimizer):
 
 
 def test_joint_labels():
-    model = _lenet("uniform", seed=3)
-    images, labels = _digits(4, 20)
-    result = recover(model, _victims(model, images, labels), SHAPE, batched=True, labels="joint", restarts=3)
+    model = small_lenet("uniform", seed=3)
+    images, labels = small_digits(4, 20)
+    result = recover(
+        model, stacked_gradients(model, images, labels), SHAPE, batched=True, labels="joint", restarts=3
+    )
     good = _psnr(result.inputs[:, 0], images) >= 25
     assert good.sum() >= 3
     assert torch.equal(result.labels[good, 0], labels[good])
 
 
 def test_two_images_behind_one_gradient():
-    model = _lenet("uniform", seed=1)
-    images, labels = _digits(2, 3)
-    result = recover(model, _gradient(model, images, labels), SHAPE, batch_size=2, restarts=2)
+    model = small_lenet("uniform", seed=1)
+    images, labels = small_digits(2, 3)
+    result = recover(model, gradient_of(model, images, labels), SHAPE, batch_size=2, restarts=2)
     assert result.inputs.shape == (1, 2, *SHAPE)
     assert torch.equal(result.labels[0], labels.sort().values)
     assert (_psnr(result.inputs[0], images[labels.argsort()]) >= 25).all()
@@ -130,7 +110,7 @@ class Cliff(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.net = _lenet()
+        self.net = small_lenet()
 
     def forward(self, x):
         return self.net(x) * torch.where(x.mean() > 0.9, torch.nan, 1.0)
@@ -138,8 +118,8 @@ class Cliff(nn.Module):
 
 def test_a_non_finite_recovery_stops_alone():
     model = Cliff()
-    images, labels = _digits(3)
-    target = _victims(model, images, labels)
+    images, labels = small_digits(3)
+    target = stacked_gradients(model, images, labels)
     start = torch.full((3, 1, *SHAPE), 0.5) + 0.01 * torch.randn(
         3, 1, *SHAPE, generator=torch.Generator().manual_seed(0)
     )
@@ -158,10 +138,10 @@ def test_a_non_finite_recovery_stops_alone():
 
 def test_best_finite_iterate_is_kept():
     """A huge rate throws the search off; the answer is still the best point it saw."""
-    model = _lenet()
-    images, labels = _digits(1)
+    model = small_lenet()
+    images, labels = small_digits(1)
     wild = dataclasses.replace(RECIPES["smooth"], lr=1e4, steps=20, line_search=None)
-    result = recover(model, _gradient(model, images, labels), SHAPE, recipe=wild)
+    result = recover(model, gradient_of(model, images, labels), SHAPE, recipe=wild)
     assert result.inputs.isfinite().all()
     assert result.distance.item() == pytest.approx(
         result.history[:1].nan_to_num(torch.inf).min().item(), rel=1e-3
@@ -169,8 +149,8 @@ def test_best_finite_iterate_is_kept():
 
 
 def test_interrupting_keeps_what_is_there():
-    model = _lenet()
-    target = _victims(model, *_digits(2))
+    model = small_lenet()
+    target = stacked_gradients(model, *small_digits(2))
     calls = []
 
     def stop(done, _):
@@ -189,9 +169,11 @@ def test_interrupting_keeps_what_is_there():
 
 
 def test_stop_distance_ends_early():
-    model = _lenet()
+    model = small_lenet()
     recipe = dataclasses.replace(RECIPES["smooth"], stop_distance=1e-2)
-    result = recover(model, _victims(model, *_digits(2)), SHAPE, batched=True, restarts=2, recipe=recipe)
+    result = recover(
+        model, stacked_gradients(model, *small_digits(2)), SHAPE, batched=True, restarts=2, recipe=recipe
+    )
     assert result.distance.max() <= 1e-2
     assert result.history.shape[0] < 300
 
@@ -208,8 +190,8 @@ def test_the_users_model_is_left_as_found():
     )
     model[0].bias.requires_grad_(False)
     model[4].eval()
-    images, labels = _digits(2)
-    target = _gradient(copy.deepcopy(model), images, labels)
+    images, labels = small_digits(2)
+    target = gradient_of(copy.deepcopy(model), images, labels)
     before, flags = copy.deepcopy(model.state_dict()), [m.training for m in model.modules()]
     generator = torch.random.get_rng_state()
     recover(model, target, SHAPE, batch_size=2, restarts=2, steps=5)
@@ -222,8 +204,8 @@ def test_the_users_model_is_left_as_found():
 
 def test_relu_network_improves_on_its_start():
     model = initialise(ConvNet(channels=1, image_size=16), "default", seed=1)
-    images, labels = _digits(1)
-    result = recover(model, _gradient(model, images, labels), SHAPE, steps=120, recipe="relu-adam")
+    images, labels = small_digits(1)
+    result = recover(model, gradient_of(model, images, labels), SHAPE, steps=120, recipe="relu-adam")
     assert result.recipe.name == "relu-adam"
     assert result.inputs.min() >= 0
     assert result.inputs.max() <= 1
@@ -234,7 +216,7 @@ def test_inputs_that_are_no_images():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(12, 32), nn.Tanh(), nn.Linear(32, 5))
     truth, labels = torch.rand(1, 12), torch.tensor([2])
-    result = recover(model, _gradient(model, truth, labels), (12,), steps=200)
+    result = recover(model, gradient_of(model, truth, labels), (12,), steps=200)
     assert result.recipe.tv == 0
     torch.testing.assert_close(result.inputs[0], truth, atol=0.02, rtol=0)
 
@@ -265,7 +247,7 @@ def test_sequence_models(kind):
     torch.manual_seed(0)
     model = kind().double()
     truth, labels = torch.rand(2, 1, 4, 16, dtype=torch.float64), torch.tensor([[0], [2]])
-    rows = [_gradient(model, x, y) for x, y in zip(truth, labels, strict=True)]
+    rows = [gradient_of(model, x, y) for x, y in zip(truth, labels, strict=True)]
     target = [torch.stack(parts) for parts in zip(*rows, strict=True)]
     result = recover(model, target, (4, 16), batched=True, start=torch.full((2, 1, 4, 16), 0.4), steps=40)
     assert torch.equal(result.labels, labels)
@@ -285,8 +267,8 @@ def test_custom_loss_with_real_valued_labels():
 
 
 def test_a_distance_object_and_a_kind():
-    model = _lenet()
-    target = _gradient(model, *_digits(1))
+    model = small_lenet()
+    target = gradient_of(model, *small_digits(1))
     by_name = recover(model, target, SHAPE, steps=5, distance="cosine")
     by_object = recover(model, target, SHAPE, steps=5, distance=GradientDistance("cosine", batched=True))
     assert torch.equal(by_name.inputs, by_object.inputs)
@@ -332,13 +314,15 @@ def test_relu_is_seen_in_functions_too():
             return F.relu(super().forward(x))
 
     model = initialise(Functional(image_size=16), "default")
-    assert recover(model, _gradient(model, *_digits(1)), SHAPE, labels=[0], steps=1).recipe.name == "relu"
+    assert (
+        recover(model, gradient_of(model, *small_digits(1)), SHAPE, labels=[0], steps=1).recipe.name == "relu"
+    )
 
 
 def test_victims_are_handed_out_and_the_run_goes_on_from_its_checkpoint(tmp_path):
-    model = _lenet("normal.5")
-    images, labels = _digits(3)
-    target = _victims(model, images, labels)
+    model = small_lenet("normal.5")
+    images, labels = small_digits(3)
+    target = stacked_gradients(model, images, labels)
     options = {"batched": True, "restarts": 2, "steps": 60, "at_once": 4}
     handed = {}
     whole = recover(model, target, SHAPE, **options, on_finished=handed.__setitem__)
@@ -367,8 +351,8 @@ def test_victims_are_handed_out_and_the_run_goes_on_from_its_checkpoint(tmp_path
 
 
 def test_memory_bounds_how_many_run_at_once():
-    model = _lenet()
-    target = _victims(model, *_digits(8))
+    model = small_lenet()
+    target = stacked_gradients(model, *small_digits(8))
     options = {"batched": True, "restarts": 2, "steps": 5}
     assert recover(model, target, SHAPE, **options).at_once == 16
     tight = recover(model, target, SHAPE, **options, max_memory=3_000_000)
@@ -379,8 +363,8 @@ def test_memory_bounds_how_many_run_at_once():
 
 def test_what_an_interrupt_kept_from_being_handed_out_is_handed_out_next_time(tmp_path):
     """Also where nothing is left to be searched."""
-    model = _lenet()
-    target = _victims(model, *_digits(3))
+    model = small_lenet()
+    target = stacked_gradients(model, *small_digits(3))
     options = {"batched": True, "steps": 20, "seed": 3, "checkpoint": tmp_path / "c.safetensors"}
     handed = []
 
@@ -403,7 +387,7 @@ def test_what_an_interrupt_kept_from_being_handed_out_is_handed_out_next_time(tm
 def test_measuring_how_many_fit_draws_no_random_numbers():
     """A dropout network finds the same with as many searches at once as were measured."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(256, 20), nn.Sigmoid(), nn.Dropout(0.2), nn.Linear(20, 10))
-    target = _victims(model, *_digits(4))
+    target = stacked_gradients(model, *small_digits(4))
     options = {"batched": True, "steps": 5, "restarts": 2, "labels": [[0], [1], [2], [3]]}
     measured = recover(model, target, SHAPE, **options)
     given = recover(model, target, SHAPE, **options, at_once=measured.at_once)
