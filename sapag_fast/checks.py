@@ -16,6 +16,7 @@ __all__ = [
     "check_labels",
     "check_local_steps",
     "check_model",
+    "check_number",
     "check_seed",
     "check_shape",
     "check_start",
@@ -34,10 +35,21 @@ def check_count(name: str, value: object) -> int:
 
 
 def check_seed(seed: object) -> int:
-    """Return `seed`, an int."""
+    """Return `seed`, an int that a generator takes."""
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise TypeError(f"seed must be an int, found {type(seed).__name__}")
+    if not -(2**63) <= seed < 2**64:
+        raise ValueError(f"seed must lie in -2**63..2**64 - 1, found {seed}")
     return seed
+
+
+def check_number(name: str, value: object) -> float:
+    """Return `value` as a float that is not nan."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, found {type(value).__name__}")
+    if math.isnan(value):
+        raise ValueError(f"{name} must be a number, found nan")
+    return float(value)
 
 
 def check_weight(name: str, value: object) -> float:

@@ -169,8 +169,8 @@ def find_kind(kind: str | Kind) -> Kind:
 
 
 def is_registered(kind: Kind) -> bool:
-    """Whether this kind, and no other, is what `find_kind` gives for its name."""
-    return _KINDS.get(kind.name) is kind
+    """Whether this kind, or a copy of it, is what `find_kind` gives for its name."""
+    return _KINDS.get(kind.name) == kind
 
 
 def register_distance(

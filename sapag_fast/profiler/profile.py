@@ -83,7 +83,7 @@ def profile_attack(
         loss_fn=loss_fn,
         batch_size=batch_size,
         labels=labels,
-        options=SearchOptions.given(options, changes),
+        options=SearchOptions.given(options, changes, profile_attack),
         device=device,
     )
     setup, device = preparation.setup, preparation.device

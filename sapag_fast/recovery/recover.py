@@ -87,7 +87,7 @@ def recover(
         input_shape,
         loss_fn=loss_fn,
         batch_size=batch_size,
-        options=SearchOptions.given(options, changes),
+        options=SearchOptions.given(options, changes, recover),
         device=device,
     )
     return _run(attack, on_finished=on_finished, progress=progress, checkpoint=checkpoint)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from torch import Tensor
@@ -86,7 +85,7 @@ class SearchOptions:
     layers: str | Sequence[int] = "modules"
     optimizer: str | None = None
     steps: int | None = None
-    start: str | Sequence[str] | Tensor | None = field(default=None, compare=False)
+    start: str | Sequence[str] | Tensor | None = None
     basis: str | Sequence[str] | None = None
     surrogate: str | bool | Surrogate | None = None
     box: float | None = None
@@ -112,26 +111,53 @@ class SearchOptions:
         for name in ("box", "tv"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, check.check_weight(name, getattr(self, name)))
-        if self.stop_distance is not None and math.isnan(self.stop_distance):
-            raise ValueError("stop_distance must be a number, found nan")
+        if self.stop_distance is not None:
+            object.__setattr__(self, "stop_distance", check.check_number("stop_distance", self.stop_distance))
         self._check_distance()
         if self.optimizer is not None and self.optimizer not in OPTIMIZERS:
             raise ValueError(f"unknown optimizer {self.optimizer!r}; expected one of {', '.join(OPTIMIZERS)}")
         if isinstance(self.start, Iterable) and not isinstance(self.start, (str, Tensor)):
             object.__setattr__(self, "start", tuple(self.start))
         for kind in self.start_kinds or ():
-            if kind not in START_KINDS:
+            if not isinstance(kind, str) or kind not in START_KINDS:
                 raise ValueError(
                     f"unknown start {kind!r}; expected one of {', '.join(START_KINDS)}, or a tensor"
                 )
-        if self.basis is not None and not isinstance(self.basis, str):
-            object.__setattr__(self, "basis", tuple(self.basis))
-        if not (self.surrogate in (None, False, "softplus") or isinstance(self.surrogate, Surrogate)):
+        self._keep_tuple("layers", "modules, shapes, separate or a number for each tensor")
+        if self.basis is not None:
+            self._keep_tuple("basis", "pixel, dct or a sequence of them")
+        off = self.surrogate is None or self.surrogate is False
+        softplus = isinstance(self.surrogate, str) and self.surrogate == "softplus"
+        if not (off or softplus or isinstance(self.surrogate, Surrogate)):
             raise ValueError(f"surrogate must be 'softplus', False or a Surrogate, found {self.surrogate!r}")
 
+    def __eq__(self, other: object) -> bool:
+        return self._compared() == other._compared() if isinstance(other, SearchOptions) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._compared())
+
+    def _compared(self) -> tuple[object, ...]:
+        """All fields; a tensor is equal to itself alone."""
+        values = (getattr(self, field.name) for field in fields(self))
+        return tuple(("tensor", id(value)) if isinstance(value, Tensor) else value for value in values)
+
+    def _keep_tuple(self, name: str, expected: str) -> None:
+        """Keep a sequence as a tuple, which nobody can change behind our back; a word stays as it is."""
+        value = getattr(self, name)
+        if isinstance(value, str):
+            return
+        try:
+            values = tuple(map(int if name == "layers" else str, value))
+        except (TypeError, ValueError):
+            raise TypeError(f"{name} must be {expected}, found {value!r}") from None
+        object.__setattr__(self, name, values)
+
     @classmethod
-    def given(cls, options: SearchOptions | None, changes: Mapping[str, Any]) -> SearchOptions:
-        """Take what a function was given: an object, single options that change it, or both.
+    def given(
+        cls, options: SearchOptions | None, changes: Mapping[str, Any], function: Callable | None = None
+    ) -> SearchOptions:
+        """Take what `function` was given: an object, single options that change it, or both.
 
         Raises
         ------
@@ -143,10 +169,12 @@ class SearchOptions:
         names = [field.name for field in fields(cls)]
         for name in changes:
             if name not in names:
-                near = difflib.get_close_matches(name, names, 1)
+                # A mistyped argument of the function's own comes here too.
+                known = names if function is None else list(inspect.signature(function).parameters)
+                near = difflib.get_close_matches(name, known, 1)
                 raise TypeError(
                     f"unknown option {name!r}; {f'did you mean {near[0]!r}? ' if near else ''}"
-                    f"Expected one of {', '.join(names)}"
+                    f"Expected one of {', '.join(known)}"
                 )
         return cls(**changes) if options is None else replace(options, **changes)
 

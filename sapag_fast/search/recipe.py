@@ -190,7 +190,7 @@ def choose_recipe(
         return recipe
     if recipe == "text":
         raise ValueError("recipe 'text' is for sentences, which sapag_fast.recover_text recovers")
-    if recipe != "auto" and recipe not in RECIPES:
+    if not isinstance(recipe, str) or (recipe != "auto" and recipe not in RECIPES):
         raise ValueError(f"unknown recipe {recipe!r}; expected a Recipe or one of auto, {', '.join(RECIPES)}")
     image = len(input_shape) == 3 and min(input_shape[-2:]) > 1
     name = recipe
