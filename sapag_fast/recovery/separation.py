@@ -13,6 +13,7 @@ from sapag_fast.recovery.equal_labels import Features, has_equal_labels, separat
 from sapag_fast.recovery.recover import recover
 from sapag_fast.recovery.result import Recovery, joined
 from sapag_fast.search.basis import make_basis
+from sapag_fast.search.interrupted import Interrupted
 from sapag_fast.search.recipe import Recipe
 from sapag_fast.victim.labels import find_last_layer
 
@@ -69,6 +70,8 @@ def separate_equal_labels(
     ------
     TypeError, ValueError
         For arguments that do not fit; the message names the argument, what was expected and what was found.
+    Interrupted
+        When Ctrl-C ends the search; its ``recovery`` is `found` with what the new searches had come to.
     """
     targets = _checked(model, target, found, batched=batched, restarts=restarts, steps=steps, seed=seed)
     name, gradient = _last_linear(model, targets)
@@ -87,20 +90,23 @@ def separate_equal_labels(
         bounds=bounds,
         seed=seed,
     )
-    again = recover(
-        model,
-        theirs,
-        shape,
-        batch_size=found.inputs.shape[1],
-        labels=found.labels[alike],
-        restarts=restarts,
-        recipe=recipe,
-        start=starts,
-        bounds=bounds,
-        seed=seed,
-        batched=True,
-        max_memory=max_memory,
-    )
+    try:
+        again = recover(
+            model,
+            theirs,
+            shape,
+            batch_size=found.inputs.shape[1],
+            labels=found.labels[alike],
+            restarts=restarts,
+            recipe=recipe,
+            start=starts,
+            bounds=bounds,
+            seed=seed,
+            batched=True,
+            max_memory=max_memory,
+        )
+    except Interrupted as stop:
+        raise Interrupted(joined(found, stop.recovery, alike)) from None
     return joined(found, again, alike)
 
 

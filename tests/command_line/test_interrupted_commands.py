@@ -1,5 +1,6 @@
 """Ctrl-C and failures half way: what is finished is kept."""
 
+import functools
 import signal
 import time
 
@@ -102,3 +103,15 @@ def test_interrupted_demo_keeps_its_cells(tmp_path, small_demo, monkeypatch):
         ("SAPAG", "digits, uniform"),
         ("DLG", "digits, uniform"),
     ]
+
+
+def test_demo_interrupted_in_a_search_keeps_its_best_iterates_and_its_time(tmp_path, small_demo, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "recover", functools.partial(sapag_fast.recover, progress=stop))
+    done = run("demo", "--output", tmp_path / "o")
+    assert done.exit_code == 130
+    recoveries = results(tmp_path / "o")["recoveries"]
+    assert {recovery["status"] for recovery in recoveries} == {"interrupted"}
+    assert all(recovery["seconds"] > 0 for recovery in recoveries)

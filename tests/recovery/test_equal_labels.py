@@ -1,5 +1,6 @@
 """Telling images of one label apart: the starts against the truth, and the second search."""
 
+import functools
 import math
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 import sapag_fast as sf
 from sapag_fast import data
 from sapag_fast.models import make_model
+from sapag_fast.recovery import separation
 from sapag_fast.recovery.equal_labels import Features, _patterns, has_equal_labels, separating_starts
 from sapag_fast.recovery.separation import second_recipe
 from sapag_fast.search.basis import make_basis
@@ -163,3 +165,21 @@ def test_unfit_arguments_are_refused(digits_of_one_label):
     doubled[1].register_forward_hook(lambda _, given, made: 2 * made)
     with pytest.raises(ValueError, match="does not make the model's output"):
         sf.separate_equal_labels(doubled.eval(), target, found, batched=True)
+
+
+def test_ctrl_c_in_the_second_search_keeps_the_first(digits_of_one_label, monkeypatch):
+    model, target, truth, labels = digits_of_one_label
+    found = sf.recover(
+        model, target, tuple(truth.shape[2:]), batch_size=2, labels=labels, steps=3, batched=True
+    )
+
+    def stop(evaluations: int, distances: torch.Tensor) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(separation, "recover", functools.partial(sf.recover, progress=stop))
+    with pytest.raises(sf.Interrupted) as raised:
+        sf.separate_equal_labels(model, target, found, steps=100, batched=True)
+    kept = raised.value.recovery
+    assert torch.equal(kept.inputs[0], found.inputs[0])  # distinct labels: none of the second search's
+    assert kept.restarts.evaluations.tolist() == [[3, 0], [3, 20]]
+    assert kept.status[0] == "finished"

@@ -137,10 +137,11 @@ def attack_cells(report: Report, chosen: Sequence[Cell], seed: int, console: Con
         for number, cell in enumerate(chosen):
             attacked = made(cell, seed + number, report.device)
             advance(f"{cell.title}: {SAPAG}", 0)
+            began = perf_counter()
             try:
                 ours = sapag(attacked, seed)
             except Interrupted as stop:
-                report.add(*reported(attacked, stop.recovery, 0.0))
+                report.add(*reported(attacked, stop.recovery, (perf_counter() - began) / VICTIMS))
                 raise
             report.add(*ours)
             advance(f"{cell.title}: {DLG}", 1)
