@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from sapag_fast.data import bundled
 from sapag_fast.runtime.extras import _DISTRIBUTIONS, MissingPackageError, needs, require
 
 ROOT = Path(__file__).parents[1]
@@ -193,3 +194,11 @@ def test_needs_passes_other_missing_modules():
     with pytest.raises(ModuleNotFoundError) as caught, needs("data", "bundled digits"):
         import a_module_of_the_user  # noqa: F401
     assert not isinstance(caught.value, MissingPackageError)
+
+
+@pytest.mark.parametrize("source", ["digits", "faces", "photographs"])
+def test_bundled_images_tell_that_pillow_is_missing(source, monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    bundled._photograph.cache_clear()
+    with pytest.raises(MissingPackageError, match=r"bundled \w+ need pillow"):
+        bundled.SOURCES[source](2, 8)

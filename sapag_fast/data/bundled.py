@@ -100,7 +100,8 @@ def _photograph(name: str) -> np.ndarray:
         "temple": lambda: load_sample_image("china.jpg"),
         "tissue": data.immunohistochemistry,
     }
-    return readers[name]()
+    with needs("data", "bundled photographs"):  # the readers import Pillow
+        return readers[name]()
 
 
 def _resized(array: np.ndarray, size: int) -> np.ndarray:

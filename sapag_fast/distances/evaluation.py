@@ -53,10 +53,6 @@ class BoundDistance:
         """Elements of each layer, float64 ``[L]``."""
         return layer_sizes(target, self.layering, self.batched) if self.size is None else self.size
 
-    def without_variance(self) -> "BoundDistance":
-        """The same with the variance of the target that is evaluated, in place of a given one."""
-        return replace(self, options=self.options._replace(variance=None))
-
     def on_sums(self, sums: GradientSums) -> Tensor:
         """D ``[R]`` in float64 from the sums."""
         _, bandwidth, l1_weight, weights, variance = self.options

@@ -87,8 +87,10 @@ class Kind:
         Raises
         ------
         TypeError
-            If the function cannot be called.
+            If the name is no string, or the function cannot be called.
         """
+        if not isinstance(name, str):
+            raise TypeError(f"name: expected a string, found {type(name).__name__}")
         if not callable(function_of_sums):
             raise TypeError(f"function_of_sums: expected a function, found {type(function_of_sums).__name__}")
         value = _FunctionOfSums(function_of_sums, weighted)
@@ -201,7 +203,7 @@ def register_distance(
     ValueError
         If the name is a built-in distance's, or, without ``replace``, another function's.
     TypeError
-        If the function cannot be called.
+        If the name is no string, or the function cannot be called.
     """
     kind = Kind.of_sums(name, function_of_sums, merged=merged, weighted=weighted)
     known = _KINDS.get(name)

@@ -64,7 +64,7 @@ class Recipe:
     clip : bool
         Clamp to the bounds after every step (pixel basis only).
     surrogate : Surrogate or None
-        Smooth activations in place of those with a kink, in the candidate's network alone, and how they
+        Smooth activations in place of piecewise-linear ones, in the candidate's network alone, and how they
         sharpen. At each of its stages the search goes on from the best iterate of the one before.
     starts : tuple of str
         Kinds of start: restart k begins at the k-th, and round again.

@@ -101,6 +101,9 @@ def test_a_kind_needs_no_name_in_the_table(gradients):
         sf.GradientDistance(Kind.of_sums("plain", square), layer_weights=weights)
     with pytest.raises(TypeError, match="function_of_sums: expected a function, found int"):
         Kind.of_sums("nonsense", 3)
+    with pytest.raises(TypeError, match="name: expected a string, found int"):
+        sf.register_distance(5, square)
+    assert kinds() == before
 
 
 def test_copies_keep_their_kind(gradients):
