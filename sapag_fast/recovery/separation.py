@@ -39,10 +39,9 @@ def separate_equal_labels(
 ) -> Recovery:
     """Search batches with equal labels once more, from starts that tell the images of one label apart.
 
-    On networks with small weights (torch's own initialisation) the first search comes to the average of the
-    images of one label. What the last layer's gradient tells of their differences (see
-    `sapag_fast.recovery.equal_labels`) makes starts for a second one, with the first one's recipe, hardly any
-    priors, and the objective a hundred times larger for the optimiser.
+    With small weights (torch's own initialisation) the first search comes to the average of the images of one
+    label. What the last layer's gradient tells of their differences makes starts for a second one, with the
+    same recipe, hardly any priors, and the objective a hundred times larger for the optimiser.
 
     Parameters
     ----------
@@ -53,8 +52,7 @@ def separate_equal_labels(
     found : Recovery
         What `recover` found of them.
     restarts : int
-        Starts of each victim. They differ by a rotation where more than two images share labels, else
-        by noise.
+        Starts of each victim: rotated where more than two images share labels, else with noise.
     steps : int, optional
         Evaluations of each start; None: six times the recipe's.
     bounds, seed, batched, max_memory
@@ -63,8 +61,7 @@ def separate_equal_labels(
     Returns
     -------
     Recovery
-        `found` with the new searches as further restarts of the victims that have equal labels; of those with
-        distinct labels they never began. The lowest distance wins.
+        `found`, with the new searches as further restarts of victims with equal labels. The closest wins.
 
     Raises
     ------
