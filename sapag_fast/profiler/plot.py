@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sapag_fast.files.tensors import replacing
-from sapag_fast.profiler.result import AttackProfile
 from sapag_fast.profiler.stages import STAGES
 from sapag_fast.runtime.extras import needs
+
+if TYPE_CHECKING:  # the results import this module to show themselves
+    from sapag_fast.profiler.result import AttackProfile
 
 with needs("audit", "plots of profiles"):
     from matplotlib.axes import Axes

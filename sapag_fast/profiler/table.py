@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from sapag_fast.profiler.result import AttackProfile, Level
+from typing import TYPE_CHECKING
+
 from sapag_fast.profiler.work import Work
 from sapag_fast.runtime.extras import needs
+
+if TYPE_CHECKING:  # the results import this module to show themselves
+    from sapag_fast.profiler.result import AttackProfile, Level
 
 with needs("cli", "tables of profiles"):
     from rich import box
