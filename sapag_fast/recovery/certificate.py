@@ -179,8 +179,8 @@ class Certifier:
             reason = "no distance was found to tell success from failure in this family"
         elif not reason and threshold is not None and not distance <= threshold:
             reason = "the distance is above the threshold"
-        told = (family.name, family.threshold, family.precision, family.interval, family.below)
-        return Certificate("unknown" if reason else "certified", reason, *told, family.measured_on)
+        measured = (family.name, family.threshold, family.precision, family.interval, family.below)
+        return Certificate("unknown" if reason else "certified", reason, *measured, family.measured_on)
 
 
 @lru_cache(maxsize=1)

@@ -121,12 +121,12 @@ def winners(
         "non-finite" if not finite else "finished" if whole else "interrupted"
         for finite, whole in zip(result.finite[winner].tolist(), ended, strict=True)
     )
-    found = result.labels[winner]
+    labels = result.labels[winner]
     distance = result.distance[winner]
     certificates = (certifier.certificate(v, d) for v, d in enumerate(distance.tolist(), first))
     return Recovery(
         inputs=result.inputs[winner],
-        labels=found.argmax(-1) if joint else found,
+        labels=labels.argmax(-1) if joint else labels,
         distance=distance,
         certificate=tuple(certificates),
         evaluations=result.evaluations.view(by_victim).sum(1),

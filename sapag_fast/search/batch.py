@@ -85,24 +85,24 @@ class Batch:
 
     def step(self) -> None:
         """One evaluation of every row, and one step of the optimiser."""
-        found = self.objective.evaluate(self.variables, self.labels, self.age, self.restarts)
+        evaluation = self.objective.evaluate(self.variables, self.labels, self.age, self.restarts)
         self.evaluations += self.alive
         # A sum is finite only if all its terms are (or they overflow, which is no better).
-        finite = torch.isfinite(found.objective) & torch.isfinite(found.gradient.sum(1))
+        finite = torch.isfinite(evaluation.objective) & torch.isfinite(evaluation.gradient.sum(1))
         # A line search goes back from a trial that is not finite; only from its start it cannot.
         self.alive &= finite | torch.isfinite(self.best) if self.objective.recipe.line_search else finite
-        better = self.alive & finite & (found.objective < self.best)
-        self.best.copy_(torch.where(better, found.objective, self.best))
-        self.best_distance.copy_(torch.where(better, found.distance, self.best_distance))
+        better = self.alive & finite & (evaluation.objective < self.best)
+        self.best.copy_(torch.where(better, evaluation.objective, self.best))
+        self.best_distance.copy_(torch.where(better, evaluation.distance, self.best_distance))
         torch.where(better[:, None], self.variables, self.best_variables, out=self.best_variables)
         # A row that is older than its steps is idle, and its last place in the history will not be read.
-        place = self.age.clamp(max=self.history.shape[1] - 1)[:, None]
-        seen = torch.where(self.alive, found.distance, torch.nan)
-        self.history.scatter_(1, place, seen[:, None])
+        last = self.age.clamp(max=self.history.shape[1] - 1)[:, None]
+        seen = torch.where(self.alive, evaluation.distance, torch.nan)
+        self.history.scatter_(1, last, seen[:, None])
         scale = self.objective.recipe.scale
-        shown = (found.gradient, found.objective)
+        shown = (evaluation.gradient, evaluation.objective)
         if scale != 1.0:
-            shown = (scale * found.gradient, scale * found.objective)
+            shown = (scale * evaluation.gradient, scale * evaluation.objective)
         if self.stages is not None:
             self.stages(OPTIMISER)
         moves = self.optimizer.step(*shown)

@@ -87,11 +87,11 @@ class Objective:
 
         All maps take all rows, so that nothing depends on which rows a batch happens to hold.
         """
-        found = maps[0](tensors)
+        mapped = maps[0](tensors)
         for position, own in enumerate(maps[1:], 1):
             mine = (restarts % len(maps) == position).view(-1, *[1] * (tensors.dim() - 1))
-            found = torch.where(mine, own(tensors), found)
-        return found
+            mapped = torch.where(mine, own(tensors), mapped)
+        return mapped
 
     def labels(self, variables: Tensor, known: Tensor) -> Tensor:
         """The labels that go with the variables: with joint labels the logits, else the `known` ones."""
@@ -137,14 +137,14 @@ class Objective:
         Constants alone are filled in: the device is not waited for.
         """
         recipe, count = self.recipe, len(self.recipe.tv_weights)
-        found = like
+        weights = like
         for position in range(count):
             first, last = (
                 like.new_full((), recipe.tv_at(at, self.steps, position)) for at in (0, self.steps)
             )
             own = torch.where(age < recipe.tv_until * self.steps, first, last)
-            found = own if position == 0 else torch.where(restarts % count == position, own, found)
-        return found
+            weights = own if position == 0 else torch.where(restarts % count == position, own, weights)
+        return weights
 
     def clip(self, variables: Tensor) -> None:
         """Clamp the inputs to the bounds, in place, where the recipe says so."""

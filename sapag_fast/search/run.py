@@ -214,11 +214,11 @@ class Run:
         self._retarget([batch.tasks[row] for row in rows])
         # Dropout's numbers here are none of the search's.
         with forked(at.device):
-            found = self.objective.network_distance(
+            own = self.objective.network_distance(
                 batch.best_variables[at], batch.labels[at], batch.restarts[at]
             )
         self._changed(batch)
-        return torch.where(torch.isfinite(matched) & torch.isfinite(found), found, torch.inf)
+        return torch.where(torch.isfinite(matched) & torch.isfinite(own), own, torch.inf)
 
     def _certified(self, busy: list[int], ended: list[int], best: list[float]) -> dict[int, int]:
         """Find of each victim that a row has certified the row that has come closest.
@@ -233,11 +233,11 @@ class Run:
             distance = self.outcomes.distance[[self.batch.tasks[row] for row in ended]]
             seen = list(zip(distance.tolist(), ended, strict=True))
         victims = [self.batch.tasks[row] // self.restarts for _, row in seen]
-        found: dict[int, tuple[float, int]] = {}
+        closest: dict[int, tuple[float, int]] = {}
         for victim, (distance, row) in zip(victims, seen, strict=True):
             if distance <= self.search.certified_at[victim]:
-                found[victim] = min(found.get(victim, (math.inf, row)), (distance, row))
-        return {victim: row for victim, (_, row) in found.items()}
+                closest[victim] = min(closest.get(victim, (math.inf, row)), (distance, row))
+        return {victim: row for victim, (_, row) in closest.items()}
 
     def progress(self) -> tuple[int, Tensor]:
         """Evaluations, averaged over all tasks, and the lowest distance of each so far."""
@@ -260,20 +260,20 @@ class Run:
 
     def result(self, victim: int | None = None) -> AttackResult:
         """Of one victim, or of all."""
-        found = self.outcomes
+        outcomes = self.outcomes
         of = slice(None) if victim is None else slice(victim * self.restarts, (victim + 1) * self.restarts)
-        variables, evaluations = found.variables[of], found.evaluations[of]
+        variables, evaluations = outcomes.variables[of], outcomes.evaluations[of]
         longest = int(evaluations.max()) if len(evaluations) else 0
         return AttackResult(
             inputs=self.objective.inputs(variables, self.restart_of[of]),
-            labels=self.objective.labels(variables, found.labels[of]),
-            matched=found.matched[of],
-            distance=found.distance[of],
-            objective=found.objective[of],
+            labels=self.objective.labels(variables, outcomes.labels[of]),
+            matched=outcomes.matched[of],
+            distance=outcomes.distance[of],
+            objective=outcomes.objective[of],
             evaluations=evaluations,
-            finite=found.finite[of],
-            history=found.history[:longest, of],
-            ended=tuple(found.ended[of]),
+            finite=outcomes.finite[of],
+            history=outcomes.history[:longest, of],
+            ended=tuple(outcomes.ended[of]),
             rows=self.rows,
             mode=self.search.matching.mode,
             mode_reason=self.search.mode_reason,

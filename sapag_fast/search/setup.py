@@ -137,9 +137,9 @@ def set_up(
     layers = model_layers(model, options.layers)
     loss: LossFunction = F.cross_entropy if loss_fn is None else check.check_callable("loss_fn", loss_fn)
     network = VictimModel(model, device)
-    told = probe(network, shape, batch_size)
-    recipe = options.settled(shape, batch_size, piecewise_linear=told.piecewise_linear)
+    tried = probe(network, shape, batch_size)
+    recipe = options.settled(shape, batch_size, piecewise_linear=tried.piecewise_linear)
     distance = options.distance
     if not isinstance(distance, GradientDistance):
         distance = GradientDistance(recipe.distance, bandwidth=recipe.bandwidth, layers=layers)
-    return Setup(network, loss, loss_fn is None, shape, batch_size, options, recipe, distance, told)
+    return Setup(network, loss, loss_fn is None, shape, batch_size, options, recipe, distance, tried)

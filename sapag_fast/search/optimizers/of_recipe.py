@@ -15,11 +15,11 @@ __all__ = ["make_optimizer"]
 def make_optimizer(recipe: Recipe, rows: int, size: int, like: Tensor) -> Optimizer:
     """Make the recipe's optimiser for variables ``[rows, size]`` on the device and of the type of `like`."""
     steps = recipe.steps
-    place = {"device": like.device, "dtype": like.dtype}
+    where = {"device": like.device, "dtype": like.dtype}
     if recipe.optimizer == "lbfgs":
         history = max(1, min(recipe.history, steps))
-        return LBFGS(rows, size, lr=recipe.lr, history=history, line_search=recipe.line_search, **place)
+        return LBFGS(rows, size, lr=recipe.lr, history=history, line_search=recipe.line_search, **where)
     milestones = tuple(int(fraction * steps) for fraction in recipe.milestones)
     signed = recipe.optimizer == "signed-adam"
     schedule = Schedule(recipe.lr, milestones, cosine=steps if recipe.cosine else None)
-    return Adam(rows, size, schedule, signed=signed, eps=recipe.eps, **place)
+    return Adam(rows, size, schedule, signed=signed, eps=recipe.eps, **where)
