@@ -175,6 +175,8 @@ def test_optional_packages_are_imported_under_their_extra(name):
 
 
 def test_needs_tells_a_missing_package(monkeypatch):
+    for loaded in [name for name in sys.modules if name.partition(".")[0] == "sklearn"]:
+        monkeypatch.delitem(sys.modules, loaded)
     monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(MissingPackageError) as caught, needs("data", "bundled digits"):
         from sklearn.datasets import load_digits  # noqa: F401

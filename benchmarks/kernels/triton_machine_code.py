@@ -6,10 +6,10 @@ brings along; widths and numbers of accesses from the PTX. Of the ways that a ti
 loads and stores an element count the unmasked one of 16 bytes alone, which takes all whole tiles.
 """
 
+import argparse
 import json
 import re
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -213,6 +213,11 @@ def table(found: list[dict]) -> str:
 
 
 if __name__ == "__main__":
-    named = [getattr(torch, word) for word in sys.argv[1:] if word != "--json"]
-    found = rows(dtypes=named or ALL_DTYPES)
-    print(json.dumps(found) if "--json" in sys.argv else table(found))
+    parser = argparse.ArgumentParser(description="What Triton makes of the kernels.")
+    parser.add_argument("dtypes", nargs="*", help="such as float32; all if none is named")
+    parser.add_argument("--arch", type=int, action="append", help="such as 90; may be repeated")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    chosen = [getattr(torch, word) for word in options.dtypes]
+    compiled = rows(options.arch or ARCHITECTURES, chosen or ALL_DTYPES)
+    print(json.dumps(compiled) if options.json else table(compiled))

@@ -7,7 +7,6 @@ import torch
 
 import sapag_fast as sf
 from sapag_fast.distances import Kind, find_kind, kinds
-from sapag_fast.distances import kind as module
 
 CELL = """
 def mine(sums):
@@ -15,12 +14,6 @@ def mine(sums):
 
 sf.register_distance("test-cell", mine)
 """
-
-
-@pytest.fixture(autouse=True)
-def table(monkeypatch):
-    """A table of this test's own."""
-    monkeypatch.setattr(module, "_KINDS", dict(module._KINDS))
 
 
 def square(sums):

@@ -17,22 +17,23 @@ pytest.importorskip("triton", reason="the Triton kernels need triton")
 FAMILY = Path(__file__).with_name("triton_family")
 
 
-# The distances are the longest module of the family: `make test-all` runs the whole of it.
+# Distances and tables are the longest modules of the family: `make test-all` runs the whole of them.
 @pytest.mark.parametrize(
-    ("module", "chosen"),
+    ("module", "chosen", "tables"),
     [
-        ("distances", "five_digits or multiples"),
-        pytest.param("distances", "", marks=pytest.mark.long),
-        ("operators", ""),
-        ("scale", ""),
-        ("tables", ""),
+        ("distances", "five_digits or multiples", 0),
+        pytest.param("distances", "", 0, marks=pytest.mark.long),
+        ("operators", "", 0),
+        ("scale", "", 0),
+        ("tables", "", 200),
+        pytest.param("tables", "", 2100, marks=pytest.mark.long),
     ],
 )
-def test_under_the_interpreter(module, chosen):
+def test_under_the_interpreter(module, chosen, tables):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore::RuntimeWarning"]
     done = subprocess.run(
         [*command, str(FAMILY / f"test_triton_{module}.py"), "-k", chosen],
-        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "TABLES": str(tables)},
         capture_output=True,
         text=True,
         check=False,

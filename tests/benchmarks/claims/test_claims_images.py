@@ -76,7 +76,8 @@ def test_a_recovered_victim_counts_evaluations_to_its_first_success(some_images)
     assert len(recovered) >= 2
     for entry in recovered:
         assert entry["mse"] < 1e-2
-        assert entry["evaluations to success"] == 150 * (entry["restarts"].index(True) + 1)
+        # Up to the first restart that succeeded; one may end early, once another is certified.
+        assert 0 < entry["evaluations to success"] <= 150 * (entry["restarts"].index(True) + 1)
     assert found["strip"]
 
 

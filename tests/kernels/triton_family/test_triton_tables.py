@@ -2,6 +2,7 @@
 shared targets, any order of layers, what is not finite confined to its recovery."""
 
 import math
+import os
 import random
 
 import pytest
@@ -18,7 +19,7 @@ from triton_support import (
 
 from sapag_fast.distances.sums import target_sums
 
-TABLES = 2100
+TABLES = int(os.environ.get("TABLES", "2100"))
 BATCH = 100
 
 CHUNK = SMALL.chunk.elements * SMALL.tiles_a_chunk
