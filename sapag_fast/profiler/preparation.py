@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sapag_fast import checks as check
-from sapag_fast.runtime.denormals import flushed_denormals
 from sapag_fast.runtime.randomness import seeded
 from sapag_fast.search.options import SearchOptions
 from sapag_fast.search.prepare import attack_on
@@ -59,12 +58,7 @@ class Preparation:
     @contextlib.contextmanager
     def conditions(self) -> Iterator[None]:
         """Those of an attack, with its random numbers seeded and the global ones given back."""
-        flush = self.setup.recipe.surrogate is not None and self.device.type == "cpu"
-        with (
-            seeded(self.setup.options.seed, self.device),
-            sdpa_kernel(SDPBackend.MATH),
-            flushed_denormals(flush),
-        ):
+        with seeded(self.setup.options.seed, self.device), self.setup.conditions():
             yield
 
 

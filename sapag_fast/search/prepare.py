@@ -13,11 +13,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sapag_fast import checks as check
 from sapag_fast.files.fingerprint import fingerprint
-from sapag_fast.runtime.denormals import flushed_denormals
 from sapag_fast.runtime.randomness import forked, random_state, resumed, seeded
 from sapag_fast.search.capacity import first_matching, searches_at_once
 from sapag_fast.search.checkpoint import Checkpoint
@@ -83,10 +81,7 @@ class Attack:
     @contextlib.contextmanager
     def conditions(self) -> Iterator[None]:
         """Those of a search: its random numbers, attention and denormals; given back as they were."""
-        device = self.setup.device
-        flush = self.setup.recipe.surrogate is not None and device.type == "cpu"
-        # The fused attention kernels cannot be differentiated twice.
-        with resumed(self.random, device), sdpa_kernel(SDPBackend.MATH), flushed_denormals(flush):
+        with resumed(self.random, self.setup.device), self.setup.conditions():
             yield
 
     def search(self, certified_at: Sequence[float] | None = None) -> Search:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sapag_fast import checks as check
 from sapag_fast.distances.gradient_distance import GradientDistance
 from sapag_fast.distances.layering import model_layers
+from sapag_fast.runtime.denormals import flushed_denormals
 from sapag_fast.search.basis import Basis, make_basis
 from sapag_fast.search.options import SearchOptions
 from sapag_fast.search.recipe import Recipe
@@ -76,6 +79,14 @@ class Setup:
     def shape(self) -> tuple[int, ...]:
         """``(B, *input_shape)``."""
         return (self.batch_size, *self.input_shape)
+
+    @contextlib.contextmanager
+    def conditions(self) -> Iterator[None]:
+        """Those of a search but for its random numbers: attention and denormals; given back as they were."""
+        flush = self.recipe.surrogate is not None and self.device.type == "cpu"
+        # The fused attention kernels cannot be differentiated twice.
+        with sdpa_kernel(SDPBackend.MATH), flushed_denormals(flush):
+            yield
 
     @cached_property
     def bases(self) -> tuple[Basis, ...]:
