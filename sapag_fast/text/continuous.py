@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sapag_fast.matching.base import Matching, StageHook
+from sapag_fast.matching.base import Matching
+from sapag_fast.text.wrapped import WrappedMatching
 
 __all__ = ["ScaledEmbeddings"]
 
 
-class ScaledEmbeddings:
+class ScaledEmbeddings(WrappedMatching):
     """Matching in v ``[R, 1, T, H]``: the word embeddings are std(E)·v.
 
     Parameters
@@ -23,22 +24,8 @@ class ScaledEmbeddings:
     """
 
     def __init__(self, inner: Matching, embedding: Tensor, victims: Tensor) -> None:
-        self.inner, self.victims = inner, victims
-        self.mode = inner.mode
+        super().__init__(inner, victims)
         self.scale = embedding.detach().std()
-
-    @property
-    def stages(self) -> StageHook | None:
-        """Who is told when a stage of the inner evaluation begins, as of `Matching`."""
-        return self.inner.stages
-
-    @stages.setter
-    def stages(self, stages: StageHook | None) -> None:
-        self.inner.stages = stages
-
-    def retarget(self, victims: Tensor) -> None:
-        """From now on row r searches the search's victim ``victims[r]``, ``[R]``, int64."""
-        self.inner.retarget(self.victims[victims])
 
     def embeddings(self, inputs: Tensor) -> Tensor:
         """The word embeddings for v, both ``[R, 1, T, H]``."""

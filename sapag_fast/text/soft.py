@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sapag_fast.matching.base import Matching, StageHook
+from sapag_fast.matching.base import Matching
 from sapag_fast.text.bag import Bag
+from sapag_fast.text.wrapped import WrappedMatching
 
 __all__ = ["SoftAssignment", "padded_bags"]
 
@@ -24,7 +25,7 @@ def padded_bags(bags: Sequence[Bag]) -> tuple[Tensor, Tensor]:
     return tokens, present
 
 
-class SoftAssignment:
+class SoftAssignment(WrappedMatching):
     """Matching in logits z ``[R, 1, T, K]``: the embedding at position t is softmax(z_t)·E[bag].
 
     Parameters
@@ -42,24 +43,14 @@ class SoftAssignment:
     def __init__(
         self, inner: Matching, embedding: Tensor, tokens: Tensor, present: Tensor, victims: Tensor
     ) -> None:
-        self.inner, self.victims = inner, victims
-        self.mode = inner.mode
+        super().__init__(inner, victims)
         self.choices = embedding.detach()[tokens] * present[..., None]
         self.absent = torch.zeros(present.shape, dtype=embedding.dtype, device=embedding.device)
         self.absent.masked_fill_(~present, float("-inf"))
 
-    @property
-    def stages(self) -> StageHook | None:
-        """Who is told when a stage of the inner evaluation begins, as of `Matching`."""
-        return self.inner.stages
-
-    @stages.setter
-    def stages(self, stages: StageHook | None) -> None:
-        self.inner.stages = stages
-
     def retarget(self, victims: Tensor) -> None:
         """From now on row r searches the search's victim ``victims[r]``, ``[R]``, int64."""
-        self.inner.retarget(self.victims[victims])
+        super().retarget(victims)
         self.table = self.choices[victims][:, None]
         self.mask = self.absent[victims][:, None, None]
 
