@@ -8,23 +8,12 @@ label logits together.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
-@dataclass(frozen=True)
-class DlgResult:
-    """``input`` [B, *input_shape] and ``labels`` [B] of the iterate with the lowest ``distance``."""
-
-    input: Tensor
-    labels: Tensor
-    distance: float
-    evaluations: int
-    seconds: float
-    status: str
+from sapag_fast.command_line.demo.dlg import DlgResult
 
 
 def deep_leakage(
@@ -47,8 +36,8 @@ def deep_leakage(
     """Run DLG against one gradient, given in the order of ``model.parameters()``.
 
     Up to ``steps`` optimizer steps (300 published) and ``evaluations`` closure calls; fewer once an iterate
-    is not finite or the optimizer stands still by its own tolerances. Status: budget, non-finite, stalled,
-    reached.
+    is not finite or the optimizer stands still by its own tolerances. The result holds B inputs and labels;
+    its status may also be ``reached``, below `stop_distance`.
 
     Parameters
     ----------
