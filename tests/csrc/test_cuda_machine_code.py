@@ -1,6 +1,7 @@
 """What nvcc makes of the CUDA kernels, without a GPU: gates on registers, spills and widths of accesses."""
 
 import pytest
+from architectures import ARCHITECTURES
 
 from benchmarks.kernels import cuda_machine_code as machine_code
 
@@ -12,9 +13,7 @@ SWEEPING = TIERS | PASSES | {"scale_slopes"}
 ELEMENTS = {"float32", "float64", "bfloat16", "float16"}
 
 
-@pytest.fixture(
-    scope="module", params=["90", *(pytest.param(a, marks=pytest.mark.long) for a in ("80", "100"))]
-)
+@pytest.fixture(scope="module", params=ARCHITECTURES)
 def arch(request):
     return request.param
 

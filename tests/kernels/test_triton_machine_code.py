@@ -7,15 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from architectures import ARCHITECTURES
 
 pytest.importorskip("triton", reason="the Triton kernels need triton")
 
 REGISTERS = 128
 
 
-@pytest.fixture(
-    scope="module", params=["90", *(pytest.param(a, marks=pytest.mark.long) for a in ("80", "100"))]
-)
+@pytest.fixture(scope="module", params=ARCHITECTURES)
 def arch(request):
     return request.param
 
