@@ -76,6 +76,7 @@ class WaveSearch:
         self, model: nn.Module, folder: AuditFolder, options: AuditOptions, device: torch.device
     ) -> None:
         self.model, self.folder, self.options, self.device = model, folder, options, device
+        self.network = VictimModel(model)
 
     def read(self, wave: Wave) -> ReadWave:
         """Read the gradients of the victims that can be searched."""
@@ -160,9 +161,7 @@ class WaveSearch:
         """Raise ValueError where one victim would end the search of all for its labels."""
         if self.options.labels == "infer":
             # The look at the signs needs no noise images, which serve batches.
-            infer_labels(
-                VictimModel(self.model), target, batch_size=1, noise=target[0], classes=group.classes
-            )
+            infer_labels(self.network, target, batch_size=1, noise=target[0], classes=group.classes)
         elif self.options.labels == "known":
             if victim.labels is None:
                 raise ValueError("its gradient file does not give the labels")

@@ -188,9 +188,9 @@ class SearchOptions:
         """Kinds of start in place of the recipe's; None where there are none, or a tensor is given."""
         if self.start is None or isinstance(self.start, Tensor):
             return None
-        if isinstance(self.start, str) or not isinstance(self.start, Sequence) or not self.start:
-            return (self.start,)  # type: ignore[return-value] (refused by name)
-        return tuple(self.start)
+        if isinstance(self.start, tuple) and self.start:
+            return self.start
+        return (self.start,)  # type: ignore[return-value] (what is no word is refused by name)
 
     def settled(self, input_shape: Sequence[int], batch_size: int, *, piecewise_linear: bool) -> Recipe:
         """Choose the recipe for inputs of this shape, with these options in place of its values.
