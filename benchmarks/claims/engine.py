@@ -21,7 +21,7 @@ import torch
 
 from benchmarks.claims.cell import Cell
 from benchmarks.shared.interleaved import machine, source_commit
-from sapag_fast.files.tensors import replacing
+from sapag_fast.files.output import replacing
 
 __all__ = ["all_cells", "is_done", "read_result", "run_cell", "run_cells", "select"]
 

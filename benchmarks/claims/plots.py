@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks.claims.summary import summarise
-from sapag_fast.files.tensors import replacing
+from sapag_fast.files.output import replacing
 
 __all__ = ["plot_curves", "plot_phases", "save_strips"]
 

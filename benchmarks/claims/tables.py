@@ -20,7 +20,7 @@ from benchmarks.claims.plots import plot_curves, plot_phases, save_strips
 from benchmarks.claims.summary import Summary, recovered_by_first, summarise, wilson
 from benchmarks.claims.totals import totals_table
 from benchmarks.report.markdown import prose, table
-from sapag_fast.files.tensors import replacing
+from sapag_fast.files.output import replacing
 
 __all__ = ["QUICK_RESULTS", "RESULTS", "report_path", "write"]
 

@@ -20,8 +20,8 @@ from urllib.parse import quote
 
 from sapag_fast.audit.manifest import Manifest
 from sapag_fast.audit.result import Result
-from sapag_fast.files.output import check_output, finite_json
-from sapag_fast.files.tensors import opened_safetensors, read_tensors, replacing, write_tensors
+from sapag_fast.files.output import check_output, finite_json, replacing
+from sapag_fast.files.tensors import opened_safetensors, read_tensors, write_tensors
 
 __all__ = ["AuditFolder", "file_name"]
 

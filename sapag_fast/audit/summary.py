@@ -15,8 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from sapag_fast.audit.folder import AuditFolder, file_name
-from sapag_fast.files.output import finite_json
-from sapag_fast.files.tensors import replacing
+from sapag_fast.files.output import finite_json, replacing
 from sapag_fast.reports.finished import Finished
 from sapag_fast.reports.metrics import CLAIMED_SUCCESS_MEANS, SUCCESS_MEANS, SUCCESS_PSNR
 from sapag_fast.reports.pictures import is_image, to_picture
@@ -274,5 +273,5 @@ def _figure(value: object) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    with replacing(path) as temporary:
+    with replacing(path, durable=False) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")

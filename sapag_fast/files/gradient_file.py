@@ -174,16 +174,21 @@ def gradient_in_order(
     return [tensors[name] if name in expected else None for name in trained]
 
 
-def write_gradient(path: Path, gradient: Mapping[str, Tensor], metadata: GradientMetadata) -> None:
-    """Write one victim's gradient, by parameter, at once or not at all."""
-    write_tensors(path, gradient, metadata.entries())
+def write_gradient(
+    path: Path, gradient: Mapping[str, Tensor], metadata: GradientMetadata, *, durable: bool = True
+) -> None:
+    """Write one victim's gradient, by parameter, at once or not at all; `durable` as in `replacing`."""
+    write_tensors(path, gradient, metadata.entries(), durable=durable)
 
 
 def write_folder(folder: Path, victims: Iterable[tuple[str, Mapping[str, Tensor], GradientMetadata]]) -> None:
-    """Write a file for each victim, given as name, gradient by parameter and metadata."""
+    """Write a file for each victim, given as name, gradient by parameter and metadata.
+
+    The files are whole, but not `durable`: thousands of ``fsync`` would take minutes on some disks.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for name, gradient, metadata in victims:
-        write_gradient(folder / f"{name}.safetensors", gradient, metadata)
+        write_gradient(folder / f"{name}.safetensors", gradient, metadata, durable=False)
 
 
 def write_stacked(

@@ -1,11 +1,15 @@
-"""Output folders, JSON and the versions that results carry."""
+"""Output folders, files that are written whole, JSON and the versions that results carry."""
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import platform
-from collections.abc import Mapping
+import re
+import tempfile
+from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +17,65 @@ import torch
 
 from sapag_fast._version import __version__
 
-__all__ = ["check_new_file", "check_output", "finite_json", "versions"]
+__all__ = ["check_new_file", "check_output", "finite_json", "replacing", "sweep", "versions"]
+
+_TEMPORARY = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}\.part", re.DOTALL)
+"""What `replacing` calls its temporary files."""
+
+_NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM}
+"""A file system that cannot sync a folder says one of these."""
+
+
+@contextmanager
+def replacing(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
+    """Give a temporary path in the same folder; it becomes ``path`` if the block ends well.
+
+    It vanishes if the block does not. A process that is killed leaves it behind (see `sweep`).
+
+    Parameters
+    ----------
+    path : str or Path
+    durable : bool
+        Have the file and its folder reach the disk, so that a power failure leaves the old content or the
+        new: two ``fsync``. Without, the file may be empty then; for what can be made again.
+    """
+    path = Path(path)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp gives 0600, an ordinary file follows the umask
+        if durable:
+            _sync(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if durable:
+        try:
+            _sync(path.parent)
+        except OSError as error:
+            if error.errno not in _NO_SYNC:
+                raise
+
+
+def sweep(folder: Path, names: Container[str]) -> None:
+    """Remove what killed writes of the files of these names have left in the folder."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        found = _TEMPORARY.fullmatch(path.name)
+        if found is not None and found["name"] in names and path.is_file() and not path.is_symlink():
+            path.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def check_output(folder: Path, overwrite: bool) -> None:

@@ -4,8 +4,6 @@ A gradient file holds one tensor per parameter name, in safetensors with a few w
 dictionary or list of tensors in torch's own format (read with ``weights_only=True``).
 """
 
-import os
-import tempfile
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -19,34 +17,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from sapag_fast.files.output import replacing
+
 TORCH_SUFFIXES = frozenset({".pt", ".pth", ".bin"})
 
 
-@contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path in the same folder; it becomes ``path`` if the block ends well.
-
-    It vanishes if the block does not.
-    """
-    path = Path(path)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(descriptor)
-    temporary = Path(name)
-    try:
-        yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp gives 0600, an ordinary file follows the umask
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
 def write_tensors(
-    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+    path: str | Path,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    durable: bool = True,
 ) -> None:
-    """Write a safetensors file at once or not at all.
+    """Write a safetensors file at once or not at all; `durable` as in `replacing`.
 
     Raises
     ------
@@ -59,7 +42,7 @@ def write_tensors(
         for name, tensor in tensors.items()
     }
     try:
-        with replacing(path) as temporary:
+        with replacing(path, durable=durable) as temporary:
             save_file(whole, temporary, dict(metadata or {}))
     except (OSError, SafetensorError) as error:
         raise ValueError(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sapag_fast.files.tensors import replacing
+from sapag_fast.files.output import replacing
 from sapag_fast.profiler.stages import STAGES
 from sapag_fast.runtime.extras import needs
 
@@ -34,7 +34,7 @@ def draw(profile: AttackProfile, path: Path) -> None:
     _roofline(right, profile)
     shape = "x".join(map(str, profile.input_shape))
     figure.suptitle(f"{profile.model}, {shape}: {profile.machine['device']}", fontsize=10)
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    with replacing(path, durable=False) as temporary, temporary.open("wb") as file:
         FigureCanvasAgg(figure).print_png(file)
 
 

@@ -17,6 +17,7 @@ from torch._C._autograd import DeviceType
 from torch.autograd.profiler import record_function
 from torch.profiler import ProfilerActivity, profile
 
+from sapag_fast.files.output import replacing
 from sapag_fast.profiler.ceilings import synchronise
 from sapag_fast.profiler.stages import watched_step, watching
 from sapag_fast.search.batch import Batch
@@ -81,9 +82,7 @@ def traced(batch: Batch, device: torch.device, steps: int, path: Path | None = N
                 watched_step(batch, ranges)
             synchronise(device)
     if path is not None:
-        from sapag_fast.files.tensors import replacing  # here: it alone needs safetensors
-
-        with replacing(path) as temporary:
+        with replacing(path, durable=False) as temporary:
             profiler.export_chrome_trace(str(temporary))
     events: Sequence[Any] = profiler.events() or ()
     gaps = _gaps(events, steps)

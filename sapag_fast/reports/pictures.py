@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sapag_fast.files.tensors import replacing
+from sapag_fast.files.output import replacing
 from sapag_fast.runtime.extras import needs
 
 with needs("data", "pictures"):
@@ -48,7 +48,7 @@ def to_picture(image: Tensor) -> Image.Image:
 
 def save_picture(path: Path, picture: Image.Image) -> None:
     """Write a PNG file, whole or not at all."""
-    with replacing(path) as temporary:
+    with replacing(path, durable=False) as temporary:
         picture.save(temporary, format="PNG")
 
 

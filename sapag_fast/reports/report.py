@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sapag_fast.files.output import check_output, finite_json, versions
-from sapag_fast.files.tensors import replacing, write_tensors
+from sapag_fast.files.output import check_output, finite_json, replacing, versions
+from sapag_fast.files.tensors import write_tensors
 from sapag_fast.reports.finished import Finished
 from sapag_fast.reports.pictures import Row, grid, is_image, save_picture, to_picture
 from sapag_fast.runtime.extras import needs

@@ -156,21 +156,6 @@ def test_missing_files_folders_and_suffixes(tmp_path):
             files.read_tensors(tmp_path / name)
 
 
-def test_failed_write_leaves_the_old_file(tmp_path):
-    path = tmp_path / "file"
-    path.write_text("old")
-
-    def half_written():
-        with files.replacing(path) as temporary:
-            temporary.write_text("half")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        half_written()
-    assert path.read_text() == "old"
-    assert names_in(tmp_path) == ["file"]
-
-
 def test_write_follows_the_umask(tmp_path):
     previous = os.umask(0o027)
     try:
