@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sapag_fast import checks as check
 from sapag_fast.command_line.model_file import load_model
 from sapag_fast.files.tensors import load_weights
 from sapag_fast.reports.report import Report
@@ -26,14 +27,7 @@ def chosen_device(name: str | None) -> torch.device:
     ValueError
         For one that is unknown or not there.
     """
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {name!r}: {str(error).strip().splitlines()[0]}") from None
-    if device.type == "meta":
-        raise ValueError(f"device {name!r}: holds no numbers")
-    return device
+    return check.check_device("cuda" if name is None and torch.cuda.is_available() else name or "cpu")
 
 
 def built_model(reference: str, weights: Path | None, seed: int, device: torch.device) -> nn.Module:

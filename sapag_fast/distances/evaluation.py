@@ -60,6 +60,15 @@ class BoundDistance:
             sums = replace(sums, target_deviation=variance.double() * sums.size)
         return self.kind.value(sums, weights, bandwidth, l1_weight)
 
+    def check_rows(self, recoveries: int) -> None:
+        """Refuse layer weights and variances whose rows fit no recovery; the kernels check theirs."""
+        for name, rows in (("layer_weights", self.options.weights), ("variance", self.options.variance)):
+            if rows is not None and rows.dim() == 2 and rows.shape[0] not in (1, recoveries):
+                raise ValueError(
+                    f"{name}: expected shape [{self.layering.layers}] or "
+                    f"[{recoveries}, {self.layering.layers}], found {list(rows.shape)}"
+                )
+
     def shaped(self, value: Tensor) -> Tensor:
         """``[R]`` as it is, or shape ``()``; never a view, which callers could not write to."""
         return value if self.batched else value.sum()
@@ -68,6 +77,7 @@ class BoundDistance:
 def eager_distance(bound: BoundDistance, dummy: Tensors, target: Tensors) -> Tensor:
     """D by plain operations, differentiable any number of times."""
     layering, batched = bound.layering, bound.batched
+    bound.check_rows(dummy[0].shape[0] if batched else 1)
     if bound.backend == "reference" and bound.kind.native is not None:
         value = reference_distance(dummy, target, bound.kind.name, layering, bound.options, batched=batched)
     else:
@@ -132,6 +142,7 @@ def _by_formula(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """D, the coefficients of V and the target's sums of a kind that the kernels do not know."""
     backend, layering, batched = bound.backend, bound.layering, bound.batched
+    bound.check_rows(dummy[0].shape[0] if batched else 1)
     sums = ops.target_sums(backend, target, layering, batched) if cached is None else cached
     difference = ops.difference_sums(backend, dummy, target, layering, batched)
     value, coefficients = value_and_coefficients(bound.on_sums, difference, sums, bound.sizes(target))

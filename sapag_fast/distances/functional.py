@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sapag_fast import checks as check
 from sapag_fast.distances import operators as ops
 from sapag_fast.distances.gradient_distance import GradientDistance
 from sapag_fast.distances.kind import Kind
@@ -111,9 +112,11 @@ def gradient_variance(
         one without elements.
     """
     given = list(gradients)
+    batched, merge_bias = check.check_flag("batched", batched), check.check_flag("merge_bias", merge_bias)
     check_pairs(given, given)
     check_alike(given, given, batched)
-    own_layers = layering(shapes_of(given, batched), merge_bias, None if layers is None else tuple(layers))
+    numbers = None if layers is None else check.check_integers("layers", layers)
+    own_layers = layering(shapes_of(given, batched), merge_bias, numbers)
     present = [t.detach() for t in given if t is not None]
     name = ops.choose_backend(backend, present[0].device)
     with torch.no_grad():

@@ -1,6 +1,5 @@
 """The public distance: any two lists of gradients in, a differentiable tensor out, the target remembered."""
 
-import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, cast
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 from torch._C._functorch import is_batchedtensor
 
+from sapag_fast import checks as check
 from sapag_fast.distances import operators as ops
 from sapag_fast.distances.autograd import FunctionalDistance, PlainDistance
 from sapag_fast.distances.evaluation import BoundDistance, value_alone, value_and_gradient
@@ -47,15 +47,17 @@ class GradientDistance:
         Q_l, ``[L]`` or ``[R, L]``; not for kinds that see the whole gradient as one layer. For ``tag`` it
         weighs the absolute term alone. Default: the kind's own, 1/(l + 1) for ``sapag-mean``, else 1.
     bandwidth : float, optional
-        s of the Gaussian kernels, > 0. Default 1, 0.05 for ``sapag-global``.
+        s of the Gaussian kernels, the kinds ``sapag...``, > 0. Default 1, 0.05 for ``sapag-global``.
     merge_bias : bool
         A vector that follows a tensor whose first dimension it shares joins its layer.
     layers : sequence of int, optional
-        A layer number for each tensor, in place of that rule.
+        A layer number for each tensor, in place of that rule; not for kinds that see the whole gradient as
+        one layer.
     variance : Tensor or sequence of float, optional
-        Of the target, ``[L]`` or ``[R, L]``, in place of its own biased one; a layer where it is not positive
-        is degenerate. ``"sapag-mean"`` with ``merge_bias=False, variance=[g.var() for g in target]`` is the
-        formula of the published re-implementation, see docs/mathematics.md.
+        Of the target, ``[L]`` or ``[R, L]``, in place of its own biased one, for ``sapag``, ``sapag-mean``,
+        ``sapag-sum`` and registered kinds; a layer where it is 0 or nan is degenerate. ``"sapag-mean"`` with
+        ``merge_bias=False, variance=[g.var() for g in target]`` is the formula of the published
+        re-implementation, see docs/mathematics.md.
     l1_weight : float, optional
         Of the absolute term of ``tag``. Default 0.01.
     backend : str, optional
@@ -64,7 +66,8 @@ class GradientDistance:
     Raises
     ------
     ValueError, TypeError
-        For anything that does not fit together, here or in a call, naming the argument.
+        For anything that does not fit together, options that the kind does not read among it, here or in a
+        call, naming the argument.
     """
 
     def __init__(
@@ -81,19 +84,30 @@ class GradientDistance:
         backend: str | None = None,
     ) -> None:
         self.kind = find_kind(kind)
-        self.batched = batched
-        self.bandwidth = self.kind.bandwidth if bandwidth is None else float(bandwidth)
-        if not (self.bandwidth > 0 and math.isfinite(self.bandwidth)):
-            raise ValueError(f"bandwidth: expected a positive number, found {bandwidth}")
-        self.l1_weight = L1_WEIGHT if l1_weight is None else float(l1_weight)
-        if not (self.l1_weight >= 0 and math.isfinite(self.l1_weight)):
-            raise ValueError(f"l1_weight: expected a number from 0 on, found {l1_weight}")
-        if layer_weights is not None and not self.kind.takes_weights:
-            raise ValueError(f"layer_weights: the distance {self.kind.name!r} takes none")
+        given = {
+            "bandwidth": bandwidth,
+            "layer_weights": layer_weights,
+            "variance": variance,
+            "l1_weight": l1_weight,
+        }
+        for name, value in given.items():
+            if value is not None and name not in self.kind.takes:
+                raise ValueError(f"{name}: the distance {self.kind.name!r} takes none")
+        self.batched = check.check_flag("batched", batched)
+        self.bandwidth = (
+            self.kind.bandwidth if bandwidth is None else check.check_positive("bandwidth", bandwidth)
+        )
+        self.l1_weight = L1_WEIGHT if l1_weight is None else check.check_weight("l1_weight", l1_weight)
         self.layer_weights = _as_rows("layer_weights", layer_weights)
         self.variance = _as_rows("variance", variance)
-        self.merge_bias = merge_bias
-        self.layers = None if layers is None else tuple(int(layer) for layer in layers)
+        self.merge_bias = check.check_flag("merge_bias", merge_bias)
+        self.layers = None if layers is None else check.check_integers("layers", layers)
+        if self.kind.merged and self.layers is not None:
+            raise ValueError(
+                f"layers: the distance {self.kind.name!r} sees the whole gradient as one layer and takes none"
+            )
+        if backend is not None:
+            check.check_choice("backend", backend, ops.BACKENDS)
         self.backend = backend
         self._known: KnownTarget | None = None
 
@@ -116,13 +130,17 @@ class GradientDistance:
             "kind": self.kind.name if is_registered(self.kind) else self.kind,
             "batched": self.batched,
             "layer_weights": self.layer_weights,
-            "bandwidth": self.bandwidth,
+            "bandwidth": self.bandwidth if "bandwidth" in self.kind.takes else None,
             "merge_bias": self.merge_bias,
             "layers": self.layers,
             "variance": self.variance,
-            "l1_weight": self.l1_weight,
+            "l1_weight": self.l1_weight if "l1_weight" in self.kind.takes else None,
             "backend": self.backend,
         }
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the target of the last call, which is a victim's gradient: pickles and copies have none."""
+        return self.__dict__ | {"_known": None}
 
     def copy(self, **changes: Any) -> "GradientDistance":
         """The same distance with some of its options changed, and nothing in its cache."""
@@ -247,7 +265,15 @@ def _as_rows(name: str, given: Tensor | Sequence[float] | None) -> Tensor | None
         raise ValueError(
             f"{name}: cannot be mapped over by torch.func.vmap; use batched=True with rows [R, L]"
         )
-    rows = torch.as_tensor(given, dtype=torch.float64).detach()
+    try:
+        rows = torch.as_tensor(given, dtype=torch.float64).detach()
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name}: expected numbers [L] or [R, L], found {check.shown(given)}") from None
     if rows.dim() not in (1, 2):
         raise ValueError(f"{name}: expected shape [L] or [R, L], found {tuple(rows.shape)}")
+    # One element has no unbiased variance: nan there, as zero, says that its layer carries no weight.
+    wrong = ~(torch.isfinite(rows) & (rows >= 0)) & ~(torch.isnan(rows) & (name == "variance"))
+    if bool(wrong.any()) or bool((rows > check.MOST_WEIGHT).any()):
+        found = rows[wrong | (rows > check.MOST_WEIGHT)][0].item()
+        raise ValueError(f"{name}: expected numbers in 0..{check.MOST_WEIGHT:g}, found {found}")
     return rows

@@ -15,11 +15,13 @@ Inverting Gradients (Geiping et al., NeurIPS 2020), ``tag`` from TAG (Deng et al
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from sapag_fast import checks as check
 from sapag_fast.distances import formulas
 from sapag_fast.distances.sums import GradientSums
 
@@ -42,8 +44,9 @@ class Kind:
         What a layer's target must have to carry weight: ``"variance"``, ``"norm"`` or ``""``.
     bandwidth : float
         The default of the Gaussian kernels' s.
-    takes_weights : bool
-        Whether layer weights mean something to it.
+    takes : tuple of str
+        Which of ``bandwidth``, ``layer_weights``, ``variance`` and ``l1_weight`` it reads; the others are
+        refused.
     native : int or None
         Its number among the distances that the compiled code computes by itself.
     layer_weights : callable or None
@@ -55,7 +58,7 @@ class Kind:
     merged: bool = False
     needs: str = ""
     bandwidth: float = 1.0
-    takes_weights: bool = True
+    takes: tuple[str, ...] = ()
     native: int | None = None
     layer_weights: Callable[[int], Tensor] | None = None
 
@@ -89,16 +92,21 @@ class Kind:
         TypeError
             If the name is no string, or the function cannot be called.
         """
-        if not isinstance(name, str):
-            raise TypeError(f"name: expected a string, found {type(name).__name__}")
-        if not callable(function_of_sums):
-            raise TypeError(f"function_of_sums: expected a function, found {type(function_of_sums).__name__}")
-        value = _FunctionOfSums(function_of_sums, weighted)
-        return cls(name, value, merged=merged, takes_weights=weighted)
+        check.check_text("name", name)
+        check.check_callable("function_of_sums", function_of_sums)
+        value = _FunctionOfSums(function_of_sums, check.check_flag("weighted", weighted))
+        takes = ("layer_weights", "variance") if weighted else ("variance",)
+        return cls(name, value, merged=check.check_flag("merged", merged), takes=takes)
 
     def default_weights(self, layers: int) -> Tensor | None:
         """The kind's own weights for so many layers, float64 ``[L]``, or None for all ones."""
         return None if self.layer_weights is None else self.layer_weights(layers)
+
+    def __reduce__(self) -> tuple[Callable[..., "Kind"], tuple[Any, ...]]:
+        # By its name where it has one in the table: functions of a notebook or a lambda cannot be pickled.
+        if is_registered(self):
+            return find_kind, (self.name,)
+        return Kind, tuple(getattr(self, field.name) for field in fields(self))
 
     def __repr__(self) -> str:
         # The name alone, without addresses of functions: checkpoints compare it between processes.
@@ -125,26 +133,34 @@ def falling_weights(layers: int) -> Tensor:
     return 1.0 / torch.arange(1, layers + 1, dtype=torch.float64)
 
 
+_GAUSSIAN = ("bandwidth", "layer_weights", "variance")
 # The numbers are those of csrc/kinds.h.
 _BUILT_IN = (
-    Kind("sapag", formulas.sapag, needs="variance", native=0),
-    Kind("sapag-mean", formulas.sapag_mean, needs="variance", native=1, layer_weights=falling_weights),
-    Kind("sapag-sum", formulas.sapag_sum, needs="variance", native=2),
+    Kind("sapag", formulas.sapag, needs="variance", takes=_GAUSSIAN, native=0),
+    Kind(
+        "sapag-mean",
+        formulas.sapag_mean,
+        needs="variance",
+        takes=_GAUSSIAN,
+        native=1,
+        layer_weights=falling_weights,
+    ),
+    Kind("sapag-sum", formulas.sapag_sum, needs="variance", takes=_GAUSSIAN, native=2),
     Kind(
         "sapag-global",
         formulas.sapag_global,
         merged=True,
         needs="norm",
         bandwidth=0.05,
-        takes_weights=False,
+        takes=("bandwidth",),
         native=3,
     ),
-    Kind("l2", formulas.l2, native=4),
-    Kind("l2-normalized", formulas.l2_normalized, merged=True, needs="norm", takes_weights=False, native=5),
-    Kind("cosine", formulas.cosine, merged=True, needs="norm", takes_weights=False, native=6),
-    Kind("layer-cosine", formulas.cosine, needs="norm", native=6),
-    Kind("l1", formulas.l1, native=7),
-    Kind("tag", formulas.tag, native=8),
+    Kind("l2", formulas.l2, takes=("layer_weights",), native=4),
+    Kind("l2-normalized", formulas.l2_normalized, merged=True, needs="norm", native=5),
+    Kind("cosine", formulas.cosine, merged=True, needs="norm", native=6),
+    Kind("layer-cosine", formulas.cosine, needs="norm", takes=("layer_weights",), native=6),
+    Kind("l1", formulas.l1, takes=("layer_weights",), native=7),
+    Kind("tag", formulas.tag, takes=("layer_weights", "l1_weight"), native=8),
 )
 _KINDS: dict[str, Kind] = {kind.name: kind for kind in _BUILT_IN}
 
@@ -154,20 +170,17 @@ def kinds() -> tuple[str, ...]:
     return tuple(_KINDS)
 
 
-def find_kind(kind: str | Kind) -> Kind:
+def find_kind(kind: object, argument: str = "kind") -> Kind:
     """The distance of that name; a `Kind` is itself.
 
     Raises
     ------
     ValueError
-        With the known names, if there is none of this name.
+        With the known names, if there is none of this name; it calls the name by its `argument`.
     """
     if isinstance(kind, Kind):
         return kind
-    found = _KINDS.get(kind) if isinstance(kind, str) else None
-    if found is None:
-        raise ValueError(f"kind: unknown distance {kind!r}; known: {', '.join(_KINDS)}")
-    return found
+    return _KINDS[check.check_choice(argument, kind, _KINDS, other="a Kind")]
 
 
 def is_registered(kind: Kind) -> bool:
@@ -206,6 +219,7 @@ def register_distance(
         If the name is no string, or the function cannot be called.
     """
     kind = Kind.of_sums(name, function_of_sums, merged=merged, weighted=weighted)
+    replace = check.check_flag("replace", replace)
     known = _KINDS.get(name)
     if known is not None:
         if not isinstance(known.value, _FunctionOfSums):

@@ -12,7 +12,12 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
+from sapag_fast import checks as check
+
 Gradients = Iterable[Tensor | None]
+
+MOST_LAYERS = 2**20
+"""Layer numbers stay below: there are sums for every number up to the highest."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ def layering(
     Raises
     ------
     ValueError
-        If ``layers`` has the wrong length or holds a negative number.
+        If ``layers`` has the wrong length or holds a number that is no layer's.
     """
     kept = tuple(i for i, shape in enumerate(shapes) if shape is not None)
     if layers is not None:
@@ -65,8 +70,9 @@ def layering(
             raise ValueError(
                 f"layers: expected one layer number for each of {len(shapes)} tensors, found {len(layers)}"
             )
-        if any(layer < 0 for layer in layers):
-            raise ValueError(f"layers: expected numbers from 0 on, found {min(layers)}")
+        if any(not 0 <= layer < MOST_LAYERS for layer in layers):
+            found = min(layers) if min(layers) < 0 else max(layers)
+            raise ValueError(f"layers: expected numbers in 0..{MOST_LAYERS - 1}, found {found}")
         return Layering(kept, tuple(layers[i] for i in kept), max((layers[i] + 1 for i in kept), default=0))
 
     layer_of: list[int] = []
@@ -118,10 +124,8 @@ def model_layers(model: nn.Module, layers: str | Sequence[int]) -> tuple[int, ..
     """
     shapes = tuple(tuple(p.shape) for p in model.parameters() if p.requires_grad)
     if not isinstance(layers, str):
-        return layering(shapes, True, tuple(int(layer) for layer in layers)).layer_of
-    if layers not in LAYER_RULES:
-        known = ", ".join(LAYER_RULES)
-        raise ValueError(f"layers: unknown pairing {layers!r}; expected {known} or a number for each tensor")
+        return layering(shapes, True, check.check_integers("layers", layers)).layer_of
+    check.check_choice("layers", layers, LAYER_RULES, other="a number for each tensor")
     return (
         module_layers(model) if layers == "modules" else layering(shapes, layers == "shapes", None).layer_of
     )

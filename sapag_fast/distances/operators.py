@@ -82,7 +82,8 @@ def choose_backend(requested: str | None, device: torch.device) -> str:
     """
     name = requested or os.environ.get("SAPAG_FAST_BACKEND") or _own_backend(device)
     if name not in BACKENDS:
-        raise ValueError(f"backend: unknown backend {name!r}; known: {', '.join(BACKENDS)}")
+        source = "backend" if requested else "SAPAG_FAST_BACKEND"
+        raise ValueError(f"{source} must be one of {', '.join(BACKENDS)}, found {name!r}")
     if name == "cpu" and device.type != "cpu":
         raise ValueError(f"backend: 'cpu' kernels need tensors on the CPU, found {device}")
     if name == "cuda" and device.type != "cuda":

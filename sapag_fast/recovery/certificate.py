@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from sapag_fast.distances.gradient_distance import GradientDistance
+from sapag_fast.distances.kind import Kind
 from sapag_fast.search.prepare import Attack
 from sapag_fast.victim.problem import Problem, rebuilt
 
@@ -239,7 +240,7 @@ def _unusual(attack: Attack) -> str:
         ("labels searched jointly", problem.joint),
         (
             "a distance or layers of one's own",
-            options.layers != "modules" or isinstance(options.distance, GradientDistance),
+            options.layers != "modules" or isinstance(options.distance, (GradientDistance, Kind)),
         ),
         ("bounds other than 0 and 1", options.bounds != (0.0, 1.0)),
         (f"gradients of {setup.dtype}", setup.dtype not in (torch.float32, torch.float64)),

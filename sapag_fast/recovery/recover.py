@@ -81,6 +81,11 @@ def recover(
     """
     if on_finished is not None:
         check.check_callable("on_finished", on_finished)
+    if progress is not None and not isinstance(progress, bool):
+        check.check_callable("progress", progress)
+    if checkpoint is not None:
+        checkpoint = check.check_path("checkpoint", checkpoint)
+    batched = check.check_flag("batched", batched)
     attack = prepare(
         model,
         Targets(target, labels, batched),

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from sapag_fast import checks as check
+
 __all__ = ["BASES", "Basis", "make_basis"]
 
 
@@ -93,7 +95,7 @@ class CosineBasis(Basis):
         super().__init__(input_shape, bounds, device, dtype)
         if len(self.input_shape) != 3:
             raise ValueError(
-                f"basis 'dct' needs inputs of shape [channels, height, width]; input_shape is "
+                f"basis: 'dct' needs inputs of shape [channels, height, width], found input_shape "
                 f"{self.input_shape}"
             )
         channels, height, width = self.input_shape
@@ -149,6 +151,4 @@ def make_basis(
     ValueError
         For an unknown name, or a shape that the basis cannot take.
     """
-    if name not in BASES:
-        raise ValueError(f"unknown basis {name!r}; expected one of {', '.join(BASES)}")
-    return BASES[name](input_shape, bounds, torch.device(device), dtype)
+    return BASES[check.check_choice("basis", name, BASES)](input_shape, bounds, torch.device(device), dtype)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -12,8 +12,11 @@ from torch import Tensor
 
 from sapag_fast import checks as check
 from sapag_fast.distances.gradient_distance import GradientDistance
+from sapag_fast.distances.kind import Kind, find_kind
+from sapag_fast.distances.layering import LAYER_RULES
+from sapag_fast.search.basis import BASES
 from sapag_fast.search.priors import require_image_shape
-from sapag_fast.search.recipe import OPTIMIZERS, Recipe, choose_recipe
+from sapag_fast.search.recipe import OPTIMIZERS, Recipe, check_recipe, choose_recipe
 from sapag_fast.search.starts import START_KINDS
 from sapag_fast.victim.surrogate import Surrogate
 
@@ -30,12 +33,13 @@ class SearchOptions:
         ``"auto"`` looks at the network and the input; ``"smooth"`` for networks without piecewise-linear
         activations, and ``"relu"`` through the surrogate for those with some, look at the input alone; the
         other names of `RECIPES` look at nothing. The next options override the recipe.
-    distance : str, GradientDistance or None
-        A distance's kind or a `GradientDistance`.
+    distance : str, Kind, GradientDistance or None
+        A distance's kind, by name or as a `Kind` object, or a `GradientDistance`.
     layers : str or sequence of int
         Which gradients form a layer of the distance: ``modules`` (those of one submodule), ``shapes`` (a
         vector joins the tensor before it whose first dimension it shares), ``separate``, or a number for
-        each. A `GradientDistance` brings its own.
+        each. A `GradientDistance` brings its own, and kinds that see the whole gradient as one layer take
+        none.
     optimizer : str or None
         ``lbfgs``, ``adam`` or ``signed-adam``.
     steps : int or None
@@ -81,7 +85,7 @@ class SearchOptions:
     """
 
     recipe: str | Recipe = "auto"
-    distance: str | GradientDistance | None = None
+    distance: str | Kind | GradientDistance | None = None
     layers: str | Sequence[int] = "modules"
     optimizer: str | None = None
     steps: int | None = None
@@ -101,35 +105,68 @@ class SearchOptions:
     at_once: int | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "bounds", check.check_bounds(self.bounds))
-        check.check_count("restarts", self.restarts)
-        check.check_local_steps(self.local_steps, self.local_lr)
-        for name in ("steps", "max_memory", "at_once"):
-            if getattr(self, name) is not None:
-                check.check_count(name, getattr(self, name))
-        check.check_seed(self.seed)
-        for name in ("box", "tv"):
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, check.check_weight(name, getattr(self, name)))
-        if self.stop_distance is not None:
-            object.__setattr__(self, "stop_distance", check.check_number("stop_distance", self.stop_distance))
+        self._keep("bounds", check.check_bounds(self.bounds))
+        self._check_numbers()
+        check_recipe(self.recipe)
         self._check_distance()
-        if self.optimizer is not None and self.optimizer not in OPTIMIZERS:
-            raise ValueError(f"unknown optimizer {self.optimizer!r}; expected one of {', '.join(OPTIMIZERS)}")
-        if isinstance(self.start, Iterable) and not isinstance(self.start, (str, Tensor)):
-            object.__setattr__(self, "start", tuple(self.start))
-        for kind in self.start_kinds or ():
-            if not isinstance(kind, str) or kind not in START_KINDS:
-                raise ValueError(
-                    f"unknown start {kind!r}; expected one of {', '.join(START_KINDS)}, or a tensor"
-                )
-        self._keep_tuple("layers", "modules, shapes, separate or a number for each tensor")
+        self._check_layers()
+        if self.optimizer is not None:
+            check.check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        if self.start is not None and not isinstance(self.start, Tensor):
+            self._keep_names("start", START_KINDS, "a tensor")
         if self.basis is not None:
-            self._keep_tuple("basis", "pixel, dct or a sequence of them")
+            self._keep_names("basis", tuple(BASES), "a sequence of them")
         off = self.surrogate is None or self.surrogate is False
         softplus = isinstance(self.surrogate, str) and self.surrogate == "softplus"
         if not (off or softplus or isinstance(self.surrogate, Surrogate)):
-            raise ValueError(f"surrogate must be 'softplus', False or a Surrogate, found {self.surrogate!r}")
+            found = check.shown(self.surrogate)
+            raise ValueError(f"surrogate must be 'softplus', False or a Surrogate, found {found}")
+
+    def _check_numbers(self) -> None:
+        """Keep numbers as plain ones, numpy's among them."""
+        self._keep("restarts", check.check_count("restarts", self.restarts))
+        self._keep("local_steps", check.check_local_steps(self.local_steps, self.local_lr)[0])
+        self._keep("seed", check.check_seed(self.seed))
+        self._keep("stop_certified", check.check_flag("stop_certified", self.stop_certified))
+        for name in ("steps", "max_memory", "at_once"):
+            if getattr(self, name) is not None:
+                self._keep(name, check.check_count(name, getattr(self, name)))
+        for name in ("box", "tv", "stop_distance"):
+            if getattr(self, name) is not None:
+                self._keep(name, check.check_weight(name, getattr(self, name)))
+
+    def _check_distance(self) -> None:
+        distance = self.distance
+        if distance is None and isinstance(self.recipe, Recipe):
+            find_kind(self.recipe.distance, f"recipe {self.recipe.name!r}: distance")
+        if distance is None or isinstance(distance, GradientDistance):
+            return
+        if not isinstance(distance, (str, Kind)):
+            found = type(distance).__name__
+            raise TypeError(f"distance must be a kind's name, a Kind or a GradientDistance, found {found}")
+        find_kind(distance, "distance")
+
+    def _check_layers(self) -> None:
+        if isinstance(self.layers, str):
+            check.check_choice("layers", self.layers, LAYER_RULES, other="a number for each tensor")
+        else:
+            self._keep("layers", check.check_integers("layers", self.layers))
+        if isinstance(self.distance, GradientDistance) and self.layers != "modules":
+            raise ValueError(
+                f"layers must be left out where distance is a GradientDistance, which brings its own, "
+                f"found {check.shown(self.layers)}"
+            )
+
+    def _keep(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+
+    def _keep_names(self, name: str, known: Sequence[str], other: str) -> None:
+        """Keep a sequence as a tuple, which nobody can change behind our back; a name stays as it is."""
+        value = getattr(self, name)
+        if isinstance(value, (list, tuple)) and value:
+            self._keep(name, tuple(value))
+        for one in value if isinstance(value, (list, tuple)) and value else (value,):
+            check.check_choice(name, one, known, other=other)
 
     def __eq__(self, other: object) -> bool:
         return self._compared() == other._compared() if isinstance(other, SearchOptions) else NotImplemented
@@ -141,17 +178,6 @@ class SearchOptions:
         """All fields; a tensor is equal to itself alone."""
         values = (getattr(self, field.name) for field in fields(self))
         return tuple(("tensor", id(value)) if isinstance(value, Tensor) else value for value in values)
-
-    def _keep_tuple(self, name: str, expected: str) -> None:
-        """Keep a sequence as a tuple, which nobody can change behind our back; a word stays as it is."""
-        value = getattr(self, name)
-        if isinstance(value, str):
-            return
-        try:
-            values = tuple(map(int if name == "layers" else str, value))
-        except (TypeError, ValueError):
-            raise TypeError(f"{name} must be {expected}, found {value!r}") from None
-        object.__setattr__(self, name, values)
 
     @classmethod
     def given(
@@ -178,19 +204,12 @@ class SearchOptions:
                 )
         return cls(**changes) if options is None else replace(options, **changes)
 
-    def _check_distance(self) -> None:
-        if not (self.distance is None or isinstance(self.distance, (str, GradientDistance))):
-            found = type(self.distance).__name__
-            raise TypeError(f"distance must be a kind's name or a GradientDistance, found {found}")
-
     @property
     def start_kinds(self) -> tuple[str, ...] | None:
         """Kinds of start in place of the recipe's; None where there are none, or a tensor is given."""
         if self.start is None or isinstance(self.start, Tensor):
             return None
-        if isinstance(self.start, tuple) and self.start:
-            return self.start
-        return (self.start,)  # type: ignore[return-value] (what is no word is refused by name)
+        return (self.start,) if isinstance(self.start, str) else tuple(self.start)
 
     def settled(self, input_shape: Sequence[int], batch_size: int, *, piecewise_linear: bool) -> Recipe:
         """Choose the recipe for inputs of this shape, with these options in place of its values.
@@ -207,13 +226,24 @@ class SearchOptions:
         Raises
         ------
         ValueError
-            For an unknown recipe, and for total variation on inputs that are not images.
+            For total variation on inputs that are not images, and layers for a kind that takes none.
         """
         recipe = choose_recipe(self.recipe, input_shape, batch_size, piecewise_linear=piecewise_linear)
         recipe = self.applied_to(recipe)
         if recipe.tv:
             require_image_shape(input_shape)
+        if self.layers != "modules" and self.kind_of(recipe).merged:
+            raise ValueError(
+                f"layers: the distance {recipe.distance!r} sees the whole gradient as one layer and takes "
+                f"none, found {check.shown(self.layers)}"
+            )
         return recipe
+
+    def kind_of(self, recipe: Recipe) -> Kind:
+        """The distance's kind under a recipe that `settled` returned."""
+        if isinstance(self.distance, GradientDistance):
+            return self.distance.kind
+        return find_kind(recipe.distance if self.distance is None else self.distance, "distance")
 
     def applied_to(self, recipe: Recipe) -> Recipe:
         """Put these options in place of the recipe's values."""
@@ -236,15 +266,10 @@ class SearchOptions:
     def _with_distance(self, recipe: Recipe) -> Recipe:
         if self.distance is None:
             return recipe
-        given = self.distance
-        kind = given.kind.name if isinstance(given, GradientDistance) else given
+        kind = self.kind_of(recipe).name
         return replace(recipe, distance=kind, bandwidth=recipe.bandwidth if kind == recipe.distance else None)
 
     def _with_optimizer(self, recipe: Recipe) -> Recipe:
-        if recipe.optimizer not in OPTIMIZERS:
-            raise ValueError(
-                f"unknown optimizer {recipe.optimizer!r}; expected one of {', '.join(OPTIMIZERS)}"
-            )
         if self.optimizer is None or self.optimizer == recipe.optimizer:
             return recipe
         lbfgs = self.optimizer == "lbfgs"

@@ -25,9 +25,8 @@ def require_image_shape(input_shape: Sequence[int]) -> None:
     """
     if len(input_shape) < 3:
         raise ValueError(
-            "total variation needs inputs of shape [channels, height, width] with at least two "
-            "spatial dimensions; "
-            f"input_shape is {tuple(input_shape)}"
+            "tv: total variation needs inputs of shape [channels, height, width] with at least two spatial "
+            f"dimensions, found input_shape {tuple(input_shape)}"
         )
 
 

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from sapag_fast import checks as check
+from sapag_fast.search.basis import BASES
+from sapag_fast.search.starts import START_KINDS
 from sapag_fast.victim.surrogate import Surrogate
 
 __all__ = [
+    "LINE_SEARCHES",
     "OPTIMIZERS",
     "RECIPES",
     "Recipe",
+    "check_recipe",
     "choose_recipe",
 ]
 
 OPTIMIZERS = ("lbfgs", "adam", "signed-adam")
 """Names that a recipe's optimiser may have."""
+
+LINE_SEARCHES = ("armijo",)
+"""Names that its line search may have."""
 
 
 @dataclass(frozen=True)
@@ -97,17 +104,45 @@ class Recipe:
     stop_distance: float = 0.0
 
     def __post_init__(self) -> None:
-        if not self.tv_weights or not all(0.0 <= weight < math.inf for weight in self.tv_weights):
-            raise ValueError(
-                f"recipe {self.name!r}: tv_weights must be finite numbers from 0 on, at least one, found "
-                f"{self.tv_weights!r}"
-            )
-        if not 0.0 < self.scale < math.inf:
-            raise ValueError(
-                f"recipe {self.name!r}: scale must be a finite number above 0, found {self.scale!r}"
-            )
-        if not self.bases:
-            raise ValueError(f"recipe {self.name!r}: basis must name at least one, found {self.basis!r}")
+        check.check_text("recipe: name", self.name)
+        self._check_names()
+        self._check_numbers()
+        for name in ("cosine", "clip"):
+            check.check_flag(self._of(name), getattr(self, name))
+        if self.surrogate is not None and not isinstance(self.surrogate, Surrogate):
+            found = check.shown(self.surrogate)
+            raise TypeError(f"{self._of('surrogate')} must be a Surrogate or None, found {found}")
+
+    def _check_names(self) -> None:
+        check.check_text(self._of("distance"), self.distance)
+        check.check_choice(self._of("optimizer"), self.optimizer, OPTIMIZERS)
+        if self.line_search is not None:
+            check.check_choice(self._of("line_search"), self.line_search, LINE_SEARCHES)
+        for name, values, known in (("basis", self.bases, BASES), ("starts", self.starts, START_KINDS)):
+            if isinstance(values, str) or not values:
+                raise ValueError(f"{self._of(name)} must hold at least one name, found {values!r}")
+            for value in values:
+                check.check_choice(self._of(name), value, known)
+
+    def _check_numbers(self) -> None:
+        for name in ("lr", "scale"):
+            check.check_positive(self._of(name), getattr(self, name))
+        if self.bandwidth is not None:
+            check.check_positive(self._of("bandwidth"), self.bandwidth)
+        for name in ("eps", "box", "tv", "tv_rest", "stop_distance"):
+            check.check_weight(self._of(name), getattr(self, name))
+        for name in ("history", "steps"):
+            check.check_count(self._of(name), getattr(self, name))
+        check.check_fraction(self._of("tv_until"), self.tv_until)
+        for fraction in self.milestones:
+            check.check_fraction(self._of("milestones"), fraction)
+        if not self.tv_weights:
+            raise ValueError(f"{self._of('tv_weights')} must hold at least one number, found none")
+        for weight in self.tv_weights:
+            check.check_weight(self._of("tv_weights"), weight)
+
+    def _of(self, name: str) -> str:
+        return f"recipe {self.name!r}: {name}"
 
     @property
     def bases(self) -> tuple[str, ...]:
@@ -172,6 +207,21 @@ through the surrogate, ``relu-adam`` is the best that was found on the bare netw
 """
 
 
+def check_recipe(recipe: object) -> None:
+    """Refuse what is neither a recipe, nor a recipe's name, nor ``auto``.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name.
+    """
+    if isinstance(recipe, Recipe):
+        return
+    if recipe == "text":
+        raise ValueError("recipe 'text' is for sentences, which sapag_fast.recover_text recovers")
+    check.check_choice("recipe", recipe, ("auto", *RECIPES), other="a Recipe")
+
+
 def choose_recipe(
     recipe: str | Recipe, input_shape: Sequence[int], batch_size: int, *, piecewise_linear: bool
 ) -> Recipe:
@@ -188,10 +238,7 @@ def choose_recipe(
     """
     if isinstance(recipe, Recipe):
         return recipe
-    if recipe == "text":
-        raise ValueError("recipe 'text' is for sentences, which sapag_fast.recover_text recovers")
-    if not isinstance(recipe, str) or (recipe != "auto" and recipe not in RECIPES):
-        raise ValueError(f"unknown recipe {recipe!r}; expected a Recipe or one of auto, {', '.join(RECIPES)}")
+    check_recipe(recipe)
     image = len(input_shape) == 3 and min(input_shape[-2:]) > 1
     name = recipe
     if recipe == "auto":

@@ -152,5 +152,6 @@ def set_up(
     recipe = options.settled(shape, batch_size, piecewise_linear=tried.piecewise_linear)
     distance = options.distance
     if not isinstance(distance, GradientDistance):
-        distance = GradientDistance(recipe.distance, bandwidth=recipe.bandwidth, layers=layers)
+        kind = options.kind_of(recipe)
+        distance = GradientDistance(kind, bandwidth=recipe.bandwidth, layers=None if kind.merged else layers)
     return Setup(network, loss, loss_fn is None, shape, batch_size, options, recipe, distance, tried)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sapag_fast import checks as check
+
 __all__ = ["START_KINDS", "make_start", "recovery_generator"]
 
 START_KINDS = ("grey", "uniform", "blurred", "noise")
@@ -43,8 +45,7 @@ def make_start(
         return low + width * torch.rand(*shape, **draw)
     if kind == "noise":
         return torch.randn(*shape, **draw)
-    if kind != "blurred":
-        raise ValueError(f"unknown start {kind!r}; expected one of {', '.join(START_KINDS)}, or a tensor")
+    check.check_choice("start", kind, START_KINDS)
     noise = torch.randn(*shape, **draw)
     if len(shape) < 4:
         return middle + 0.25 * width * noise

@@ -69,6 +69,22 @@ class TextRecipe:
     choices: int = 8
     kick: int = 3
 
+    def __post_init__(self) -> None:
+        check.check_text("recipe: name", self.name)
+        check.check_text(self._of("distance"), self.distance)
+        check.check_choice(self._of("optimizer"), self.optimizer, ("adam", "lbfgs"))
+        if self.bandwidth is not None:
+            check.check_positive(self._of("bandwidth"), self.bandwidth)
+        for name in ("lr", "spread"):
+            check.check_positive(self._of(name), getattr(self, name))
+        for name in ("eps", "stop_distance"):
+            check.check_weight(self._of(name), getattr(self, name))
+        for name in ("history", "steps", "candidates", "at_once", "choices", "kick"):
+            check.check_count(self._of(name), getattr(self, name))
+
+    def _of(self, name: str) -> str:
+        return f"recipe {self.name!r}: {name}"
+
     def continuous(self) -> Recipe:
         """The continuous search's recipe."""
         return Recipe(
@@ -123,17 +139,12 @@ def choose_text_recipe(
     ValueError, TypeError
         For an unknown name, an unknown distance, and numbers that do not fit.
     """
-    if isinstance(recipe, str):
-        if recipe not in TEXT_RECIPES:
-            known = ", ".join(TEXT_RECIPES)
-            raise ValueError(f"unknown recipe {recipe!r}; expected a TextRecipe or one of {known}")
-        recipe = TEXT_RECIPES["text-no-bag" if recipe == "text" and not bag else recipe]
-    elif not isinstance(recipe, TextRecipe):
-        raise TypeError(f"recipe must be a name or a TextRecipe, found {type(recipe).__name__}")
-    if distance is not None:
-        find_kind(distance)
-        bandwidth = recipe.bandwidth if distance == recipe.distance else None
-        recipe = replace(recipe, distance=distance, bandwidth=bandwidth)
+    if not isinstance(recipe, TextRecipe):
+        name = check.check_choice("recipe", recipe, TEXT_RECIPES, other="a TextRecipe")
+        recipe = TEXT_RECIPES["text-no-bag" if name == "text" and not bag else name]
+    kind = find_kind(recipe.distance if distance is None else distance, "distance").name
+    if kind != recipe.distance:
+        recipe = replace(recipe, distance=kind, bandwidth=None)
     if steps is not None:
         recipe = replace(recipe, steps=check.check_count("steps", steps))
     if candidates is not None:

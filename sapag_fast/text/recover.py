@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from sapag_fast import checks as check
 from sapag_fast.distances.gradient_distance import GradientDistance
+from sapag_fast.distances.kind import find_kind
 from sapag_fast.distances.layering import model_layers
 from sapag_fast.runtime.randomness import seeded
 from sapag_fast.search.interrupted import Interrupted
@@ -156,9 +157,8 @@ def _problem(
     matched = [None if i in tables.entries else entry for i, entry in enumerate(targets)]
     if all(entry is None for entry in matched):
         raise ValueError("target: expected more than the embeddings' gradients, found no other one to match")
-    distance = GradientDistance(
-        recipe.distance, bandwidth=recipe.bandwidth, layers=model_layers(model, layers)
-    )
+    numbers = None if find_kind(recipe.distance, "distance").merged else model_layers(model, layers)
+    distance = GradientDistance(recipe.distance, bandwidth=recipe.bandwidth, layers=numbers)
     return Problem(VictimModel(TextNetwork(model)), loss_fn or F.cross_entropy, distance, matched)
 
 

@@ -32,7 +32,7 @@ def test_without_output_it_writes_nothing(tmp_path, monkeypatch):
 def test_what_fails_leaves_no_folder(tmp_path):
     for arguments, shape, message in (
         ((), "3x8x8", "input_shape"),
-        (("--recipe", "none"), "1x8x8", "unknown recipe"),
+        (("--recipe", "none"), "1x8x8", "recipe must be one of"),
         (("--recoveries", "0"), "1x8x8", "recoveries must be at least 1"),
     ):
         done = profiled("--output", tmp_path / "out", *arguments, shape=shape)

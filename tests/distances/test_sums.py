@@ -191,7 +191,11 @@ def test_compiled_formulas_are_those_of_distances_py(gradients, name):
         kind = find_kind(name)
         found = layering(shapes_of(target, True), True, None)
         found = found.merged() if kind.merged else found
-        weights = torch.linspace(0.5, 2, found.layers, dtype=torch.float64) if kind.takes_weights else None
+        weights = (
+            torch.linspace(0.5, 2, found.layers, dtype=torch.float64)
+            if "layer_weights" in kind.takes
+            else None
+        )
         differences = ops.difference_sums("cpu", dummy, target, found, True)
         sums = ops.target_sums("cpu", target, found, True)
 
@@ -305,10 +309,10 @@ def test_mismatched_input_after_a_first_good_call(gradients):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kind": "nonsense"}, "kind: unknown distance 'nonsense'; known: sapag"),
-        ({"bandwidth": 0.0}, "bandwidth: expected a positive number"),
-        ({"l1_weight": -1.0}, "l1_weight: expected"),
-        ({"backend": "quantum"}, "backend: unknown backend 'quantum'; known: reference"),
+        ({"kind": "nonsense"}, "kind must be one of sapag, .* or a Kind, found 'nonsense'"),
+        ({"bandwidth": 0.0}, "bandwidth must be positive and finite, found 0.0"),
+        ({"kind": "tag", "l1_weight": -1.0}, "l1_weight must be finite and not negative, found -1.0"),
+        ({"backend": "quantum"}, "backend must be one of reference, .* found 'quantum'"),
         ({"layer_weights": [1.0]}, "layer_weights: expected one value for each of 7 layers, found 1"),
         ({"variance": torch.ones(3)}, "variance: expected one value for each of 7 layers, found 3"),
         ({"kind": "cosine", "layer_weights": [1.0]}, "layer_weights: the distance 'cosine' takes none"),

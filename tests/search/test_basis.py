@@ -57,7 +57,7 @@ def test_pixels_are_themselves():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match="unknown basis 'wavelet'; expected one of pixel, dct"):
+    with pytest.raises(ValueError, match="basis must be one of pixel, dct, found 'wavelet'"):
         make_basis("wavelet", (1, 4, 4))
     with pytest.raises(ValueError, match=r"\[channels, height, width\].*\(10,\)"):
         make_basis("dct", (10,))

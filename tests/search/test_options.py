@@ -16,12 +16,17 @@ from sapag_fast import GradientDistance, SearchOptions, Surrogate, profile_attac
         ("surrogate", 0, ValueError, "surrogate must be 'softplus', False or a Surrogate, found 0"),
         ("surrogate", torch.zeros(2), ValueError, "surrogate must be"),
         ("stop_distance", "near", TypeError, "stop_distance must be a number, found str"),
-        ("stop_distance", float("nan"), ValueError, "stop_distance must be a number, found nan"),
+        (
+            "stop_distance",
+            float("nan"),
+            ValueError,
+            "stop_distance must be finite and not negative, found nan",
+        ),
         ("layers", None, TypeError, "layers must be .* found None"),
-        ("layers", [0, "a"], TypeError, r"layers must be .* found \[0, 'a'\]"),
-        ("basis", 5, TypeError, "basis must be .* found 5"),
-        ("start", 5, ValueError, "unknown start 5"),
-        ("start", [torch.zeros(2)], ValueError, "unknown start tensor"),
+        ("layers", [0, "a"], TypeError, r"layers\[1\] must be an int, found str"),
+        ("basis", 5, ValueError, "basis must be one of pixel, dct, .* found 5"),
+        ("start", 5, ValueError, "start must be one of grey, .* found 5"),
+        ("start", [torch.zeros(2)], ValueError, "start must be one of grey, .* found tensor"),
         ("seed", 2**70, ValueError, "seed must lie in .* found 1180591620717411303424"),
     ],
 )
@@ -83,5 +88,5 @@ def test_a_mistyped_argument_is_told_which_one_was_meant(function, given, meant)
 
 
 def test_a_recipe_that_is_no_name_is_refused_by_name():
-    with pytest.raises(ValueError, match=r"unknown recipe \['smooth'\]; expected a Recipe or one of auto"):
+    with pytest.raises(ValueError, match=r"recipe must be one of auto, .* or a Recipe, found \['smooth'\]"):
         recover(torch.nn.Linear(2, 2), [torch.zeros(2, 2), torch.zeros(2)], (2,), recipe=["smooth"])

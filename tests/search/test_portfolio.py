@@ -109,7 +109,7 @@ def test_recover_takes_several_bases():
     assert mixed.distance[0] == mixed.restarts.distance.min()
     assert mixed.winner[0] == mixed.restarts.distance[0].argmin()
     assert torch.equal(mixed.inputs[0], mixed.restarts.inputs[0, mixed.winner[0]])
-    with pytest.raises(ValueError, match="unknown basis 'wavelet'"):
+    with pytest.raises(ValueError, match=r"basis must be one of pixel, dct, .* found 'wavelet'"):
         recover(model, target, (1, 8, 8), basis=("pixel", "wavelet"), **options)
 
 

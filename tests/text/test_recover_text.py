@@ -223,8 +223,8 @@ def test_errors_name_the_argument(victims):
     for options, message in (
         ({"tokens": "some"}, r"tokens must be 'bag' or None, found 'some'"),
         ({"start": "there"}, r"start must be one of random, positions, span, found 'there'"),
-        ({"recipe": "smooth"}, r"unknown recipe 'smooth'"),
-        ({"distance": "far"}, r"unknown distance 'far'"),
+        ({"recipe": "smooth"}, r"recipe must be one of text, text-no-bag, or a TextRecipe, found 'smooth'"),
+        ({"distance": "far"}, r"distance must be one of sapag, .* found 'far'"),
         ({"length": 3}, r"expected 1..3 non-zero rows .* found"),
         ({"length": 17}, r"length: the model takes at most 16 tokens, found 17"),
         ({"length": [6, 6]}, r"length: expected one for each of 3 victims, found 2"),

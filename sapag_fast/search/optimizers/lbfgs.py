@@ -11,11 +11,9 @@ from sapag_fast.search.optimizers.lbfgs_compiled import CompiledSteps
 from sapag_fast.search.optimizers.lbfgs_torch import TorchSteps
 from sapag_fast.search.optimizers.optimizer import Optimizer
 from sapag_fast.search.optimizers.rows import Rows
+from sapag_fast.search.recipe import LINE_SEARCHES
 
-__all__ = ["LBFGS", "LINE_SEARCHES"]
-
-LINE_SEARCHES = ("armijo",)
-"""Names that `LBFGS` knows."""
+__all__ = ["LBFGS"]
 
 
 class LBFGS(Optimizer):

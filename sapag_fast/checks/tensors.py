@@ -1,103 +1,32 @@
-"""Checks of arguments; each error reads: the argument, what it must be, what was found."""
+"""Checks of models, devices and tensors."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-__all__ = [
-    "check_bounds",
-    "check_callable",
-    "check_count",
-    "check_labels",
-    "check_local_steps",
-    "check_model",
-    "check_number",
-    "check_seed",
-    "check_shape",
-    "check_start",
-    "check_target",
-    "check_weight",
-]
+from sapag_fast.checks.values import shown
+
+__all__ = ["check_device", "check_labels", "check_model", "check_start", "check_target"]
 
 
-def check_count(name: str, value: object) -> int:
-    """Return `value`, a positive int."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, found {type(value).__name__}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, found {value}")
-    return value
-
-
-def check_seed(seed: object) -> int:
-    """Return `seed`, an int that a generator takes."""
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise TypeError(f"seed must be an int, found {type(seed).__name__}")
-    if not -(2**63) <= seed < 2**64:
-        raise ValueError(f"seed must lie in -2**63..2**64 - 1, found {seed}")
-    return seed
-
-
-def check_number(name: str, value: object) -> float:
-    """Return `value` as a float that is not nan."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number, found {type(value).__name__}")
-    if math.isnan(value):
-        raise ValueError(f"{name} must be a number, found nan")
-    return float(value)
-
-
-def check_weight(name: str, value: object) -> float:
-    """Return `value` as a finite, non-negative float."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number, found {type(value).__name__}")
-    if not math.isfinite(value) or value < 0:
-        raise ValueError(f"{name} must be finite and not negative, found {value}")
-    return float(value)
-
-
-def check_local_steps(steps: object, rate: object) -> tuple[int, float]:
-    """Return the local steps and their learning rate, which several steps need and one does not."""
-    steps = check_count("local_steps", steps)
-    if rate is None:
-        if steps > 1:
-            raise ValueError(f"local_lr must be given with local_steps={steps}, found None")
-        return steps, 0.0
-    checked = check_weight("local_lr", rate)
-    if checked == 0:
-        raise ValueError(f"local_lr must be positive, found {rate}")
-    return steps, checked
-
-
-def check_bounds(bounds: object) -> tuple[float, float] | None:
-    """Return a pair low < high, or None."""
-    if bounds is None:
-        return None
+def check_device(device: object) -> torch.device:
+    """Return a device of this machine that holds numbers."""
+    if not isinstance(device, (str, torch.device)):
+        raise TypeError(f"device must be a name or a torch.device, found {shown(device)}")
     try:
-        low, high = (float(bound) for bound in cast(Iterable, bounds))
-    except (TypeError, ValueError):
-        raise TypeError(f"bounds must be a pair of numbers or None, found {bounds!r}") from None
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise ValueError(f"bounds must be finite with low < high, found ({low}, {high})")
-    return low, high
-
-
-def check_shape(input_shape: object) -> tuple[int, ...]:
-    """Return the shape of one input, without the batch."""
-    if isinstance(input_shape, int):
-        input_shape = (input_shape,)
-    try:
-        shape = tuple(int(size) for size in cast(Iterable, input_shape))
-    except (TypeError, ValueError):
-        raise TypeError(f"input_shape must be a sequence of ints, found {input_shape!r}") from None
-    if not shape or min(shape) < 1:
-        raise ValueError(f"input_shape must hold positive sizes (without the batch dimension), found {shape}")
-    return shape
+        chosen = torch.device(device)
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"device must be one of this machine, found {str(device)!r} ({why})") from None
+    if chosen.type == "meta":
+        raise ValueError(f"device must hold numbers, found {str(device)!r}")
+    return chosen
 
 
 def check_model(model: object, device: torch.device | str | None) -> tuple[torch.device, list[nn.Parameter]]:
@@ -109,13 +38,19 @@ def check_model(model: object, device: torch.device | str | None) -> tuple[torch
         raise ValueError(
             "model must have a parameter with requires_grad=True, found none: no gradient to match"
         )
+    lazy = [name for name, parameter in model.named_parameters() if is_lazy(parameter)]
+    if lazy:
+        raise ValueError(
+            f"model must have parameters of known shapes, found {lazy[0]!r} of a lazy layer: run the network "
+            "once first"
+        )
     if device is not None:
-        return torch.device(device), parameters
+        return check_device(device), parameters
     devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
     if len(devices) > 1:
         found = ", ".join(sorted(map(str, devices)))
         raise ValueError(f"model must be on one device, found several ({found}); give device=")
-    return devices.pop(), parameters
+    return check_device(devices.pop()), parameters
 
 
 def check_target(
@@ -193,6 +128,9 @@ def _check_entry(
         raise TypeError(f"{name} must be a tensor or None, found {type(entry).__name__}")
     if not entry.is_floating_point():
         raise TypeError(f"{name} must be floating point, found {entry.dtype}")
+    if entry.layout is not torch.strided or entry.is_nested:
+        found = "nested" if entry.is_nested else str(entry.layout)
+        raise TypeError(f"{name} must be a dense tensor, found a {found} one")
     shape, own = tuple(parameter.shape), tuple(entry.shape)
     fits = own[1:] == shape and len(own) == len(shape) + 1 if batched else own == shape
     if not fits:
@@ -200,6 +138,8 @@ def _check_entry(
         raise ValueError(f"{name} must have its parameter's shape {expected}, found {list(own)}")
     if device is not None and entry.device != device:
         raise ValueError(f"{name} must be on {device} as the model, found it on {entry.device}; give device=")
+    if entry.is_meta:
+        raise ValueError(f"{name} must hold numbers, found it on the meta device")
 
 
 def check_labels(
@@ -211,10 +151,7 @@ def check_labels(
     floating-point ones (probabilities, regression targets) as ``[B, ...]`` or, batched, ``[V, B, ...]``. With
     `classes` (the default loss) whole numbers must lie in ``0..classes-1``.
     """
-    try:
-        given = torch.as_tensor(labels, device=device).detach()
-    except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"labels must be 'infer', 'joint' or a tensor, found {labels!r}") from None
+    given = _label_tensor(labels, device)
     if given.dim() == 0:
         given = given[None]
     if batched and given.shape[:2] == (victims, batch_size):
@@ -231,17 +168,35 @@ def check_labels(
             raise ValueError(
                 f"labels must be one whole number for each image, found shape {list(given.shape)}"
             )
+        spread = spread.long()
         low, high = int(spread.min()), int(spread.max())
         if low < 0 or high >= classes:
             raise ValueError(
                 f"labels must lie in 0..{classes - 1} (the model's outputs), found {low if low < 0 else high}"
             )
-        spread = spread.long()
     elif classes is not None and (spread.dim() != 3 or spread.shape[2] != classes):
         raise ValueError(
             f"labels must be probabilities [{batch_size}, {classes}], found shape {list(given.shape)}"
         )
+    elif classes is not None and bool((spread < 0).any()):
+        raise ValueError(f"labels must be probabilities, found {float(spread.min()):g} among them")
     return spread
+
+
+def _label_tensor(labels: object, device: torch.device) -> Tensor:
+    try:
+        given = torch.as_tensor(labels, device=device).detach()
+    except OverflowError:
+        raise ValueError(f"labels must be int64 numbers, found {shown(labels)}") from None
+    except (TypeError, ValueError, RuntimeError) as error:
+        if "verflow" in str(error):
+            raise ValueError(f"labels must be int64 numbers, found {shown(labels)}") from None
+        raise TypeError(f"labels must be 'infer', 'joint' or a tensor, found {shown(labels)}") from None
+    if given.dtype == torch.bool or given.is_complex():
+        raise TypeError(f"labels must be whole numbers or probabilities, found {given.dtype}")
+    if given.is_floating_point() and not bool(torch.isfinite(given).all()):
+        raise ValueError("labels must be finite, found non-finite values")
+    return given
 
 
 def check_start(start: Tensor, *, victims: int, restarts: int, shape: tuple[int, ...]) -> Tensor:
@@ -250,6 +205,10 @@ def check_start(start: Tensor, *, victims: int, restarts: int, shape: tuple[int,
     It may come as ``[V, restarts, *shape]``, and with one restart as ``[V, *shape]``, `shape` or
     ``[*input_shape]`` too.
     """
+    if not start.is_floating_point():
+        raise TypeError(f"start must be floating point, found {start.dtype}")
+    if start.is_meta or not bool(torch.isfinite(start).all()):
+        raise ValueError(f"start must hold finite numbers, found {'none' if start.is_meta else 'others'}")
     full = (victims, restarts, *shape)
     if tuple(start.shape) == full:
         return start.flatten(0, 1)
@@ -262,10 +221,3 @@ def check_start(start: Tensor, *, victims: int, restarts: int, shape: tuple[int,
             f"start must have shape {list(full)} for {restarts} restarts, found one point for all of them"
         )
     return start.expand(victims, *shape)
-
-
-def check_callable(name: str, value: object) -> Callable:
-    """Return `value`, which can be called."""
-    if not callable(value):
-        raise TypeError(f"{name} must be callable, found {type(value).__name__}")
-    return value
