@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sapag_fast._version import __version__
+from sapag_fast.files.regular import regular_file, shown
 from sapag_fast.files.tensors import TORCH_SUFFIXES, compare, opened_safetensors, read_tensors, write_tensors
 
 __all__ = [
@@ -115,9 +116,8 @@ def read_metadata(path: Path) -> dict[str, str]:
         For what is no gradient file by its name, no file, or damaged.
     """
     if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"gradient file {path}: expected {', '.join(sorted(SUFFIXES))}")
-    if not path.is_file():
-        raise ValueError(f"gradient file {path}: not a file")
+        raise ValueError(f"gradient file {shown(path)}: expected {', '.join(sorted(SUFFIXES))}")
+    regular_file(path, "gradient file")
     if path.suffix.lower() != ".safetensors":
         return {}
     with opened_safetensors(path, "gradient") as opened:

@@ -1,15 +1,12 @@
 """Tensors on disk, read without running code from the file and written whole or not at all.
 
 A gradient file holds one tensor per parameter name, in safetensors with a few words of metadata, or as a
-dictionary or list of tensors in torch's own format (read with ``weights_only=True``).
+dictionary or list of tensors in torch's own format (never unpickled: see `torch_pickle`).
 """
 
-import warnings
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -18,6 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sapag_fast.files.output import replacing
+from sapag_fast.files.regular import regular_file, shown
+from sapag_fast.files.torch_file import read_torch_file
+from sapag_fast.files.torch_pickle import RefusedError
 
 TORCH_SUFFIXES = frozenset({".pt", ".pth", ".bin"})
 
@@ -63,35 +63,18 @@ def read_tensors(path: str | Path, kind: str = "tensor") -> tuple[dict[str, Tens
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix != ".safetensors" and suffix not in TORCH_SUFFIXES:
-        raise ValueError(f"{kind} file {path}: expected .safetensors, {', '.join(sorted(TORCH_SUFFIXES))}")
-    if not path.is_file():
-        raise ValueError(f"{kind} file {path}: {'is a folder' if path.is_dir() else 'does not exist'}")
-    try:
-        if suffix == ".safetensors":
-            with safe_open(path, framework="pt") as opened:
-                names = list(opened.keys())
-                # Cloned into memory of torch's own alignment: matrix products on tensors that lie as the file
-                # has them can differ in their last bits, and a run would not go on as it would have.
-                tensors = {name: opened.get_tensor(name).clone() for name in names}
-                return tensors, dict(opened.metadata() or {})
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch wonders aloud about pickles that it then refuses
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError:
-        # Damaged files and files with code in them raise the same error; neither is read any further.
-        raise ValueError(
-            f"{kind} file {path}: damaged, or holds Python objects, which are not read, beside tensors"
-        ) from None
-    except (
-        SafetensorError,
-        OSError,
-        EOFError,
-        RuntimeError,
-        ValueError,
-        KeyError,
-        zipfile.BadZipFile,
-    ) as error:
-        raise ValueError(f"{kind} file {path}: damaged: {_first_line(error)}") from None
+        suffixes = ", ".join(sorted(TORCH_SUFFIXES))
+        raise ValueError(f"{kind} file {shown(path)}: expected .safetensors, {suffixes}")
+    if suffix == ".safetensors":
+        with opened_safetensors(path, kind) as opened:
+            names = list(opened.keys())
+            # Cloned into memory of torch's own alignment: matrix products on tensors that lie as the file
+            # has them can differ in their last bits, and a run would not go on as it would have.
+            tensors = {name: opened.get_tensor(name).clone() for name in names}
+            return tensors, dict(opened.metadata() or {})
+    regular_file(path, f"{kind} file")
+    with _damage_named(path, kind):
+        content = read_torch_file(path)
     return _named(content, kind, path), {}
 
 
@@ -106,11 +89,22 @@ def opened_safetensors(path: str | Path, kind: str) -> Iterator[Any]:
     ValueError
         Naming the file and what is wrong with it.
     """
+    regular_file(path, f"{kind} file")
+    with _damage_named(path, kind), safe_open(path, framework="pt") as opened:
+        yield opened
+
+
+@contextmanager
+def _damage_named(path: str | Path, kind: str) -> Iterator[None]:
+    """Turn whatever a hostile or damaged file makes its readers raise into one error that names the file."""
     try:
-        with safe_open(path, framework="pt") as opened:
-            yield opened
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{kind} file {path}: damaged: {_first_line(error)}") from None
+        yield
+    except RefusedError as error:
+        raise ValueError(
+            f"{kind} file {shown(path)}: damaged, or holds {error}; only dense tensors are read"
+        ) from None
+    except Exception as error:
+        raise ValueError(f"{kind} file {shown(path)}: damaged: {_first_line(error)}") from None
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
@@ -141,14 +135,9 @@ def compare(
         if name in tensors and tensors[name].shape != shape
     ]
     if faults:
-        count = (
-            f"{len(tensors)} tensors for {len(expected)} in the model"
-            if len(tensors) != len(expected)
-            else ""
-        )
-        raise ValueError(
-            f"{kind} file {path} does not fit the model: {'; '.join(filter(None, [count, *faults[:4]]))}"
-        )
+        if len(tensors) != len(expected):
+            faults.insert(0, f"{len(tensors)} tensors for {len(expected)} in the model")
+        raise ValueError(f"{kind} file {shown(path)} does not fit the model: {'; '.join(faults[:5])}")
 
 
 def _named(content: object, kind: str, path: Path) -> dict[str, Tensor]:
@@ -157,7 +146,7 @@ def _named(content: object, kind: str, path: Path) -> dict[str, Tensor]:
     if not isinstance(content, Mapping) or not all(
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
     ):
-        raise ValueError(f"{kind} file {path}: expected a dictionary or a list of tensors")
+        raise ValueError(f"{kind} file {shown(path)}: expected a dictionary or a list of tensors")
     return dict(content)
 
 
@@ -170,4 +159,5 @@ def _times(shape: torch.Size) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    kind, lines = type(error).__name__, str(error).strip().splitlines()
+    return f"{kind}: {lines[0]}" if lines else kind
