@@ -1,4 +1,4 @@
-# make demo | test | test-all | bench | claims-quick | claims | peers | kernels | docs | lint: each sets up what it needs
+# make demo | test | test-all | bench | claims-quick | claims | peers | fuzz | kernels | docs | lint: each sets up what it needs
 # in .venv, and is quick the second time.
 
 PYTHON ?= python3
@@ -16,7 +16,7 @@ CXX_FILES := $(shell find csrc tests -name '*.h' -o -name '*.inl' -o -name '*.cp
 API := sapag_fast $(addprefix sapag_fast., search.recipe search.options victim.surrogate recovery.certificate distances \
 	distances.sums matching.explicit models clients.training data clients.defences reports.metrics)
 
-.PHONY: demo test test-all test-long mutations bench claims claims-quick peers kernels docs lint format clean
+.PHONY: demo test test-all test-long mutations bench claims claims-quick peers fuzz kernels docs lint format clean
 
 demo: $(VENV)/built
 	$(BIN)/sapag-fast demo --output demo_output --overwrite
@@ -51,6 +51,10 @@ claims claims-quick: $(VENV)/built
 peers: $(VENV)/built
 	$(BIN)/python -m benchmarks.peers --data $(or $(DATA),$(error say DATA=FOLDER))
 	$(BIN)/python -m benchmarks.report.tables
+
+# SEED=N, PARTS="tables files" (all), BUDGET=seconds: goes on where the same seed was stopped on the same sources.
+fuzz: $(VENV)/built
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.reliability --seed $(or $(SEED),0) --workers $(WORKERS) $(if $(PARTS),--part $(PARTS)) $(if $(BUDGET),--budget $(BUDGET))
 
 kernels: $(VENV)/built
 	$(BIN)/python -m benchmarks.kernels.cuda_machine_code

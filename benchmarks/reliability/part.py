@@ -1,0 +1,44 @@
+"""What a part of the suite is: numbered cases, each drawn anew from (seed, number) alone."""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+
+@dataclass
+class Outcome:
+    """What one case showed: how often what was tried, and what went wrong, a line each."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    faults: list[str] = field(default_factory=list)
+
+
+class Part(Protocol):
+    """Cases of one sort. `check` runs in a process of its own, which may die of a case."""
+
+    name: str
+    title: str
+    amount: int
+    """Cases of the long run."""
+    block: int
+    """Cases that one process takes one after the other."""
+    patience: float
+    """Seconds without an end of a case after which it counts as hanging."""
+    environment: Mapping[str, str]
+
+    def check(self, seed: int, number: int) -> Outcome: ...
+
+    def show(self, seed: int, number: int) -> str:
+        """The case in words, to be run again by hand."""
+        ...
+
+
+def generator(part: str, seed: int, number: int) -> np.random.Generator:
+    """The one source of chance of a case."""
+    return np.random.default_rng([zlib.crc32(part.encode()), seed, number])

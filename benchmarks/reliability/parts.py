@@ -1,0 +1,8 @@
+"""All parts, by name, in the order in which they run."""
+
+from __future__ import annotations
+
+from benchmarks.reliability.part import Part
+from benchmarks.reliability.tables.tables import Tables
+
+PARTS: dict[str, Part] = {part.name: part for part in (Tables(),)}

@@ -1,0 +1,1 @@
+"""Random tables of gradients: every distance, on every backend, against its definition in long double."""
