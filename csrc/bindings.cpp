@@ -125,7 +125,7 @@ class OnCuda {
     // sweep.
     const bool together = !known && table.target_recoveries == table.recoveries;
     if (!known && !together) target_sums(table, sums);
-    const auto purpose = table.entries[0].out ? sapag::gpu::Purpose::gradient : sapag::gpu::Purpose::value;
+    const auto purpose = table.with_gradient ? sapag::gpu::Purpose::gradient : sapag::gpu::Purpose::value;
     const sapag::gpu::Plan plan = plan_for(table, purpose, table.recoveries, together);
     const Tensor workspace = workspace_of(plan);
     Tensor value = at::empty(shape, at::TensorOptions().dtype(type).device(device_));

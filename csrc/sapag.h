@@ -50,6 +50,7 @@ struct Table {
   int64_t target_recoveries = 1;  // 1 where one target is shared
   int64_t layers = 0;
   Scalar scalar = Scalar::f32;
+  bool with_gradient = false;  // V is asked for; pointers to tensors without elements are null in any case
 };
 
 // V in one gradient tensor of all recoveries; stride in elements between recoveries.
@@ -107,7 +108,8 @@ void target_sums(const Table& table, TargetSums* target, const Parallel& paralle
 void difference_sums(const Table& table, DifferenceSums* difference, const Parallel& parallel);
 void apply(const Table& table, const Coefficients* coefficients, const Parallel& parallel);
 
-// value [R]; target is read if target_known, else written. V goes to the entries' out, if they have one.
+// value [R]; target is read if target_known, else written. V goes to the entries' out if the table asks for
+// it.
 void distance(const Table& table, const DistanceOptions& options, double* value, TargetSums* target,
               bool target_known, const Parallel& parallel);
 

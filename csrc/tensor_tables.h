@@ -94,8 +94,8 @@ class Tables {
     table_.layers = layers;
     table_.entries.reserve(target.size());
     held_.reserve(2 * target.size());
-    TORCH_CHECK_VALUE(!batched || first.dim() > 0,
-                      "dummy[0]: batched=True needs a leading recoveries' dimension");
+    TORCH_CHECK_VALUE(!batched || (first.dim() > 0 && target[0].dim() > 0),
+                      "dummy[0], target[0]: batched=True needs a leading recoveries' dimension");
     table_.recoveries = batched ? first.size(0) : 1;
     table_.target_recoveries = batched ? target[0].size(0) : 1;
     for (size_t i = 0; i < target.size(); ++i) {
@@ -111,6 +111,7 @@ class Tables {
 
   // V in fresh tensors, or in the caller's own.
   std::vector<Tensor> make_outputs(TensorList dummy) {
+    table_.with_gradient = true;
     std::vector<Tensor> outputs;
     outputs.reserve(dummy.size());
     for (size_t i = 0; i < dummy.size(); ++i) {
@@ -122,6 +123,7 @@ class Tables {
     return outputs;
   }
   void take_outputs(TensorList dummy, TensorList out) {
+    table_.with_gradient = true;
     TORCH_CHECK_VALUE(out.size() == dummy.size(), "out: expected ", dummy.size(), " tensors, found ",
                       out.size());
     for (size_t i = 0; i < out.size(); ++i) {

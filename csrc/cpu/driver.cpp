@@ -274,7 +274,6 @@ void apply(const Table& table, const Coefficients* coefficients, const Parallel&
 void distance(const Table& table, const DistanceOptions& options, double* value, TargetSums* target,
               bool target_known, const Parallel& parallel) {
   const int64_t R = table.recoveries, L = table.layers;
-  const bool with_gradient = !table.entries.empty() && table.entries[0].out;
   const bool shared_target = table.target_recoveries == 1;
   if (!target_known && shared_target && R > 1) {
     target_sums(table, target, parallel);
@@ -312,7 +311,7 @@ void distance(const Table& table, const DistanceOptions& options, double* value,
       const double whole = whole_square(r);
       for (int64_t l = 0; l < L; ++l) {
         const Coefficients slope = coefficients(r, l, sums[l], whole);
-        if (with_gradient) walker.apply(r, l, slope);
+        if (table.with_gradient) walker.apply(r, l, slope);
       }
     });
   } else if (target_known) {
@@ -322,11 +321,11 @@ void distance(const Table& table, const DistanceOptions& options, double* value,
         walker, parallel, R,
         [&](int64_t r, int64_t l) {
           const Coefficients slope = coefficients(r, l, walker.sums(r, l, ask).difference, whole[r]);
-          if (with_gradient) walker.apply(r, l, slope);
+          if (table.with_gradient) walker.apply(r, l, slope);
         },
         [&](int64_t r, int64_t l) {
           const Coefficients slope = coefficients(r, l, walker.sums_shared(r, l, ask).difference, whole[r]);
-          if (with_gradient) walker.apply_shared(r, l, slope);
+          if (table.with_gradient) walker.apply_shared(r, l, slope);
         });
   } else {
     // Which layers carry weight depends on the whole target: all sums come first.
@@ -337,7 +336,7 @@ void distance(const Table& table, const DistanceOptions& options, double* value,
       const double whole = whole_square(r);
       for (int64_t l = 0; l < L; ++l) slopes[r * L + l] = coefficients(r, l, sums[r * L + l], whole);
     }
-    if (with_gradient) apply(table, slopes.data(), parallel);
+    if (table.with_gradient) apply(table, slopes.data(), parallel);
   }
 
   for (int64_t r = 0; r < R; ++r) {

@@ -137,6 +137,11 @@ def shapes_of(gradients: Sequence[Tensor | None], batched: bool) -> tuple[tuple[
     return tuple(None if t is None else tuple(t.shape[lead:]) for t in gradients)
 
 
+def rows_of(tensor: Tensor, batched: bool) -> Tensor:
+    """``[R, n]``, the elements of each recovery; R = 1 when not batched."""
+    return tensor.reshape(tensor.shape[0] if batched else 1, math.prod(tensor.shape[1 if batched else 0 :]))
+
+
 def layer_sizes(gradients: Sequence[Tensor], layering: Layering, batched: bool) -> Tensor:
     """Elements in each layer of one recovery, float64 ``[L]``, on the gradients' device."""
     sizes = [0] * layering.layers

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from sapag_fast.distances.formulas import RELATIVE_NORM_FLOOR, RELATIVE_VARIANCE_FLOOR, gaussian
-from sapag_fast.distances.layering import Layering
+from sapag_fast.distances.layering import Layering, rows_of
 from sapag_fast.distances.operators import Options
 
 
 def _layers(tensors: Sequence[Tensor], layering: Layering, batched: bool) -> list[Tensor]:
     """One float64 [R, n] matrix a layer."""
-    rows = [(t.flatten(1) if batched else t.reshape(1, -1)).double() for t in tensors]
+    rows = [rows_of(t, batched).double() for t in tensors]
     members: list[list[Tensor]] = [[] for _ in range(layering.layers)]
     for row, layer in zip(rows, layering.layer_of, strict=True):
         members[layer].append(row)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sapag_fast.distances.layering import Layering, layer_sizes
+from sapag_fast.distances.layering import Layering, layer_sizes, rows_of
 
 # Columns of the kernels' outputs, in order.
 DIFFERENCE_COLUMNS = ("sum", "square", "cross", "dummy_square", "inner", "absolute")
@@ -57,7 +57,7 @@ def _by_layer(parts: list[Tensor], layer_of: Sequence[int], layers: int) -> Tens
 
 
 def _rows(tensor: Tensor, batched: bool) -> Tensor:
-    return (tensor.flatten(1) if batched else tensor.reshape(1, -1)).double()
+    return rows_of(tensor, batched).double()
 
 
 def target_sums(target: Sequence[Tensor], layering: Layering, batched: bool) -> Tensor:

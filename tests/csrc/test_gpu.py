@@ -5,7 +5,9 @@ import math
 
 import pytest
 import torch
+from awkward_tensors import WAYS, awkward_pair
 from gradient_pairs import Gradients
+from plain_distances import plain_distance
 from torch.nn import functional as F
 
 import sapag_fast as sf
@@ -69,6 +71,21 @@ def test_other_types(backend, dtype):
     floor = torch.finfo(dtype).smallest_normal
     for slope, reference in zip(slopes, true, strict=True):
         assert error(slope, reference) <= 2 * torch.finfo(dtype).eps + 1e-6 or reference.abs().max() < floor
+
+
+@pytest.mark.parametrize("backend", FAMILIES)
+@pytest.mark.parametrize("way", sorted(WAYS))
+def test_every_way_to_lie_in_memory(backend, way):
+    """Where the first tensor has no elements, too, V is asked for."""
+    layers = (0, 1, 2)
+    dummy, target = map(on_gpu, awkward_pair([way, "plain", way], 3))
+    for kind in ("sapag", "sapag-global", "tag"):
+        exact, slopes = plain_distance([t.cpu() for t in dummy], [t.cpu() for t in target], kind, layers)
+        value, found = sf.distance_and_gradient(dummy, target, kind, layers=layers, backend=backend)
+        assert value.item() == pytest.approx(float(exact), rel=1e-5)
+        size = max(abs(slope).max() for slope in slopes if slope.size)
+        for slope, true in zip(found, slopes, strict=True):
+            assert (abs(slope.double().cpu().numpy() - true) <= 2e-5 * size).all()
 
 
 @pytest.mark.parametrize("backend", FAMILIES)

@@ -7,6 +7,7 @@ import random
 
 import pytest
 import torch
+from awkward_tensors import awkward_pair
 from triton_support import (
     DEVICE,
     NATIVE,
@@ -113,6 +114,26 @@ def test_random_tables(first):
                 check(seed)
             except Exception as caught:
                 raise AssertionError(f"table {seed}") from caught
+
+
+@pytest.mark.parametrize("way", ["none", "no rows", "scalar", "expanded", "overlapping", "gap"])
+def test_every_way_to_lie_in_memory(way):
+    """Also with nothing in the first tensor, or in all of them."""
+    with small_limits():
+        for ways in ([way, "plain", way], [way]):
+            dummy, target = (
+                [t.to(DEVICE, memory_format=torch.preserve_format) for t in tensors]
+                for tensors in awkward_pair(ways, 3)
+            )
+            for name in ("sapag", "tag"):
+                layers = range(len(ways))
+                exact, slopes = reference(dummy, target, name, layers=layers)
+                value, found = triton_distance(dummy, target, name, layers=layers)
+                assert value.item() == pytest.approx(exact.item(), rel=1e-5)
+                size = max(s.norm().item() for s in slopes)
+                for slope, true in zip(found, slopes, strict=True):
+                    assert slope.shape == true.shape
+                    assert (slope.double() - true).norm().item() <= 1e-5 * size + 2e-6
 
 
 def test_layers_in_many_blocks_and_chunks():
