@@ -6,11 +6,9 @@ from pathlib import Path
 
 import torch
 
-from sapag_fast.data.conventions import SPLITS, Images, chosen_slice, existing
-from sapag_fast.data.own_images import IMAGE_SUFFIXES, read_images
-from sapag_fast.runtime.extras import needs
-
-_GREY = frozenset({"1", "L", "LA", "I", "I;16", "F"})
+from sapag_fast.data.conventions import SPLITS, Images, chosen_slice, existing_folder
+from sapag_fast.data.own_images import read_images
+from sapag_fast.data.picture_file import IMAGE_SUFFIXES, opened_image
 
 
 def read_class_folders(
@@ -47,7 +45,7 @@ def read_class_folders(
         Naming the folder or file, for one that is missing, empty or cannot be read, and for images of
         different shapes.
     """
-    root = split_root(existing(path, "data set", Path.is_dir), split)
+    root = split_root(existing_folder(path, "data set"), split)
     names = class_names(root)
     if classes is not None and len(names) > classes:
         raise ValueError(f"{root}: label {len(names) - 1} ({names[-1]!r}); expected 0..{classes - 1}")
@@ -71,7 +69,7 @@ def class_names(path: str | Path) -> list[str]:
 
     Raises ValueError where there is none, and for a class without images.
     """
-    root = existing(path, "data set", Path.is_dir)
+    root = existing_folder(path, "data set")
     folders = _folders(root)
     if not folders:
         raise ValueError(f"folder {root}: holds no class folder")
@@ -123,19 +121,12 @@ def _images_in(folder: Path) -> list[Path]:
 
 def _shape(file: Path) -> tuple[int, int, int]:
     """[C, H, W] by the file's header."""
-    with needs("data", "image files"):
-        from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(file) as opened:
-            # Orientations 5 to 8 of EXIF swap the sides.
-            turned = opened.getexif().get(0x0112, 1) >= 5
-            height, width = opened.size if turned else opened.size[::-1]
-            return (1 if opened.mode in _GREY else 3, height, width)
-    except UnidentifiedImageError:
-        raise ValueError(f"image {file}: not an image file that can be read") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"image {file}: {error}") from None
+    with opened_image(file) as opened:
+        # Orientations 5 to 8 of EXIF swap the sides.
+        turned = opened.getexif().get(0x0112, 1) >= 5
+        height, width = opened.size if turned else opened.size[::-1]
+        grey = opened.mode in ("1", "L", "LA") or opened.mode[0] in "IF"
+        return (1 if grey else 3, height, width)
 
 
 def _times(shape: tuple[int, ...]) -> str:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from sapag_fast.files.regular import regular_file, shown
+from sapag_fast.runtime.memory import free_bytes
 
 Images = tuple[Tensor, Tensor]
 
@@ -21,6 +25,23 @@ SPLITS: dict[str, tuple[str, ...]] = {
 """Splits, and what files and folders of each have in their names."""
 
 _PIECE = 1 << 24
+_SMALL = 1 << 28  # bytes that any file may unpack to
+_DENSEST = 200  # bytes that a larger file's byte may unpack to; pictures stay below 100, zeros reach 1000
+
+
+class DataError(ValueError):
+    """What is wrong with a data set; the message names the file."""
+
+
+@contextmanager
+def damage_named(path: Path, expected: str) -> Iterator[None]:
+    """Turn whatever a damaged file makes other libraries raise into a `DataError` that names the file."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(f"{shown(path)}: {expected}: {str(error) or type(error).__name__}") from None
 
 
 def chosen_slice(first: int, count: int | None, available: int, path: Path) -> slice:
@@ -30,8 +51,8 @@ def chosen_slice(first: int, count: int | None, available: int, path: Path) -> s
             raise TypeError(f"{name} must be an int, found {type(value).__name__}")
     wanted = available - first if count is None else count
     if first < 0 or wanted < 1 or first + wanted > available:
-        raise ValueError(
-            f"{path}: first={first}, count={count}: the file or folder holds {available} entries"
+        raise DataError(
+            f"{shown(path)}: first={first}, count={count}: the file or folder holds {available} entries"
         )
     return slice(first, first + wanted)
 
@@ -48,11 +69,11 @@ def of_split(files: Iterable[Path], split: str | None, path: Path) -> list[Path]
     splits = {name for name in found.values() if name}
     if split is None:
         if len(splits) > 1:
-            raise ValueError(f"{path}: holds several splits ({', '.join(sorted(splits))}); pass split=")
+            raise DataError(f"{shown(path)}: holds several splits ({', '.join(sorted(splits))}); pass split=")
         return files
     if split not in splits:
         held = ", ".join(sorted(splits)) or "no split by name"
-        raise ValueError(f"{path}: split {split!r} is not there; found {held}")
+        raise DataError(f"{shown(path)}: split {split!r} is not there; found {held}")
     return [file for file in files if found[file] == split]
 
 
@@ -69,11 +90,11 @@ def checked_labels(labels: np.ndarray, classes: int | None, path: Path, first: i
     """
     if classes is not None and (isinstance(classes, bool) or not isinstance(classes, int) or classes < 1):
         raise ValueError(f"classes must be a positive int, found {classes!r}")
-    outside = labels < 0 if classes is None else (labels < 0) | (labels >= classes)
+    outside = (labels < 0) | (labels >= (2**63 if classes is None else classes))
     if outside.any():
         at = int(outside.argmax())
-        expected = "0 or more" if classes is None else f"0..{classes - 1}"
-        raise ValueError(f"{path}: label {labels[at]} at position {first + at}; expected {expected}")
+        expected = f"0..{(2**63 if classes is None else classes) - 1}"
+        raise DataError(f"{shown(path)}: label {labels[at]} at position {first + at}; expected {expected}")
     return torch.from_numpy(labels.astype(np.int64))
 
 
@@ -91,7 +112,7 @@ def read_fully(file: IO[bytes], size: int, path: Path) -> bytearray:
     while len(content) < size:
         piece = file.read(min(_PIECE, size - len(content)))
         if not piece:
-            raise ValueError(f"{path}: truncated: {size} bytes expected, {len(content)} found")
+            raise DataError(f"{shown(path)}: truncated: {size} bytes expected, {len(content)} found")
         content += piece
     return content
 
@@ -101,15 +122,43 @@ def skip(file: IO[bytes], size: int, path: Path) -> None:
     while size > 0:
         piece = len(file.read(min(_PIECE, size)))
         if not piece:
-            raise ValueError(f"{path}: truncated: {size} bytes are missing")
+            raise DataError(f"{shown(path)}: truncated: {size} bytes are missing")
         size -= piece
 
 
-def existing(path: str | Path, what: str, holds: Callable[[Path], bool] = Path.exists) -> Path:
-    """The path. Raises ValueError where there is none, or it is not what `holds` asks for."""
+def check_unpacked(path: Path, packed: int, unpacked: int, *, held: int) -> None:
+    """Check, before anything is unpacked, that no bomb is.
+
+    Parameters
+    ----------
+    path : Path
+        Names the file in messages.
+    packed, unpacked : int
+        Bytes of the file, and what they say that they unpack to.
+    held : int
+        Bytes that will be held at once.
+
+    Raises
+    ------
+    DataError
+        Where that is more than memory bears, or more than images pack to.
+    """
+    if unpacked > max(_SMALL, _DENSEST * packed):
+        expected = f"expected at most {_DENSEST} times as many"
+        raise DataError(f"{shown(path)}: {packed} bytes that unpack to {unpacked}; {expected}")
+    if held > _SMALL and held > (free := free_bytes(torch.device("cpu"))):
+        raise DataError(f"{shown(path)}: reading it takes {held} bytes of memory, {free} are free")
+
+
+def existing(path: str | Path, what: str) -> Path:
+    """The path of a folder or a regular file. Raises ValueError for anything else."""
     path = Path(path)
-    if not path.exists():
-        raise ValueError(f"{what} {path}: does not exist")
-    if not holds(path):
-        raise ValueError(f"{what} {path}: is a {'folder' if path.is_dir() else 'file'}")
+    return path if path.is_dir() else regular_file(path, what)
+
+
+def existing_folder(path: str | Path, what: str) -> Path:
+    """The path of a folder. Raises ValueError for anything else."""
+    path = existing(path, what)
+    if not path.is_dir():
+        raise ValueError(f"{what} {shown(path)}: is a file; expected a folder")
     return path

@@ -12,7 +12,7 @@ from sapag_fast.data.cifar import bin_files, cifar_kind, read_cifar
 from sapag_fast.data.class_folders import is_class_tree, read_class_folders
 from sapag_fast.data.conventions import Images, existing
 from sapag_fast.data.idx import GZIP_MAGIC, IDX_MAGIC, image_idx_files, read_mnist
-from sapag_fast.data.own_images import IMAGE_SUFFIXES
+from sapag_fast.data.picture_file import IMAGE_SUFFIXES
 from sapag_fast.data.svhn import read_svhn
 
 KINDS: dict[str, Callable[..., Images]] = {

@@ -18,6 +18,7 @@ import numpy as np
 
 from sapag_fast.data.conventions import (
     Images,
+    check_unpacked,
     checked_labels,
     chosen_slice,
     existing,
@@ -26,6 +27,7 @@ from sapag_fast.data.conventions import (
     read_fully,
     skip,
 )
+from sapag_fast.files.regular import regular_file
 
 GZIP_MAGIC = b"\x1f\x8b"
 IDX_MAGIC = b"\x00\x00\x08"
@@ -42,7 +44,7 @@ def read_idx(path: str | Path, *, first: int = 0, count: int | None = None) -> n
         Naming the file, for another magic number, for contents that are shorter or (where read to the end)
         longer than the header says, and for a slice outside.
     """
-    with _opened(existing(path, "IDX file", Path.is_file)) as file:
+    with _opened(regular_file(path, "IDX file")) as file:
         return _read(file, Path(path), first, count)
 
 
@@ -74,17 +76,19 @@ def _read(file: IO[bytes], path: Path, first: int, count: int | None) -> np.ndar
     shape = _header(file, path)
     chosen = chosen_slice(first, count, shape[0], path)
     entry = math.prod(shape[1:])
-    if isinstance(file, gzip.GzipFile):
-        skip(file, chosen.start * entry, path)
-    else:
-        follow, said = path.stat().st_size - file.tell(), shape[0] * entry
+    size, wanted = path.stat().st_size, chosen.stop - chosen.start
+    if not isinstance(file, gzip.GzipFile):
+        follow, said = size - file.tell(), shape[0] * entry
         if follow != said:
             word = "truncated: " if follow < said else ""
             raise ValueError(
                 f"{path}: {word}the header says {said} bytes ({_times(shape)}), but {follow} follow"
             )
+    check_unpacked(path, size, shape[0] * entry, held=5 * wanted * entry)  # as bytes and as float32
+    if isinstance(file, gzip.GzipFile):
+        skip(file, chosen.start * entry, path)
+    else:
         file.seek(chosen.start * entry, 1)
-    wanted = chosen.stop - chosen.start
     content = read_fully(file, wanted * entry, path)
     if chosen.stop == shape[0] and file.read(1):
         raise ValueError(f"{path}: more bytes follow than the header says ({_times(shape)})")
@@ -125,7 +129,7 @@ def read_mnist(
         if labels is not None:
             raise ValueError(f"{images}: labels= goes with the file of images, not with a folder")
         images = _only(of_split(image_idx_files(images), split, images), images)
-    partner = _labels_of(images) if labels is None else existing(labels, "IDX file")
+    partner = _labels_of(images) if labels is None else regular_file(labels, "IDX file")
     shapes = [idx_shape(file) for file in (images, partner)]
     for file, shape, dimensions in zip((images, partner), shapes, (3, 1), strict=True):
         if len(shape) != dimensions or 0 in shape:
@@ -140,7 +144,7 @@ def read_mnist(
 
 def idx_shape(path: str | Path) -> tuple[int, ...]:
     """The dimensions in the header of an IDX file. Raises ValueError, as `read_idx` does."""
-    with _opened(existing(path, "IDX file", Path.is_file)) as file:
+    with _opened(regular_file(path, "IDX file")) as file:
         return _header(file, Path(path))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sapag_fast.data.conventions import existing
+from sapag_fast.files.regular import regular_file
 
 Sentences = tuple[list[str], Tensor]
 
@@ -51,7 +51,7 @@ def read_sentences(
         Naming the file and the line, for a missing column, a label that is not a whole number, an empty
         sentence, text that is not UTF-8, and a slice outside.
     """
-    path = existing(path, "sentences", Path.is_file)
+    path = regular_file(path, "sentences")
     for name, value in (("first", first), ("count", 1 if count is None else count)):
         if isinstance(value, bool) or not isinstance(value, int) or value < (name == "count"):
             raise ValueError(
@@ -108,7 +108,7 @@ def _cell(row: list[str], column: int, line: int, path: Path) -> str:
 
 def _label(text: str, classes: int | None, line: int, path: Path) -> int:
     text = text.strip()
-    if not (text.isascii() and text.removeprefix("-").isdecimal()):
+    if not (text.isascii() and text.removeprefix("-").isdecimal() and len(text) < 25):
         raise ValueError(f"{path}, line {line}: expected a label that is a whole number, found {text[:40]!r}")
     if not 0 <= int(text) < (2**63 if classes is None else classes):
         expected = "0 or more" if classes is None else f"0..{classes - 1}"

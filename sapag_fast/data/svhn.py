@@ -5,13 +5,29 @@
 
 from __future__ import annotations
 
+import struct
 import zlib
 from pathlib import Path
 
 import numpy as np
 
-from sapag_fast.data.conventions import Images, checked_labels, chosen_slice, existing, of_split, pixels
+from sapag_fast.data.conventions import (
+    DataError,
+    Images,
+    check_unpacked,
+    checked_labels,
+    chosen_slice,
+    damage_named,
+    existing,
+    of_split,
+    pixels,
+)
+from sapag_fast.files.regular import regular_file
 from sapag_fast.runtime.extras import needs
+
+_HEADER, _COMPRESSED = 128, 15
+_PIECE = 1 << 20
+_CLASSES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "double", "single")
 
 
 def read_svhn(
@@ -46,46 +62,63 @@ def read_svhn(
         files = of_split(sorted(path.glob("*.mat")), split, path)
         if len(files) != 1:
             names = ", ".join(file.name for file in files) or "none"
-            raise ValueError(f"{path}: expected one .mat file, found {names}; pass the file itself")
+            raise DataError(f"{path}: expected one .mat file, found {names}; pass the file itself")
         path = files[0]
     X, y = _matrices(path)
     if X.dtype != np.uint8 or X.ndim != 4 or X.shape[2] != 3:
-        raise ValueError(f"{path}: X: expected uint8 [H, W, 3, N], found {X.dtype} {list(X.shape)}")
+        raise DataError(f"{path}: X: expected uint8 [H, W, 3, N], found {X.dtype} {list(X.shape)}")
     if y.dtype.kind not in "iu" or y.size != max(y.shape):
-        raise ValueError(f"{path}: y: expected integers [N, 1], found {y.dtype} {list(y.shape)}")
+        raise DataError(f"{path}: y: expected integers [N, 1], found {y.dtype} {list(y.shape)}")
     if y.size != X.shape[3]:
-        raise ValueError(f"{path}: {X.shape[3]} images in X, but {y.size} labels in y")
+        raise DataError(f"{path}: {X.shape[3]} images in X, but {y.size} labels in y")
     chosen = chosen_slice(first, count, y.size, path)
     numbers = y.reshape(-1)[chosen].astype(np.int64)
     outside = (numbers < 1) | (numbers > 10)
     if outside.any():
         at = int(outside.argmax())
-        raise ValueError(f"{path}: label {numbers[at]} at position {chosen.start + at}; expected 1..10")
+        raise DataError(f"{path}: label {numbers[at]} at position {chosen.start + at}; expected 1..10")
     labels = checked_labels(numbers % 10, classes, path, chosen.start)
     return pixels(X[..., chosen].transpose(3, 2, 0, 1)), labels
 
 
 def _matrices(path: Path) -> tuple[np.ndarray, np.ndarray]:
     with needs("data", "MATLAB files"):
-        from scipy.io import loadmat
-        from scipy.io.matlab import MatReadError
+        from scipy.io import loadmat, whosmat
 
-    try:
-        content = loadmat(path, variable_names=["X", "y"])
-    except NotImplementedError:
-        raise ValueError(f"{path}: MATLAB 7.3 (HDF5) is not read; save it as version 7 or earlier") from None
-    except (
-        MatReadError,
-        ValueError,
-        TypeError,
-        OSError,
-        EOFError,
-        KeyError,
-        IndexError,
-        zlib.error,
-    ) as error:
-        raise ValueError(f"{path}: not a MATLAB file that can be read, or truncated: {error}") from None
+    regular_file(path, "data set")
+    with damage_named(path, "not a MATLAB file that can be read, or truncated"):
+        try:
+            _check_size(path)
+            classes = {name: kind for name, _, kind in whosmat(path)}
+            for name in ("X", "y"):  # no other class is read: cells in cells would overflow the stack
+                if classes.get(name, "uint8") not in _CLASSES:
+                    raise DataError(f"{path}: {name}: expected integers, found {classes[name]}")
+            content = loadmat(path, variable_names=["X", "y"])
+        except NotImplementedError:
+            raise DataError(
+                f"{path}: MATLAB 7.3 (HDF5) is not read; save it as version 7 or earlier"
+            ) from None
     missing = [name for name in ("X", "y") if not isinstance(content.get(name), np.ndarray)]
     if missing:
-        raise ValueError(f"{path}: holds no matrix {' and '.join(missing)}; expected X and y")
+        raise DataError(f"{path}: holds no matrix {' and '.join(missing)}; expected X and y")
     return content["X"], content["y"]
+
+
+def _check_size(path: Path) -> None:
+    """Raise `DataError` for a bomb: count what the file's compressed elements unpack to."""
+    size, unpacked = path.stat().st_size, 0
+    with path.open("rb") as file:
+        header = file.read(_HEADER)
+        order = "<" if header[-2:] == b"IM" else ">"
+        while len(tag := file.read(8)) == 8:
+            kind, length = struct.unpack(f"{order}II", tag)
+            if kind != _COMPRESSED:
+                file.seek(length, 1)
+                continue
+            stream = zlib.decompressobj()
+            while length > 0 and (packed := file.read(min(length, _PIECE))):
+                length -= len(packed)
+                while packed:
+                    unpacked += len(stream.decompress(packed, _PIECE))
+                    check_unpacked(path, size, unpacked, held=5 * unpacked)
+                    packed = stream.unconsumed_tail
