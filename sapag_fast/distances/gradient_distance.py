@@ -51,8 +51,8 @@ class GradientDistance:
     merge_bias : bool
         A vector that follows a tensor whose first dimension it shares joins its layer.
     layers : sequence of int, optional
-        A layer number for each tensor, in place of that rule; not for kinds that see the whole gradient as
-        one layer.
+        A layer number for each tensor, in place of that rule; kinds that see the whole gradient as one layer
+        take no other.
     variance : Tensor or sequence of float, optional
         Of the target, ``[L]`` or ``[R, L]``, in place of its own biased one, for ``sapag``, ``sapag-mean``,
         ``sapag-sum`` and registered kinds; a layer where it is 0 or nan is degenerate. ``"sapag-mean"`` with
@@ -102,9 +102,10 @@ class GradientDistance:
         self.variance = _as_rows("variance", variance)
         self.merge_bias = check.check_flag("merge_bias", merge_bias)
         self.layers = None if layers is None else check.check_integers("layers", layers)
-        if self.kind.merged and self.layers is not None:
+        if self.kind.merged and len(set(self.layers or ())) > 1:
             raise ValueError(
-                f"layers: the distance {self.kind.name!r} sees the whole gradient as one layer and takes none"
+                f"layers: the distance {self.kind.name!r} sees the whole gradient as one layer, found "
+                f"{len(set(self.layers or ()))}"
             )
         if backend is not None:
             check.check_choice("backend", backend, ops.BACKENDS)

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sapag_fast.distances.gradient_distance import GradientDistance
+from sapag_fast.distances.kind import find_kind
 from sapag_fast.distances.layering import model_layers
 from sapag_fast.recovery import certificate as certifying
 from sapag_fast.recovery.certificate import (
@@ -64,9 +65,9 @@ def _certifier(
     piecewise_linear=False,
     **options,
 ):
-    distance = GradientDistance(
-        recipe.distance, bandwidth=recipe.bandwidth, layers=model_layers(model, "modules")
-    )
+    layers = model_layers(model, "modules")
+    own = None if find_kind(recipe.distance).merged else layers
+    distance = GradientDistance(recipe.distance, bandwidth=recipe.bandwidth, layers=own)
     problem = Problem(VictimModel(model), F.cross_entropy, distance, target)
     task = Task(
         piecewise_linear=piecewise_linear,
@@ -75,7 +76,7 @@ def _certifier(
         bandwidth=distance.bandwidth,
         input_shape=shape,
         batch_size=batch_size,
-        layers=len(set(distance.layers)),
+        layers=len(set(layers)),
     )
     return certifier_for(problem, task, **{"known": (FAMILY,)} | options)
 

@@ -236,7 +236,7 @@ def test_errors_name_the_argument(victims):
     ):
         with pytest.raises(ValueError, match=message):
             recover(model, target, batched=True, **options)
-    with pytest.raises(TypeError, match="recipe must be a name or a TextRecipe, found int"):
+    with pytest.raises(ValueError, match="recipe must be one of text, text-no-bag, or a TextRecipe, found 3"):
         recover(model, target, batched=True, recipe=3)
     with pytest.raises(TypeError, match=r"embedding must be a torch\.nn\.Embedding, found Linear"):
         recover(model, target, batched=True, embedding=model.fc)
