@@ -1,5 +1,6 @@
 """Checks of arguments; each error reads: the argument, what it must be, what was found."""
 
+from sapag_fast.checks.paths import check_separate
 from sapag_fast.checks.tensors import check_device, check_labels, check_model, check_start, check_target
 from sapag_fast.checks.values import (
     MOST_WEIGHT,
@@ -36,6 +37,7 @@ __all__ = [
     "check_path",
     "check_positive",
     "check_seed",
+    "check_separate",
     "check_shape",
     "check_start",
     "check_target",

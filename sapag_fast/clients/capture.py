@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sapag_fast import data
 from sapag_fast._version import __version__
+from sapag_fast.checks import check_separate
 from sapag_fast.clients.gradient import checked_cross_entropy, client_gradient
 from sapag_fast.clients.named_defences import named_defences
 from sapag_fast.files.fingerprint import model_fingerprint
@@ -129,6 +130,9 @@ def capture(model: nn.Module, device: torch.device, options: CaptureOptions) -> 
 
 
 def _check_paths(options: CaptureOptions) -> None:
+    check_separate(
+        {"gradient": options.gradient, "save_weights": options.save_weights}, {"images": options.images}
+    )
     for path in filter(None, (None if options.into_folder else options.gradient, options.save_weights)):
         check_new_file(path, options.overwrite)
     if options.into_folder:
@@ -140,7 +144,7 @@ def _batches(options: CaptureOptions, device: torch.device) -> list[_Batch]:
     size = options.batch_size or len(files)
     classes = torch.tensor(options.labels or range(len(files)), device=device)
     if len(classes) != len(files):
-        raise ValueError(f"{len(classes)} labels for {len(files)} images")
+        raise ValueError(f"labels: expected {len(files)}, one for each image, found {len(classes)}")
     if len(files) % size:
         raise ValueError(f"--batch-size {size}: {len(files)} images do not fill whole batches")
     parts = [files[at : at + size] for at in range(0, len(files), size)]

@@ -12,6 +12,7 @@ from sapag_fast.audit.folder import AuditFolder
 from sapag_fast.audit.groups import AuditOptions
 from sapag_fast.audit.run import Audit
 from sapag_fast.audit.truth import Truth
+from sapag_fast.checks import check_separate
 from sapag_fast.command_line.session import built_model, chosen_device, search_options_of
 from sapag_fast.files.victims import list_victims
 
@@ -30,6 +31,8 @@ def run(
     **options: Any,
 ) -> bool:
     """Audit, and tell whether no victim was skipped."""
+    read = {"--gradients": [gradients], "--truth": truth, "--weights": [weights] if weights else []}
+    check_separate({"--output": output}, read)
     where, search = chosen_device(device), search_options_of(options)
     folder = AuditFolder(output, overwrite=overwrite)
     model = built_model(model_reference, weights, search.seed, where)

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from sapag_fast.checks import check_separate
 from sapag_fast.clients.capture import CaptureOptions, capture
 from sapag_fast.command_line.session import built_model, chosen_device
 
@@ -15,6 +16,10 @@ __all__ = ["run"]
 
 def run(*, model_reference: str, weights: Path | None, seed: int, device: str | None, **options: Any) -> None:
     """Write the gradients that clients of the model would share."""
+    check_separate(
+        {"--gradient": options["gradient"], "--save-weights": options["save_weights"]},
+        {"--images": options["images"], "--weights": [weights] if weights else []},
+    )
     where = chosen_device(device)
     model = built_model(model_reference, weights, seed, where)
     click.echo(capture(model, where, CaptureOptions(seed=seed, **options)))

@@ -1,14 +1,17 @@
 """What ``sapag-fast kernels`` prints: the backends of this machine, and the CUDA planner's dry run."""
 
+import math
 from collections.abc import Sequence
 
 import torch
 
+from sapag_fast import checks as check
 from sapag_fast.distances import operators as ops
 from sapag_fast.distances.layering import layering
 
 # Streaming multiprocessors, shared memory a block may have, largest cluster: A100, H100/H200, B200.
 DEVICES = {80: (108, 166912, 1), 90: (132, 232448, 8), 100: (148, 232448, 8)}
+_MOST_NUMBERS = 2**40  # more than any GPU holds
 SCALARS = ("float32", "float64", "bfloat16", "float16")
 
 
@@ -41,14 +44,15 @@ def plan(shapes: Sequence[tuple[int, ...]], recoveries: int, scalar: str, archit
     ValueError
         For an unknown scalar type or architecture.
     """
-    if scalar not in SCALARS:
-        raise ValueError(f"dtype: expected one of {', '.join(SCALARS)}, found {scalar!r}")
+    check.check_choice("dtype", scalar, SCALARS)
     if architecture not in DEVICES:
         known = ", ".join(map(str, DEVICES))
-        raise ValueError(f"arch: expected one of {known}, found {architecture}")
+        raise ValueError(f"arch must be one of {known}, found {architecture}")
+    sizes = [math.prod(shape) for shape in shapes]
+    if sum(sizes) * recoveries > _MOST_NUMBERS:
+        raise ValueError(f"recoveries, plan: expected at most {_MOST_NUMBERS} numbers, found more")
     layers = layering(tuple(shapes), True, None)
     multiprocessors, shared, cluster = DEVICES[architecture]
-    sizes = [int(torch.Size(shape).numel()) for shape in shapes]
     return torch.ops.sapag_fast.plan(
         sizes,
         layers.layer_of,

@@ -14,8 +14,11 @@ from typing import Any
 import click
 
 from sapag_fast.command_line.options import (
+    COUNT,
     SHAPE,
+    FiniteRange,
     NumbersType,
+    ShapesType,
     SizeType,
     model_options,
     output_option,
@@ -120,9 +123,9 @@ def recover(**options: Any) -> None:
     help="Where labels come from; known: the gradient files say them.",
 )
 @click.option(
-    "--stop-distance", type=click.FloatRange(0), help="A victim is done once a restart comes this close."
+    "--stop-distance", type=FiniteRange(0), help="A victim is done once a restart comes this close."
 )
-@click.option("--at-once", type=click.IntRange(1), help="Searches at once.  [default: what memory bears]")
+@click.option("--at-once", type=COUNT, help="Searches at once.  [default: what memory bears]")
 @click.option("--max-memory", type=SizeType(), help="Such as 4GB.  [default: what is free]")
 @truth_option("by name where names fit, else in order")
 @run_options
@@ -152,9 +155,7 @@ def audit(**options: Any) -> None:
     required=True,
     help="Image file(s), or a folder of them: one batch, unless --batch-size is given.",
 )
-@click.option(
-    "--batch-size", type=click.IntRange(1), help="Make many victims, each of so many images, in order."
-)
+@click.option("--batch-size", type=COUNT, help="Make many victims, each of so many images, in order.")
 @click.option("--input-shape", type=SHAPE, required=True, help="Shape of one input; images are fitted to it.")
 @click.option("--labels", type=NumbersType(), help="One class an image, such as 3,7.  [default: 0,1,2,...]")
 @click.option(
@@ -191,9 +192,7 @@ def capture(**options: Any) -> None:
 @main.command()
 @model_options
 @click.option("--input-shape", type=SHAPE, required=True, help="Shape of one input.")
-@click.option(
-    "--batch-size", type=click.IntRange(1), default=1, show_default=True, help="Inputs behind a gradient."
-)
+@click.option("--batch-size", type=COUNT, default=1, show_default=True, help="Inputs behind a gradient.")
 @click.option(
     "--recoveries",
     type=NumbersType(),
@@ -201,12 +200,10 @@ def capture(**options: Any) -> None:
     show_default=True,
     help="How many at once, one profile each.",
 )
-@click.option(
-    "--evaluations", type=click.IntRange(1), default=100, show_default=True, help="Steps to time for each."
-)
+@click.option("--evaluations", type=COUNT, default=100, show_default=True, help="Steps to time for each.")
 @click.option(
     "--seconds",
-    type=click.FloatRange(0, min_open=True),
+    type=FiniteRange(0, min_open=True),
     default=10.0,
     show_default=True,
     help="About how long to time each, and as long again to warm up.",
@@ -229,8 +226,8 @@ def profile(**options: Any) -> None:
 
 @main.command()
 @click.argument("source", type=click.Choice(["digits", "faces", "photographs"]))
-@click.option("--count", type=click.IntRange(1), default=4, show_default=True, help="How many.")
-@click.option("--size", type=click.IntRange(1), default=32, show_default=True, help="Side in pixels.")
+@click.option("--count", type=COUNT, default=4, show_default=True, help="How many.")
+@click.option("--size", type=click.IntRange(1, 4096), default=32, show_default=True, help="Side in pixels.")
 @output_option(required=True)
 @user_errors
 def images(**options: Any) -> None:
@@ -241,12 +238,18 @@ def images(**options: Any) -> None:
 
 
 @main.command()
-@click.option("--plan", "shapes", metavar="SHAPES", help="Gradient shapes such as 12x1x5x5,12,10x588,10.")
-@click.option("--recoveries", type=click.IntRange(1), default=1, show_default=True, help="R.")
+@click.option(
+    "--plan",
+    "shapes",
+    type=ShapesType(),
+    metavar="SHAPES",
+    help="Gradient shapes such as 12x1x5x5,12,10x588,10.",
+)
+@click.option("--recoveries", type=COUNT, default=1, show_default=True, help="R.")
 @click.option("--dtype", default="float32", show_default=True, help="Type of the gradients.")
 @click.option("--arch", type=int, default=90, show_default=True, help="80, 90 or 100: A100, H100, B200.")
 @user_errors
-def kernels(shapes: str | None, recoveries: int, dtype: str, arch: int) -> None:
+def kernels(shapes: tuple[tuple[int, ...], ...] | None, recoveries: int, dtype: str, arch: int) -> None:
     """Tell which kernels this machine has; with --plan, which launches a call would take on a GPU.
 
     The plan is a dry run of the CUDA planner and needs no GPU.
@@ -256,5 +259,4 @@ def kernels(shapes: str | None, recoveries: int, dtype: str, arch: int) -> None:
     if shapes is None:
         click.echo(backends())
         return
-    parsed = [SHAPE.convert(shape, None, None) for shape in shapes.split(",")]
-    click.echo(plan(parsed, recoveries, dtype, arch), nl=False)
+    click.echo(plan(shapes, recoveries, dtype, arch), nl=False)

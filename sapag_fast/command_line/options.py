@@ -1,6 +1,7 @@
 """Options that several commands of ``sapag-fast`` share, and the types of their values."""
 
 import functools
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, ClassVar
 import click
 
 NO_DEFAULT = "from the recipe"
+_MOST, _DIGITS = 2**63 - 1, 30
 
 
 class ShapeType(click.ParamType):
@@ -22,16 +24,40 @@ class ShapeType(click.ParamType):
         """Parse the shape."""
         if isinstance(value, tuple):
             return value
-        try:
-            shape = tuple(int(part) for part in value.lower().split("x"))
-        except ValueError:
-            shape = ()
-        if not shape or min(shape) < 1:
+        shape = _whole_numbers(value.lower(), "x")
+        if shape is None or min(shape) < 1 or math.prod(shape) > _MOST:
             self.fail(f"{value!r} is not a shape like 3x32x32", param, ctx)
         return shape
 
 
+class ShapesType(click.ParamType):
+    """Shapes separated by commas."""
+
+    name = "shapes"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[tuple[int, ...], ...]:
+        """Parse each shape."""
+        if isinstance(value, tuple):
+            return value
+        return tuple(SHAPE.convert(part, param, ctx) for part in value.split(","))
+
+
+class FiniteRange(click.FloatRange):
+    """A number in a range; nan lies in none, and neither does infinity."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Parse the number."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number", param, ctx)
+        return number
+
+
 SHAPE = ShapeType()
+COUNT = click.IntRange(1, _MOST)
+SEED = click.IntRange(-(2**63), 2**64 - 1)
 
 
 class NumbersType(click.ParamType):
@@ -48,11 +74,8 @@ class NumbersType(click.ParamType):
         """Parse the numbers, or pass the word."""
         if not isinstance(value, str) or value in self.words:
             return value
-        try:
-            numbers = tuple(int(part) for part in value.split(","))
-        except ValueError:
-            numbers = (-1,)
-        if min(numbers) < 0:
+        numbers = _whole_numbers(value, ",")
+        if numbers is None or max(numbers) > _MOST:
             self.fail(f"{value!r} is not {', '.join((*self.words, 'labels like 3,7'))}", param, ctx)
         return numbers
 
@@ -73,10 +96,17 @@ class SizeType(click.ParamType):
         if isinstance(value, int):
             return value
         found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", value.strip().lower())
-        size = int(float(found[1]) * self.units.get(found[2], 0)) if found else 0
-        if size < 1:
+        size = float(found[1]) * self.units.get(found[2], 0) if found else 0.0
+        if not 1 <= size <= _MOST:
             self.fail(f"{value!r} is not a size like 4GB or 512MiB", param, ctx)
-        return size
+        return int(size)
+
+
+def _whole_numbers(text: str, separator: str) -> tuple[int, ...] | None:
+    """The numbers, or None where something is not one, or too long for one."""
+    parts = [part.strip() for part in text.split(separator)]
+    plain = all(part.isascii() and part.isdecimal() and len(part) < _DIGITS for part in parts)
+    return tuple(map(int, parts)) if plain else None
 
 
 Command = Callable[..., None]
@@ -101,7 +131,7 @@ def run_options(command: Command) -> Command:
     return _with_options(
         command,
         click.option("--device", help="Such as cpu or cuda:0.  [default: cuda if there is one, else cpu]"),
-        click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything random."),
+        click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of everything random."),
     )
 
 
@@ -149,17 +179,15 @@ _RECIPE = {
         help="Which gradients form a layer: modules | shapes | separate.",
     ),
     "optimizer": click.option("--optimizer", help=f"Such as lbfgs or adam.  [default: {NO_DEFAULT}]"),
-    "steps": click.option(
-        "--steps", type=click.IntRange(1), help=f"Evaluations a restart.  [default: {NO_DEFAULT}]"
-    ),
+    "steps": click.option("--steps", type=COUNT, help=f"Evaluations a restart.  [default: {NO_DEFAULT}]"),
     "basis": click.option(
         "--basis", help=f"Coordinates of the search, pixel or dct.  [default: {NO_DEFAULT}]"
     ),
     "tv": click.option(
-        "--tv", type=click.FloatRange(0), help=f"Weight of total variation.  [default: {NO_DEFAULT}]"
+        "--tv", type=FiniteRange(0), help=f"Weight of total variation.  [default: {NO_DEFAULT}]"
     ),
     "box": click.option(
-        "--box", type=click.FloatRange(0), help=f"Weight of leaving [0, 1].  [default: {NO_DEFAULT}]"
+        "--box", type=FiniteRange(0), help=f"Weight of leaving [0, 1].  [default: {NO_DEFAULT}]"
     ),
 }
 """The recipe, and what overrides it, in the order of the help."""
@@ -179,12 +207,12 @@ def search_options(command: Command) -> Command:
         ),
         click.option(
             "--batch-size",
-            type=click.IntRange(1),
+            type=COUNT,
             help="Inputs behind the gradient.  [default: from the file, or 1]",
         ),
         click.option(
             "--restarts",
-            type=click.IntRange(1),
+            type=COUNT,
             default=4,
             show_default=True,
             help="Starts; the closest one wins.",

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from sapag_fast.checks import check_separate
 from sapag_fast.command_line.session import built_model, chosen_device, search_options_of
 from sapag_fast.files.output import check_output
 from sapag_fast.profiler import profile_attack
@@ -28,6 +29,7 @@ def run(
     **options: Any,
 ) -> None:
     """Profile, show, and write profile.json, profile.png and, if wanted, trace.json."""
+    check_separate({"--output": output}, {"--weights": [weights] if weights else []})
     where, search = chosen_device(device), search_options_of(options)
     model = built_model(model_reference, weights, search.seed, where)
     if output is not None:

@@ -14,6 +14,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from sapag_fast import data
+from sapag_fast.checks import check_separate
 from sapag_fast.command_line.session import built_model, chosen_device, keep_results, search_options_of
 from sapag_fast.files.fingerprint import model_fingerprint
 from sapag_fast.files.gradient_file import read_gradient
@@ -66,6 +67,8 @@ def run(
     **options: Any,
 ) -> None:
     """Recover each victim in turn; everything is read and checked before anything is written."""
+    read = {"--gradient": gradients, "--truth": truth, "--weights": [weights] if weights else []}
+    check_separate({"--output": output}, read)
     console, where = Console(), chosen_device(device)
     settings = {
         "model": model_reference,
@@ -169,9 +172,10 @@ def with_truth(victims: Sequence[Victim], paths: Sequence[Path]) -> list[Victim]
     """
     shapes = {victim.input_shape for victim in victims}
     if len(shapes) > 1:
-        raise ValueError("--truth needs gradients of one input shape")
+        found = ", ".join("x".join(map(str, shape)) for shape in sorted(shapes))
+        raise ValueError(f"--truth: expected gradients of one input shape, found {found}")
     images = data.read_images(paths, shapes.pop())
     sizes = [victim.batch_size for victim in victims]
     if len(images) != sum(sizes):
-        raise ValueError(f"--truth gives {len(images)} images, the gradients stand for {sum(sizes)}")
+        raise ValueError(f"--truth: expected {sum(sizes)} images, found {len(images)} images")
     return [replace(victim, truth=batch) for victim, batch in zip(victims, images.split(sizes), strict=True)]

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sapag_fast import checks as check
 from sapag_fast.data.conventions import Images
 from sapag_fast.runtime.extras import needs
 
@@ -28,6 +29,9 @@ CROPS: dict[str, tuple[tuple[int, int, int], ...]] = {
     "tissue": ((0, 0, 400), (200, 160, 300), (60, 80, 420)),
 }
 
+# Pixels of a side, and of all images: 1.5 GiB in colour.
+_LARGEST, _MOST_PIXELS = 4096, 2**27
+
 
 def digits(count: int | None = None, size: int = 28) -> Images:
     """Handwritten digits (scikit-learn, 8 × 8), enlarged to [N, 1, size, size].
@@ -38,7 +42,7 @@ def digits(count: int | None = None, size: int = 28) -> Images:
         from sklearn.datasets import load_digits
 
     bunch: Any = load_digits()
-    chosen = _chosen(len(bunch.images), count)
+    chosen = _chosen(len(bunch.images), count, size)
     images = [_resized(bunch.images[i].astype(np.float32) / 16, size) for i in chosen]
     return _stacked(images), torch.as_tensor(bunch.target[chosen], dtype=torch.int64)
 
@@ -53,7 +57,7 @@ def faces(count: int | None = None, size: int = 32) -> Images:
         from skimage import data
 
     crops = data.lfw_subset()[:100]  # the second hundred shows no faces
-    chosen = _chosen(len(crops), count)
+    chosen = _chosen(len(crops), count, size)
     images = [_resized(crops[i].astype(np.float32), size) for i in chosen]
     return _stacked(images), torch.as_tensor(chosen, dtype=torch.int64)
 
@@ -70,7 +74,7 @@ def photographs(count: int | None = None, size: int = 32) -> Images:
         for crops in zip(*(CROPS[name] for name in names), strict=True)
         for label, crop in enumerate(crops)
     ]
-    chosen = [order[i] for i in _chosen(len(order), count)]
+    chosen = [order[i] for i in _chosen(len(order), count, size)]
     images = []
     for label, (top, left, side) in chosen:
         crop = _photograph(names[label])[top : top + side, left : left + side]
@@ -121,8 +125,9 @@ def _stacked(images: list[np.ndarray]) -> Tensor:
     return stack[:, None] if stack.ndim == 3 else stack.permute(0, 3, 1, 2).contiguous()
 
 
-def _chosen(available: int, count: int | None) -> list[int]:
-    count = available if count is None else count
-    if not 1 <= count <= available:
-        raise ValueError(f"count {count}: this source holds {available} images")
+def _chosen(available: int, count: int | None, size: int) -> list[int]:
+    count = available if count is None else check.check_count("count", count, most=available)
+    check.check_count("size", size, most=_LARGEST)
+    if count * size**2 > _MOST_PIXELS:
+        raise ValueError(f"count, size: expected at most {_MOST_PIXELS} pixels, found {count} x {size}²")
     return list(range(count))

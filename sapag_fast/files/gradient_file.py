@@ -136,6 +136,10 @@ def read_gradient(model: nn.Module, path: str | Path) -> tuple[list[Tensor | Non
         finite.
     """
     tensors, metadata = read_tensors(path, "gradient")
+    own = model.state_dict()
+    same = all(name in own and torch.equal(own[name].cpu(), tensor) for name, tensor in tensors.items())
+    if tensors and (same or _holds_weights(metadata)):
+        raise ValueError(f"gradient file {path}: expected a gradient, found a model's weights")
     return gradient_in_order(model, tensors, path, withheld=_withheld(metadata, path)), metadata
 
 
@@ -223,6 +227,11 @@ def batch_name(images: Sequence[Path]) -> str:
     """Name a batch after its image files."""
     name = "+".join(image.stem for image in images)
     return name if len(name) <= _LONGEST_NAME else f"{images[0].stem}+{len(images) - 1} more"
+
+
+def _holds_weights(metadata: Mapping[str, str]) -> bool:
+    """Whether sapag_fast wrote the file, and not as a gradient."""
+    return "sapag_fast" in metadata and "loss" not in metadata
 
 
 def _withheld(metadata: Mapping[str, str], path: str | Path) -> list[str]:

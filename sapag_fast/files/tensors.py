@@ -115,7 +115,9 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     ValueError
         Naming what is missing, superfluous or of another shape.
     """
-    tensors, _ = read_tensors(path, "weight")
+    tensors, metadata = read_tensors(path, "weight")
+    if {"sapag_fast", "batch_size"} <= set(metadata):
+        raise ValueError(f"weight file {path}: expected weights, found a captured gradient")
     expected = model.state_dict()
     compare("weight", path, {name: tensor.shape for name, tensor in expected.items()}, tensors)
     model.load_state_dict(tensors)

@@ -18,13 +18,14 @@ from sapag_fast.distances import operators as ops
 from sapag_fast.profiler.bottleneck import bottleneck
 from sapag_fast.profiler.ceilings import measure_ceilings
 from sapag_fast.profiler.measure import Limits, measure
-from sapag_fast.profiler.preparation import prepare_profile
+from sapag_fast.profiler.preparation import Preparation, prepare_profile
 from sapag_fast.profiler.result import AttackProfile, Level
 from sapag_fast.runtime.memory import free_bytes
 from sapag_fast.search.options import SearchOptions, takes_search_options
 
 __all__ = ["profile_attack"]
 
+_GENERATOR_BYTES = 5056  # each search has one of its own
 _MEMORY_SHARE = 0.7  # of what is free: more recoveries than fit into it are not tried
 
 
@@ -74,8 +75,7 @@ def profile_attack(
     TypeError, ValueError
         For arguments that do not fit; the message names the argument, what was expected and what was found.
     """
-    counts = _counts(recoveries)
-    limits = Limits(check.check_count("evaluations", evaluations), _positive("seconds", seconds))
+    counts, limits = _counts(recoveries), _limits(evaluations, seconds)
     path = None if trace is None else _writable("trace", trace)
     preparation = prepare_profile(
         model,
@@ -92,11 +92,13 @@ def profile_attack(
     with preparation.conditions():
         ceilings = measure_ceilings(device, setup.dtype, seed=setup.options.seed)
         for count in counts:
-            reason = _too_many(count, levels, device)
+            reason = _too_many(count, levels, preparation)
             if reason is not None:
                 skipped[count] = reason
                 continue
             levels.append(measure(preparation, count, ceilings, limits, path))
+    if not levels:
+        raise ValueError(f"recoveries: {counts[0]} {skipped[counts[0]]}")
     return AttackProfile(
         model=type(model).__name__,
         input_shape=setup.input_shape,
@@ -112,7 +114,7 @@ def profile_attack(
 
 def _counts(recoveries: object) -> list[int]:
     given = (
-        [recoveries] if isinstance(recoveries, int) or not isinstance(recoveries, Iterable) else recoveries
+        recoveries if isinstance(recoveries, Iterable) and not isinstance(recoveries, str) else [recoveries]
     )
     counts = sorted({check.check_count("recoveries", count) for count in given})
     if not counts:
@@ -120,28 +122,27 @@ def _counts(recoveries: object) -> list[int]:
     return counts
 
 
-def _positive(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number, found {type(value).__name__}")
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name} must be positive and finite, found {value}")
-    return float(value)
+def _limits(evaluations: object, seconds: object) -> Limits:
+    return Limits(check.check_count("evaluations", evaluations), check.check_positive("seconds", seconds))
 
 
-def _writable(name: str, path: str | Path) -> Path:
+def _writable(name: str, given: object) -> Path:
     """Found out before the work, not after it."""
-    path = Path(path)
+    path = check.check_path(name, given)
     if not path.parent.is_dir() or path.is_dir():
         raise ValueError(f"{name} must be a file in an existing folder, found {str(path)!r}")
     return path
 
 
-def _too_many(count: int, levels: Sequence[Level], device: torch.device) -> str | None:
-    """Why so many recoveries are not tried."""
-    if not levels:
-        return None
-    last = levels[-1]
-    needed, free = last.peak_bytes / last.recoveries * count, free_bytes(device)
+def _too_many(count: int, levels: Sequence[Level], preparation: Preparation) -> str | None:
+    """Why so many recoveries are not tried: judged by those before, or by what each holds at least."""
+    free = free_bytes(preparation.device)
+    if levels:
+        needed = levels[-1].peak_bytes / levels[-1].recoveries * count
+    else:
+        setup = preparation.setup
+        numbers = math.prod(setup.shape) + sum(p.numel() for p in setup.network.parameters.values())
+        needed = float(count * (numbers * setup.dtype.itemsize + _GENERATOR_BYTES))
     if needed <= _MEMORY_SHARE * free:
         return None
     return f"needs about {needed / 2**30:.1f} GiB of {free / 2**30:.1f} GiB that are free"

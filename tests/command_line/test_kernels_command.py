@@ -29,8 +29,8 @@ def test_a_large_layer_takes_a_cluster_where_there_are_clusters():
     ("arguments", "message"),
     [
         (("--plan", "12x1,nonsense"), "'nonsense' is not a shape"),
-        (("--plan", "12", "--arch", 75), "arch: expected one of 80, 90, 100, found 75"),
-        (("--plan", "12", "--dtype", "int8"), "dtype: expected one of float32"),
+        (("--plan", "12", "--arch", 75), "arch must be one of 80, 90, 100, found 75"),
+        (("--plan", "12", "--dtype", "int8"), "dtype must be one of float32"),
     ],
 )
 def test_errors(arguments, message):
