@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from benchmarks.reliability.files.files import Files
 from benchmarks.reliability.part import Part
 from benchmarks.reliability.tables.tables import Tables
 
-PARTS: dict[str, Part] = {part.name: part for part in (Tables(),)}
+PARTS: dict[str, Part] = {part.name: part for part in (Tables(), Files())}

@@ -1,0 +1,1 @@
+"""Hostile files: whatever a reader is given, it answers with right values or its one documented error."""

@@ -1,0 +1,144 @@
+"""The part of the suite on hostile files."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import signal
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+
+from benchmarks.reliability.files import audits, datasets, gradients, images
+from benchmarks.reliability.files.damage import INTACT, damage
+from benchmarks.reliability.files.sample import Make, Sample
+from benchmarks.reliability.part import Outcome, generator
+
+MEMORY = 1 << 30  # bytes that a case may take beyond what the process has before it
+SECONDS = 10  # that a reader may take
+
+READERS: dict[str, Make] = {
+    "gradient": gradients.gradient,
+    "victims": gradients.victims,
+    "weights": gradients.weights,
+    "checkpoint": gradients.checkpoint,
+    "tensors": gradients.tensors_of,
+    "image": images.own_image,
+    "class folders": images.class_folders,
+    "truth": images.truth,
+    "idx": datasets.idx,
+    "cifar": datasets.cifar,
+    "svhn": datasets.svhn,
+    "arrays": datasets.arrays,
+    "dataset": datasets.dataset,
+    "sentences": datasets.sentences,
+    "tokens": datasets.tokens,
+    "audit": audits.victims,
+    "audit folder": audits.folder,
+}
+
+
+class Hang(BaseException):
+    pass
+
+
+class Files:
+    """A valid file of each reader, then damaged: random bytes, flipped bits, cut, spliced, with numbers that
+    lie; forged to run code, to fill the memory or to mislead; no file at all (a FIFO, a device, a loop of
+    links). Right are the values of an intact file, or ValueError that names the file; memory and time are
+    bounded.
+    """
+
+    name, title = "files", "Hostile files"
+    amount = 1000 * len(READERS)
+    block, patience = 25 * len(READERS), 60.0
+    environment = MappingProxyType({"OMP_NUM_THREADS": "1"})
+
+    def show(self, seed: int, number: int) -> str:
+        rng, reader = generator(self.name, seed, number), self.reader(number)
+        with _folder() as folder:
+            sample = READERS[reader](rng, folder)
+            words = damage(rng, sample.path)
+            return f"{reader}, {sample.path.name!r}, {sample.words or 'plain'}: {words}"
+
+    def reader(self, number: int) -> str:
+        return list(READERS)[number % len(READERS)]
+
+    def check(self, seed: int, number: int) -> Outcome:
+        rng, reader = generator(self.name, seed, number), self.reader(number)
+        outcome = Outcome()
+        with _folder() as folder:
+            sample = READERS[reader](rng, folder)
+            words = damage(rng, sample.path)
+            here = f"{reader}, {sample.words or sample.path.suffix}, {words}"
+            with _bounded(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                fault, end = _read(sample, words == INTACT, folder)
+            outcome.counts[f"{reader}: {end}"] += 1
+            if (folder / "canary").exists():
+                outcome.faults.append(f"{here}: code in the file was run")
+            if fault:
+                outcome.faults.append(f"{here}: {fault}")
+        return outcome
+
+
+def _read(sample: Sample, intact: bool, folder: Path) -> tuple[str | None, str]:
+    """What went wrong, and how it ended: read or refused."""
+    try:
+        value = sample.read()
+        wrong = sample.sane(value) or (sample.right(value) if intact else None)
+        return wrong, "read"
+    except Hang:
+        return f"no end within {SECONDS} s", "hung"
+    except MemoryError:
+        return f"took more than {MEMORY >> 20} MiB", "filled the memory"
+    except ValueError as error:
+        text = str(error)
+        if isinstance(error, UnicodeError) or type(error).__module__ not in ("builtins",):
+            return f"{type(error).__name__}: {text:.200}", "raised"
+        if any(word in text for word in ("llocate", "out of memory")):
+            return f"took more than {MEMORY >> 20} MiB: {text:.200}", "filled the memory"
+        if sample.says not in text:
+            return f"an error that does not name the file: {text:.200}", "refused"
+        if intact and not sample.refusable and _is_text(sample.path.name):
+            return f"an intact file was refused: {text:.200}", "refused"
+        return None, "refused"
+    except Exception as error:
+        return f"{type(error).__name__}: {error!s:.200}", "raised"
+
+
+def _is_text(name: str) -> bool:
+    """Whether the name is UTF-8; safetensors opens no other."""
+    return name.isascii() or name.encode("utf-8", "replace").decode() == name
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="hostile-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _bounded() -> Iterator[None]:
+    """No more than so much memory beyond what there is, and no more than so many seconds."""
+
+    def hung(*_: object) -> None:
+        raise Hang
+
+    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    handler = signal.signal(signal.SIGALRM, hung)
+    resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, before[1]))
+    signal.alarm(SECONDS)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        resource.setrlimit(resource.RLIMIT_AS, before)
+        signal.signal(signal.SIGALRM, handler)
