@@ -1,7 +1,8 @@
 """The distance as torch sees it: a thin autograd Function over the operators.
 
 V = ∂D/∂g' is formed together with D, in the same sweep, and handed over in the backward pass; nothing there
-waits for the device. Second derivatives go through the plain formulas of `sapag_fast.distances.sums`.
+waits for the device. Second derivatives, forward and backward, are backward passes through the plain formulas
+of `sapag_fast.distances.sums`: the Hessian is symmetric.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from sapag_fast.distances import operators as ops
 from sapag_fast.distances.evaluation import (
@@ -19,6 +21,28 @@ from sapag_fast.distances.evaluation import (
     value_alone,
     value_and_gradient,
 )
+
+
+def transforming() -> bool:
+    """Inside of torch.compile, a torch.func transform or forward mode: tensors are not what they seem."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+    )
+
+
+def transformed_distance(bound: BoundDistance, dummy: Tensors, target: Tensors, wanted: bool) -> Tensor:
+    """D where `transforming`; ``wanted``: derivatives of plain autograd."""
+    compiling = torch.compiler.is_compiling()
+    # Plain operations bear every transform. torch.compile follows no derivative of a function of sums, and
+    # knows no transform of a Function.
+    plain = compiling and (bound.kind.native is None or torch._C._are_functorch_transforms_active())
+    if plain or bound.backend == "reference":
+        return eager_distance(bound, dummy, target)
+    if compiling and not wanted:
+        return value_alone(bound, dummy, target, None)[0]
+    return (CompiledDistance if compiling else FunctionalDistance).apply(bound, *dummy, *target)
 
 
 def _scaled(bound: BoundDistance, slopes: Tensors, grad: Tensor) -> list[Tensor]:
@@ -65,11 +89,8 @@ class PlainDistance(torch.autograd.Function):
         return (None, None, None, None, *_scaled(ctx.bound, slopes, grad))
 
 
-class FunctionalDistance(torch.autograd.Function):
-    """(dummy..., target...) -> D under torch.func transforms and torch.compile.
-
-    V is formed in the backward pass. The rule for vmap folds the mapped dimension into the recoveries.
-    """
+class CompiledDistance(torch.autograd.Function):
+    """(dummy..., target...) -> D under torch.compile, which takes no forward mode; V in the backward pass."""
 
     @staticmethod
     def forward(bound: BoundDistance, *tensors: Tensor) -> Tensor:
@@ -82,6 +103,7 @@ class FunctionalDistance(torch.autograd.Function):
         """Keep both lists for the backward pass."""
         ctx.bound = inputs[0]
         ctx.save_for_backward(*inputs[1:])
+        ctx.save_for_forward(*inputs[1:])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple:
@@ -90,6 +112,27 @@ class FunctionalDistance(torch.autograd.Function):
         scaled = DistanceGradient.forward if torch.compiler.is_compiling() else DistanceGradient.apply
         slopes = scaled(ctx.bound, grad, *ctx.saved_tensors)
         return (None, *slopes, *[None] * (len(ctx.saved_tensors) - ctx.bound.count))
+
+
+class FunctionalDistance(CompiledDistance):
+    """The same under torch.func transforms and forward mode.
+
+    The rule for vmap folds the mapped dimension into the recoveries.
+    """
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> Tensor:
+        """Σ V·t over the tangents of the dummy gradient."""
+        bound, tensors = ctx.bound, ctx.saved_tensors
+        one = _ones(bound, tensors)
+        slopes = DistanceGradient.apply(bound, one, *tensors)
+        lead = 1 if bound.batched else 0
+        parts = [
+            (slope.double() * tangent.double()).flatten(lead).sum(-1)
+            for slope, tangent in zip(slopes, tangents, strict=False)
+            if tangent is not None
+        ]
+        return torch.stack(parts).sum(0).to(one.dtype)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, bound: BoundDistance, *tensors: Tensor) -> tuple[Tensor, int]:
@@ -113,19 +156,28 @@ class DistanceGradient(torch.autograd.Function):
         """Keep all inputs for the second derivative."""
         ctx.bound = inputs[0]
         ctx.save_for_backward(*inputs[1:])
+        ctx.save_for_forward(*inputs[1:])
 
     @staticmethod
     def backward(ctx: Any, *slope_grads: Tensor) -> tuple:
         """The second derivative: that of the first derivative of the plain formula."""
         grad, *tensors = ctx.saved_tensors
-        dummy, target = tensors[: ctx.bound.count], tensors[ctx.bound.count :]
+        pulled = _second_derivative(ctx.bound, grad, tensors, slope_grads)
+        return (None, *pulled, *[None] * ctx.bound.count)
 
-        def first_derivative(grad: Tensor, *dummy: Tensor) -> tuple[Tensor, ...]:
-            pull = torch.func.vjp(lambda *g: eager_distance(ctx.bound, g, target), *dummy)[1]
-            return pull(grad)
-
-        pull = torch.func.vjp(first_derivative, grad, *dummy)[1]
-        return (None, *pull(slope_grads), *[None] * len(target))
+    @staticmethod
+    def jvp(ctx: Any, _: None, grad_tangent: Tensor | None, *tangents: Tensor | None) -> tuple[Tensor, ...]:
+        """The derivative of grad·V along tangents t: grad·H·t, plus V times the tangent of grad."""
+        grad, *tensors = ctx.saved_tensors
+        moved = [t for t in tangents[: ctx.bound.count] if t is not None]
+        total = [torch.zeros_like(t) for t in tensors[: ctx.bound.count]]
+        if moved:
+            along = [torch.zeros_like(a) if t is None else t for a, t in zip(tensors, tangents, strict=True)]
+            _, *total = _second_derivative(ctx.bound, grad, tensors, along[: ctx.bound.count])
+        if grad_tangent is None:
+            return tuple(total)
+        slopes = DistanceGradient.apply(ctx.bound, grad_tangent, *tensors)
+        return tuple(part + slope for part, slope in zip(total, slopes, strict=True))
 
     @staticmethod
     def vmap(
@@ -136,6 +188,24 @@ class DistanceGradient(torch.autograd.Function):
         grad = folded.fold(grad, in_dims[1], keep_shared=False)
         slopes = DistanceGradient.apply(folded.bound, grad, *folded.tensors)
         return tuple(folded.unfold(slope) for slope in slopes), (0,) * bound.count
+
+
+def _ones(bound: BoundDistance, dummy: Tensors) -> Tensor:
+    """A gradient of D that leaves V as it is."""
+    shape = dummy[0].shape[:1] if bound.batched else ()
+    return torch.ones(shape, dtype=ops.result_dtype(dummy), device=dummy[0].device)
+
+
+def _second_derivative(bound: BoundDistance, grad: Tensor, tensors: Tensors, along: Tensors) -> tuple:
+    """Of grad·V, pulled back along ``along``: Σ V·along of each recovery, and grad·H·along."""
+    dummy, target = tensors[: bound.count], tensors[bound.count :]
+
+    def first_derivative(grad: Tensor, *dummy: Tensor) -> tuple[Tensor, ...]:
+        pull = torch.func.vjp(lambda *g: eager_distance(bound, g, target), *dummy)[1]
+        return pull(grad)
+
+    pull = torch.func.vjp(first_derivative, grad, *dummy)[1]
+    return pull(tuple(along))
 
 
 class _Fold:

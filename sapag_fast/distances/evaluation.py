@@ -1,6 +1,7 @@
 """One evaluation of a distance: D, and V with it, by the kernels or by plain operations."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -90,6 +91,18 @@ def eager_distance(bound: BoundDistance, dummy: Tensors, target: Tensors) -> Ten
     return bound.shaped(value.to(ops.result_dtype(dummy)))
 
 
+def normal(tensor: Tensor) -> Tensor:
+    """A tensor that autograd can keep, as those of inference mode are not."""
+    return tensor.clone() if tensor.is_inference() else tensor
+
+
+@contextmanager
+def _recording() -> Iterator[None]:
+    """Autograd records, also in inference mode, whose tensors have to be made `normal` inside."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
 def value_alone(
     bound: BoundDistance, dummy: Tensors, target: Tensors, cached: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
@@ -121,10 +134,13 @@ def value_and_gradient(
 
     Not differentiable; ``cached`` are the target's sums of an earlier call.
     """
+    if (bound.backend == "reference" or bound.kind.native is None) and torch.compiler.is_compiling():
+        value, pull = torch.func.vjp(lambda *g: eager_distance(bound, g, target), *dummy)
+        return value, _written(out, list(pull(torch.ones_like(value)))), None
     if bound.backend == "reference":
-        with torch.enable_grad():
-            leaves = [t.detach().requires_grad_() for t in dummy]
-            value = eager_distance(bound, leaves, target)
+        with _recording():
+            leaves = [normal(t).detach().requires_grad_() for t in dummy]
+            value = eager_distance(bound, leaves, [normal(t) for t in target])
             slopes = list(torch.autograd.grad(value.sum(), leaves))
         return value.detach(), _written(out, slopes), None
     if bound.kind.native is None:
@@ -145,7 +161,9 @@ def _by_formula(
     bound.check_rows(dummy[0].shape[0] if batched else 1)
     sums = ops.target_sums(backend, target, layering, batched) if cached is None else cached
     difference = ops.difference_sums(backend, dummy, target, layering, batched)
-    value, coefficients = value_and_coefficients(bound.on_sums, difference, sums, bound.sizes(target))
+    with _recording():
+        given = (normal(difference), normal(sums), normal(bound.sizes(target)))
+        value, coefficients = value_and_coefficients(bound.on_sums, *given)
     return bound.shaped(value.to(ops.result_dtype(dummy))), coefficients, sums
 
 

@@ -1,7 +1,6 @@
 """The public distance: any two lists of gradients in, a differentiable tensor out, the target remembered."""
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any, cast
 
 import torch
@@ -10,22 +9,18 @@ from torch._C._functorch import is_batchedtensor
 
 from sapag_fast import checks as check
 from sapag_fast.distances import operators as ops
-from sapag_fast.distances.autograd import FunctionalDistance, PlainDistance
-from sapag_fast.distances.evaluation import BoundDistance, value_alone, value_and_gradient
+from sapag_fast.distances.autograd import PlainDistance, transformed_distance, transforming
+from sapag_fast.distances.evaluation import BoundDistance, normal, value_alone, value_and_gradient
 from sapag_fast.distances.formulas import degenerate
 from sapag_fast.distances.kind import Kind, find_kind, is_registered
 from sapag_fast.distances.layering import Gradients, layer_sizes, layering, shapes_of
 from sapag_fast.distances.operators import Options
-from sapag_fast.distances.pairs import check_alike, check_pairs, same_positions
+from sapag_fast.distances.pairs import check_alike, check_apart, check_pairs, same_positions
 from sapag_fast.distances.sums import GradientSums, target_sums
-from sapag_fast.distances.target_cache import KnownTarget
+from sapag_fast.distances.target_cache import Fingerprint, KnownTarget, addresses
 
 L1_WEIGHT = 0.01
-
-
-@lru_cache(maxsize=256)
-def _default_weights(kind: Kind, layers: int) -> Tensor | None:
-    return kind.default_weights(layers)
+_requires_grad = torch._C.TensorBase.requires_grad.__get__  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class GradientDistance:
@@ -33,8 +28,13 @@ class GradientDistance:
 
     Gradients are float32, float64, bfloat16 or float16, all alike; the result is float32 (float64 for
     float64), fresh and writable. Pairs of None are left out. The target is a constant: no derivative flows
-    into it. What depends on the target alone is computed at the first call and kept for as long as the same
-    tensors come back unchanged.
+    into it.
+
+    What depends on the target alone is computed at the first call and kept for as long as the same tensors
+    come back unchanged. A change shows in a tensor's version, which all operations raise, in its address
+    (``t.data = ...``) and, on the CPU, in the 64 bytes in the middle of its memory, which writes past torch
+    change (``t.data.copy_(...)``, the array behind ``torch.from_numpy``). What changes other bytes alone past
+    torch stays unseen, and on a GPU all that goes past torch but a new address: call `forget` after it.
 
     Parameters
     ----------
@@ -111,18 +111,33 @@ class GradientDistance:
             check.check_choice("backend", backend, ops.BACKENDS)
         self.backend = backend
         self._known: KnownTarget | None = None
+        self._keeps = True
 
     def __call__(self, dummy: Gradients, target: Gradients) -> Tensor:
-        """D, shape ``()`` or ``[R]``, differentiable with respect to ``dummy`` (twice)."""
-        mine, known = self._prepare(dummy, target)
-        if _transforming():
-            return FunctionalDistance.apply(known.bound, *mine, *known.present)
-        if torch.is_grad_enabled() and any(t.requires_grad for t in mine):
-            return PlainDistance.apply(known.bound, known.present, known.sums, known.remember, *mine)
-        with torch.no_grad():
-            value, sums = value_alone(known.bound, mine, known.present, known.sums)
-        known.remember(sums)
+        """D, shape ``()`` or ``[R]``, differentiable with respect to ``dummy`` (any number of times)."""
+        transformed = transforming()
+        mine, known = self._prepare(dummy, target, transformed)
+        wanted = torch.is_grad_enabled() and True in map(_requires_grad, mine)
+        if transformed:
+            return transformed_distance(known.bound, mine, known.present, wanted)
+        if wanted:
+            present = known.present if known.fingerprint else [normal(t) for t in known.present]
+            return PlainDistance.apply(known.bound, present, known.sums, known.remember, *mine)
+        value, sums = value_alone(known.bound, mine, known.present, known.sums)
+        if sums is not None:
+            known.remember(sums)
         return value
+
+    @classmethod
+    def once(cls, kind: str | Kind, **options: Any) -> "GradientDistance":
+        """A distance for a single call: it keeps nothing of its target."""
+        distance = cls(kind, **options)
+        distance._keeps = False
+        return distance
+
+    def forget(self) -> None:
+        """Compute what depends on the target anew at the next call: after writes to it that go past torch."""
+        self._known = None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -157,18 +172,30 @@ class GradientDistance:
         dummy, target : iterable of (Tensor or None)
             The two gradients.
         out : sequence of (Tensor or None), optional
-            Tensors like ``dummy`` that V is written to, in place of fresh ones.
+            Tensors like ``dummy`` that V is written to, in place of fresh ones. Each has memory of its own,
+            or exactly that of its partner in ``dummy`` (not with ``cuda``). Their versions are raised.
 
         Returns
         -------
         tuple
             D, shape ``()`` or ``[R]``, and V shaped like ``dummy``: None where that is None.
         """
-        mine, known = self._prepare(dummy, target)
+        transformed = transforming()
+        mine, known = self._prepare(dummy, target, transformed)
         present = None if out is None else [t for t in out if t is not None]
-        with torch.no_grad():
-            value, slopes, sums = value_and_gradient(known.bound, mine, known.present, known.sums, present)
-        known.remember(sums)
+        every = mine if present is None else present + mine
+        if present is not None and not transformed:
+            self._check_outputs(present, mine, known, addresses(every))
+        arguments = (known.bound, mine, known.present, known.sums, present)
+        if torch.is_grad_enabled() and True in map(_requires_grad, every):
+            with torch.no_grad():
+                value, slopes, sums = value_and_gradient(*arguments)
+        else:
+            value, slopes, sums = value_and_gradient(*arguments)
+        if present is not None and not transformed:
+            torch._C._increment_version(present)
+        if sums is not None:
+            known.remember(sums)
         if len(known.given) == len(slopes):
             return value, [*slopes]
         remaining = iter(slopes)
@@ -177,7 +204,7 @@ class GradientDistance:
     def bound_to(self, target: Gradients) -> BoundDistance:
         """The distance with the layers, sizes, weights and backend for a target like this one."""
         given = list(target)
-        return self._bind(shapes_of(given, self.batched), [t for t in given if t is not None])
+        return self._bind(shapes_of(given, self.batched), [t for t in given if t is not None], transforming())
 
     @torch.no_grad()
     def degenerate(self, target: Gradients) -> Tensor:
@@ -186,7 +213,7 @@ class GradientDistance:
         They have no elements or a norm below 1e-6 of the whole gradient's; for the Gaussian kernels also one
         element or no variance. ``l2``, ``l1`` and ``tag`` divide by nothing and have none.
         """
-        _, known = self._prepare(target := list(target), target)
+        _, known = self._prepare(target := list(target), target, transforming())
         size = known.bound.sizes(known.present)
         sums = target_sums(known.present, known.bound.layering, self.batched)
         if self.variance is not None:
@@ -196,14 +223,16 @@ class GradientDistance:
         mask = degenerate(columns, self.kind.needs)
         return mask if self.batched else mask[0]
 
-    def _prepare(self, dummy: Gradients, target: Gradients) -> tuple[list[Tensor], KnownTarget]:
+    def _prepare(
+        self, dummy: Gradients, target: Gradients, transformed: bool
+    ) -> tuple[list[Tensor], KnownTarget]:
         """The dummy gradients that are present, and the target with all that is known of it."""
         mine, theirs = list(dummy), list(target)
         known = self._known
-        if known is None or _transforming() or not known.is_still(theirs):
+        if known is None or transformed or not known.is_still(theirs):
             check_pairs(mine, theirs)
             check_alike(mine, theirs, self.batched)
-            known = self._meet(theirs)
+            known = self._meet(theirs, transformed)
         elif known.bound.backend == "reference" or not same_positions(mine, theirs):
             check_pairs(mine, theirs)
             check_alike(mine, theirs, self.batched)
@@ -211,26 +240,35 @@ class GradientDistance:
             mine = [t for t in mine if t is not None]
         return cast(list[Tensor], mine), known
 
-    def _meet(self, theirs: list[Tensor | None]) -> KnownTarget:
+    def _meet(self, theirs: list[Tensor | None], transformed: bool) -> KnownTarget:
         """Learn a new target."""
         given = [t for t in theirs if t is not None]
-        bound = self._bind(shapes_of(theirs, self.batched), given)
-        present = [t.detach() for t in given]
-        if _transforming():
-            return KnownTarget(theirs, [], present, bound)
-        # An inference tensor has no version: nobody can tell whether it was written to.
-        versions = [] if any(t.is_inference() for t in given) else [t._version for t in given]
-        self._known = KnownTarget(theirs, versions, present, bound)
-        return self._known
+        bound = self._bind(shapes_of(theirs, self.batched), given, transformed)
+        known = KnownTarget(theirs, [t.detach() for t in given], bound)
+        # Of a fake mode everything is fake, and would stay so.
+        if self._keeps and type(bound.size) is Tensor and all(map(Fingerprint.can_be_told, given)):
+            known.fingerprint = Fingerprint(given)
+            self._known = known
+        return known
 
-    def _bind(self, shapes: tuple, present: list[Tensor]) -> BoundDistance:
+    def _check_outputs(
+        self, out: list[Tensor], mine: list[Tensor], known: KnownTarget, lie: list[int]
+    ) -> None:
+        """Refuse to write V over what is read; the addresses of the last call need no second look."""
+        if self.batched and mine[0].dim():
+            lie.append(mine[0].shape[0])
+        if lie != known.apart:
+            check_apart(out, mine, known.present, in_place=known.bound.backend != "cuda")
+            known.apart = lie
+
+    def _bind(self, shapes: tuple, present: list[Tensor], transformed: bool) -> BoundDistance:
         device = present[0].device
         own_layers = layering(shapes, self.merge_bias, self.layers)
         if self.kind.merged:
             own_layers = own_layers.merged()
         weights = self.layer_weights
         if weights is None:
-            weights = _default_weights(self.kind, own_layers.layers)
+            weights = self.kind.default_weights(own_layers.layers)
         for name, rows in (("layer_weights", weights), ("variance", self.variance)):
             if rows is not None and rows.shape[-1] != own_layers.layers:
                 raise ValueError(
@@ -250,13 +288,8 @@ class GradientDistance:
             self.batched,
             ops.choose_backend(self.backend, device),
             options,
-            None if _transforming() else layer_sizes(present, own_layers, self.batched),
+            None if transformed else layer_sizes(present, own_layers, self.batched),
         )
-
-
-def _transforming() -> bool:
-    """Inside of torch.compile or a torch.func transform, where tensors are not what they seem."""
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
 def _as_rows(name: str, given: Tensor | Sequence[float] | None) -> Tensor | None:
@@ -266,12 +299,16 @@ def _as_rows(name: str, given: Tensor | Sequence[float] | None) -> Tensor | None
         raise ValueError(
             f"{name}: cannot be mapped over by torch.func.vmap; use batched=True with rows [R, L]"
         )
+    # Whatever device or mode is in force: a distance may live longer.
+    device = given.device if isinstance(given, Tensor) else "cpu"
     try:
-        rows = torch.as_tensor(given, dtype=torch.float64).detach()
+        rows = torch.as_tensor(given, dtype=torch.float64, device=device).detach()
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"{name}: expected numbers [L] or [R, L], found {check.shown(given)}") from None
     if rows.dim() not in (1, 2):
         raise ValueError(f"{name}: expected shape [L] or [R, L], found {tuple(rows.shape)}")
+    if torch.compiler.is_compiling() or rows.is_meta:  # nothing to look at
+        return rows
     # One element has no unbiased variance: nan there, as zero, says that its layer carries no weight.
     wrong = ~(torch.isfinite(rows) & (rows >= 0)) & ~(torch.isnan(rows) & (name == "variance"))
     if bool(wrong.any()) or bool((rows > check.MOST_WEIGHT).any()):

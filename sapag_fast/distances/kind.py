@@ -130,7 +130,7 @@ class _FunctionOfSums:
 
 def falling_weights(layers: int) -> Tensor:
     """Q_l = 1/(l + 1), float64 ``[L]``."""
-    return 1.0 / torch.arange(1, layers + 1, dtype=torch.float64)
+    return 1.0 / torch.arange(1, layers + 1, dtype=torch.float64, device="cpu")
 
 
 _GAUSSIAN = ("bandwidth", "layer_weights", "variance")

@@ -150,7 +150,7 @@ def _recoveries(tensors: Sequence[Tensor], batched: bool) -> int:
 
 def target_sums(backend: str, target: Sequence[Tensor], layering: Layering, batched: bool) -> Tensor:
     """Σ g, Σ g², Σ (g - mean)² of each layer: float64 ``[R or 1, L, 3]``."""
-    return _operators(backend).target_sums(target, layering.layer_of, layering.layers, batched)
+    return _operators(backend).target_sums.default(target, layering.layer_of, layering.layers, batched)
 
 
 @_fake("target_sums")
@@ -162,7 +162,9 @@ def difference_sums(
     backend: str, dummy: Sequence[Tensor], target: Sequence[Tensor], layering: Layering, batched: bool
 ) -> Tensor:
     """Σ d, Σ d², Σ d·g, Σ g'², Σ g'·g, Σ|d| of each segment: float64 ``[R, L, 6]``."""
-    return _operators(backend).difference_sums(dummy, target, layering.layer_of, layering.layers, batched)
+    return _operators(backend).difference_sums.default(
+        dummy, target, layering.layer_of, layering.layers, batched
+    )
 
 
 @_fake("difference_sums")
@@ -179,7 +181,9 @@ def apply(
     coefficients: Tensor,
 ) -> list[Tensor]:
     """V = α·d + β·g + ε·g' + γ + δ·sign(d), shaped like ``dummy``; coefficients float64 ``[R, L, 5]``."""
-    return _operators(backend).apply(dummy, target, layering.layer_of, layering.layers, batched, coefficients)
+    return _operators(backend).apply.default(
+        dummy, target, layering.layer_of, layering.layers, batched, coefficients
+    )
 
 
 @_fake("apply")
@@ -218,7 +222,7 @@ def distance(
     tuple of Tensor
         D, shape ``()`` or ``[R]``, and the target's sums, empty if ``cached`` holds them.
     """
-    return _operators(backend).distance(
+    return _operators(backend).distance.default(
         dummy, target, layering.layer_of, layering.layers, batched, *options, cached
     )
 
@@ -244,13 +248,14 @@ def distance_and_gradient(
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """D, the target's sums and V = ∂D/∂g', in one sweep over memory; arguments as of `distance`.
 
-    ``out`` are tensors like ``dummy`` that V is written to, in place of fresh ones.
+    ``out`` are tensors like ``dummy`` that V is written to, in place of fresh ones; their versions are
+    the caller's to raise.
     """
     if out is None:
-        return _operators(backend).distance_and_gradient(
+        return _operators(backend).distance_and_gradient.default(
             dummy, target, layering.layer_of, layering.layers, batched, *options, cached
         )
-    value, sums = _operators(backend).distance_and_gradient_out(
+    value, sums = _operators(backend).distance_and_gradient_out.default(
         dummy, target, layering.layer_of, layering.layers, batched, *options, cached, out
     )
     return value, sums, out
@@ -271,7 +276,7 @@ def _fake_distance_and_gradient_out(dummy, target, layer_of, layers, batched, *o
 
 def scale(backend: str, slopes: Sequence[Tensor], grad: Tensor, batched: bool) -> None:
     """V times ``grad`` (shape ``()`` or ``[R]``) in place, without a pass over V where it is 1."""
-    _operators(backend).scale_(slopes, grad, batched)
+    _operators(backend).scale_.default(slopes, grad, batched)
 
 
 @_fake("scale_")

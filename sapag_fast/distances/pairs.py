@@ -6,7 +6,9 @@ mixture.
 
 from collections.abc import Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
+
+_PLAIN = {Tensor, nn.Parameter}
 
 
 def check_pairs(dummy: Sequence[Tensor | None], target: Sequence[Tensor | None]) -> None:
@@ -92,10 +94,63 @@ def _check_recoveries(i: int, mine: Tensor, theirs: Tensor, recoveries: int, tar
         )
 
 
+def check_apart(
+    out: Sequence[Tensor], dummy: Sequence[Tensor], target: Sequence[Tensor], *, in_place: bool
+) -> None:
+    """Raise where memory that is written to is read, or written to twice.
+
+    Parameters
+    ----------
+    out, dummy, target : sequence of Tensor
+        Those that are present.
+    in_place : bool
+        An output may be exactly its partner in ``dummy``.
+
+    Raises
+    ------
+    ValueError
+        Naming both tensors.
+    """
+    spans = [(*_span(tensor), True, f"out[{i}]") for i, tensor in enumerate(out)]
+    for name, tensors in (("dummy", dummy), ("target", target)):
+        for i, tensor in enumerate(tensors):
+            same = in_place and name == "dummy" and i < len(out) and _is_exactly(out[i], tensor)
+            if not same:
+                spans.append((*_span(tensor), False, f"{name}[{i}]"))
+    spans = sorted(span for span in spans if span[0] < span[1])
+    reached = {True: (0, ""), False: (0, "")}  # by what is written to, and by what is read
+    for begin, end, written, name in spans:
+        for end_before, before in (reached[True], reached[False] if written else (0, "")):
+            if begin < end_before:
+                mine, other = (name, before) if written else (before, name)
+                allowed = f" or exactly that of dummy{mine[3:]}" if in_place else ""
+                raise ValueError(f"{mine}: expected memory of its own{allowed}, found memory of {other}")
+        reached[written] = max(reached[written], (end, name))
+
+
+def _is_exactly(tensor: Tensor, other: Tensor) -> bool:
+    return (
+        tensor.data_ptr() == other.data_ptr()
+        and tensor.shape == other.shape
+        and tensor.stride() == other.stride()
+    )
+
+
+def _span(tensor: Tensor) -> tuple[int, int]:
+    """Addresses of the first byte and the one after the last."""
+    if not tensor.numel():
+        return 0, 0
+    last = sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    begin = tensor.data_ptr()
+    return begin, begin + (last + 1) * tensor.element_size()
+
+
 def same_positions(dummy: Sequence[object], target: Sequence[Tensor | None]) -> bool:
     """Whether both lists have tensors, and None, at the same positions."""
     if len(dummy) != len(target):
         return False
+    if _PLAIN.issuperset(map(type, dummy)):
+        return type(None) not in map(type, target)
     return all(
         isinstance(mine, Tensor) if theirs is not None else mine is None
         for mine, theirs in zip(dummy, target, strict=True)

@@ -1,10 +1,22 @@
-"""What a distance keeps of its target between calls."""
+"""What a distance keeps of its target between calls, and how it sees that the target has changed."""
 
-from dataclasses import dataclass
+import ctypes
+from dataclasses import dataclass, field
+from operator import is_
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from sapag_fast.distances.evaluation import BoundDistance
+
+WINDOW = 64  # bytes that are looked at in each tensor
+
+_address = torch._C.TensorBase.data_ptr
+
+
+def addresses(tensors: list[Tensor]) -> list[int]:
+    """Where each begins in memory."""
+    return [*map(_address, tensors)]
 
 
 @dataclass
@@ -15,33 +27,81 @@ class KnownTarget:
     ----------
     given : list of (Tensor or None)
         The very tensors.
-    versions : list of int
-        Of the tensors that are present; empty where they have none (in inference mode, in transforms).
     present : list of Tensor
         Those that are present, without their graph.
     bound : BoundDistance
         The distance for this target's layers.
+    fingerprint : Fingerprint or None
+        Of the tensors that are present; None where nobody can tell whether they were written to.
     sums : Tensor or None
         The target's sums, float64 ``[R or 1, L, 3]``, from the first evaluation on.
+    apart : list of int
+        How outputs lay in memory, and what they lay beside, that were last found to be apart.
     """
 
     given: list[Tensor | None]
-    versions: list[int]
     present: list[Tensor]
     bound: BoundDistance
+    fingerprint: "Fingerprint | None" = None
     sums: Tensor | None = None
+    apart: list[int] = field(default_factory=list)
 
     def is_still(self, target: list[Tensor | None]) -> bool:
-        """Whether these are the very same tensors, and nobody has written to them."""
-        if len(target) != len(self.given) or len(self.versions) != len(self.present):
-            return False
-        versions = iter(self.versions)
-        for tensor, old in zip(target, self.given, strict=True):
-            if tensor is not old or (tensor is not None and tensor._version != next(versions)):
-                return False
-        return True
+        """Whether these are the very same tensors, and nobody is seen to have written to them."""
+        return (
+            self.fingerprint is not None
+            and len(target) == len(self.given)
+            and all(map(is_, target, self.given))
+            and self.fingerprint.holds()
+        )
 
     def remember(self, sums: Tensor | None) -> None:
-        """Keep the target's sums, where an evaluation had to compute them."""
-        if sums is not None:
+        """Keep the target's sums, if an evaluation had to compute them and they are no fake mode's."""
+        if type(sums) is Tensor:
             self.sums = sums
+
+
+class Fingerprint:
+    """What is seen of tensors without a pass over memory: addresses, versions and a few bytes of each.
+
+    A GPU's bytes are not looked at: that would wait for it.
+
+    Parameters
+    ----------
+    tensors : list of Tensor
+        Such as `can_be_told` holds for. Whoever keeps the fingerprint keeps their present memory alive.
+    """
+
+    def __init__(self, tensors: list[Tensor]) -> None:
+        self.tensors = tensors
+        self.addresses = addresses(tensors)
+        self.versions = [t._version for t in tensors]
+        self.windows = [_window(t) for t in tensors if t.device.type == "cpu"]
+        self.bytes = b"".join(self.windows)
+
+    @staticmethod
+    def can_be_told(tensor: Tensor) -> bool:
+        """Whether the tensor has memory and a version: those of inference mode and fake ones have not."""
+        plain = type(tensor) is Tensor or type(tensor) is nn.Parameter
+        return plain and not tensor.is_inference() and tensor.device.type != "meta"
+
+    def holds(self) -> bool:
+        """Whether all is as it was."""
+        # Addresses come first: the memory of a storage that was resized is gone.
+        return (
+            [*map(_address, self.tensors)] == self.addresses
+            and [t._version for t in self.tensors] == self.versions
+            and b"".join(self.windows) == self.bytes
+        )
+
+
+def _window(tensor: Tensor) -> ctypes.Array[ctypes.c_char]:
+    """The middle of a tensor's memory: one element where there are gaps between them."""
+    size, bytes_each = tensor.numel(), tensor.element_size()
+    if tensor.is_contiguous():
+        count = min(size, WINDOW // bytes_each)
+        first = (size - count) // 2
+    else:
+        count = 1
+        first = sum(n // 2 * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return (ctypes.c_char * (count * bytes_each)).from_address(tensor.data_ptr() + first * bytes_each)
