@@ -170,6 +170,11 @@ def _by_formula(
 def _written(out: list[Tensor] | None, slopes: list[Tensor]) -> list[Tensor]:
     if out is None:
         return slopes
-    for mine, slope in zip(out, slopes, strict=True):
+    for i, (mine, slope) in enumerate(zip(out, slopes, strict=True)):
+        if (mine.shape, mine.dtype, mine.device) != (slope.shape, slope.dtype, slope.device):
+            raise ValueError(
+                f"out[{i}]: expected shape {list(slope.shape)} and {slope.dtype} on {slope.device}, "
+                f"found {list(mine.shape)} and {mine.dtype} on {mine.device}"
+            )
         mine.copy_(slope)
     return out

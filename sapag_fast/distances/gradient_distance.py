@@ -258,7 +258,9 @@ class GradientDistance:
         if self.batched and mine[0].dim():
             lie.append(mine[0].shape[0])
         if lie != known.apart:
-            check_apart(out, mine, known.present, in_place=known.bound.backend != "cuda")
+            bound = known.bound
+            positions = bound.layering.kept
+            check_apart(out, mine, known.present, positions, in_place=bound.backend != "cuda")
             known.apart = lie
 
     def _bind(self, shapes: tuple, present: list[Tensor], transformed: bool) -> BoundDistance:

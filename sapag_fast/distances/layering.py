@@ -73,7 +73,7 @@ def layering(
         if any(not 0 <= layer < MOST_LAYERS for layer in layers):
             found = min(layers) if min(layers) < 0 else max(layers)
             raise ValueError(f"layers: expected numbers in 0..{MOST_LAYERS - 1}, found {found}")
-        return Layering(kept, tuple(layers[i] for i in kept), max((layers[i] + 1 for i in kept), default=0))
+        return Layering(kept, tuple(layers[i] for i in kept), max([0, *(layers[i] + 1 for i in kept)]))
 
     layer_of: list[int] = []
     count = 0

@@ -95,14 +95,21 @@ def _check_recoveries(i: int, mine: Tensor, theirs: Tensor, recoveries: int, tar
 
 
 def check_apart(
-    out: Sequence[Tensor], dummy: Sequence[Tensor], target: Sequence[Tensor], *, in_place: bool
+    out: Sequence[Tensor],
+    dummy: Sequence[Tensor],
+    target: Sequence[Tensor],
+    positions: Sequence[int],
+    *,
+    in_place: bool,
 ) -> None:
-    """Raise where memory that is written to is read, or written to twice.
+    """Raise unless there is one output for each gradient, in memory that nothing else reads or writes.
 
     Parameters
     ----------
     out, dummy, target : sequence of Tensor
         Those that are present.
+    positions : sequence of int
+        Theirs among all.
     in_place : bool
         An output may be exactly its partner in ``dummy``.
 
@@ -111,12 +118,14 @@ def check_apart(
     ValueError
         Naming both tensors.
     """
-    spans = [(*_span(tensor), True, f"out[{i}]") for i, tensor in enumerate(out)]
-    for name, tensors in (("dummy", dummy), ("target", target)):
-        for i, tensor in enumerate(tensors):
-            same = in_place and name == "dummy" and i < len(out) and _is_exactly(out[i], tensor)
-            if not same:
-                spans.append((*_span(tensor), False, f"{name}[{i}]"))
+    if len(out) != len(dummy):
+        raise ValueError(f"out: expected {len(dummy)} tensors, found {len(out)}")
+    spans = []
+    for i, mine, read, constant in zip(positions, out, dummy, target, strict=True):
+        spans.append((*_span(mine), True, f"out[{i}]"))
+        spans.append((*_span(constant), False, f"target[{i}]"))
+        if not (in_place and _is_exactly(mine, read)):
+            spans.append((*_span(read), False, f"dummy[{i}]"))
     spans = sorted(span for span in spans if span[0] < span[1])
     reached = {True: (0, ""), False: (0, "")}  # by what is written to, and by what is read
     for begin, end, written, name in spans:
