@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import TransformType, get_interpreter_stack
 from torch.autograd import forward_ad
 
 from sapag_fast.distances import operators as ops
@@ -32,12 +33,20 @@ def transforming() -> bool:
     )
 
 
+def _forward_levels() -> int:
+    """How many forward modes of torch.func the call is inside of."""
+    stack = [] if torch.compiler.is_compiling() else get_interpreter_stack() or []
+    return sum(interpreter.key() == TransformType.Jvp for interpreter in stack)
+
+
 def transformed_distance(bound: BoundDistance, dummy: Tensors, target: Tensors, wanted: bool) -> Tensor:
     """D where `transforming`; ``wanted``: derivatives of plain autograd."""
     compiling = torch.compiler.is_compiling()
-    # Plain operations bear every transform. torch.compile follows no derivative of a function of sums, and
-    # knows no transform of a Function.
-    plain = compiling and (bound.kind.native is None or torch._C._are_functorch_transforms_active())
+    # Plain operations bear every transform. torch.compile follows no derivative of a function of sums, and no
+    # transform of a Function; of forward modes one in the other, torch drops a Function's second derivative.
+    plain = (
+        compiling and (bound.kind.native is None or torch._C._are_functorch_transforms_active())
+    ) or _forward_levels() > 1
     if plain or bound.backend == "reference":
         return eager_distance(bound, dummy, target)
     if compiling and not wanted:

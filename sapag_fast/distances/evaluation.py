@@ -135,7 +135,7 @@ def value_and_gradient(
     Not differentiable; ``cached`` are the target's sums of an earlier call.
     """
     if (bound.backend == "reference" or bound.kind.native is None) and torch.compiler.is_compiling():
-        value, pull = torch.func.vjp(lambda *g: eager_distance(bound, g, target), *dummy)
+        value, pull, *_ = torch.func.vjp(lambda *g: eager_distance(bound, g, target), *dummy)
         return value, _written(out, list(pull(torch.ones_like(value)))), None
     if bound.backend == "reference":
         with _recording():

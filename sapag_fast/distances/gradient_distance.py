@@ -1,11 +1,12 @@
 """The public distance: any two lists of gradients in, a differentiable tensor out, the target remembered."""
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch._C._functorch import is_batchedtensor
+from torch._C._functorch import get_unwrapped, is_batchedtensor, is_gradtrackingtensor
 
 from sapag_fast import checks as check
 from sapag_fast.distances import operators as ops
@@ -18,6 +19,7 @@ from sapag_fast.distances.operators import Options
 from sapag_fast.distances.pairs import check_alike, check_apart, check_pairs, same_positions
 from sapag_fast.distances.sums import GradientSums, target_sums
 from sapag_fast.distances.target_cache import Fingerprint, KnownTarget, addresses
+from sapag_fast.runtime.modes import outside_transforms, real_tensors
 
 L1_WEIGHT = 0.01
 _requires_grad = torch._C.TensorBase.requires_grad.__get__  # pyright: ignore[reportAttributeAccessIssue]
@@ -268,10 +270,15 @@ class GradientDistance:
         own_layers = layering(shapes, self.merge_bias, self.layers)
         if self.kind.merged:
             own_layers = own_layers.merged()
-        weights = self.layer_weights
-        if weights is None:
-            weights = self.kind.default_weights(own_layers.layers)
-        for name, rows in (("layer_weights", weights), ("variance", self.variance)):
+        # Tensors of a transform must not reach a Function past its arguments.
+        levels = transformed and not torch.compiler.is_compiling()
+        with outside_transforms() if levels else contextlib.nullcontext():
+            weights = self.layer_weights
+            if weights is None:
+                weights = self.kind.default_weights(own_layers.layers)
+            weights = None if weights is None else weights.to(device)
+            variance = None if self.variance is None else self.variance.to(device)
+        for name, rows in (("layer_weights", weights), ("variance", variance)):
             if rows is not None and rows.shape[-1] != own_layers.layers:
                 raise ValueError(
                     f"{name}: expected one value for each of {own_layers.layers} layers, "
@@ -281,8 +288,8 @@ class GradientDistance:
             self.kind.native,
             self.bandwidth,
             self.l1_weight,
-            None if weights is None else weights.to(device),
-            None if self.variance is None else self.variance.to(device),
+            weights,
+            variance,
         )
         return BoundDistance(
             self.kind,
@@ -297,19 +304,26 @@ class GradientDistance:
 def _as_rows(name: str, given: Tensor | Sequence[float] | None) -> Tensor | None:
     if given is None:
         return None
+    while isinstance(given, Tensor) and is_gradtrackingtensor(given):
+        given = get_unwrapped(given)  # a constant, as all options are
     if isinstance(given, Tensor) and is_batchedtensor(given):
         raise ValueError(
             f"{name}: cannot be mapped over by torch.func.vmap; use batched=True with rows [R, L]"
         )
-    # Whatever device or mode is in force: a distance may live longer.
-    device = given.device if isinstance(given, Tensor) else "cpu"
+    # torch.compile sees through a mode's tensors by itself.
+    with contextlib.nullcontext() if torch.compiler.is_compiling() else real_tensors():
+        return _checked_rows(name, given)
+
+
+def _checked_rows(name: str, given: Tensor | Sequence[float]) -> Tensor:
     try:
-        rows = torch.as_tensor(given, dtype=torch.float64, device=device).detach()
+        rows = given if isinstance(given, Tensor) else torch.tensor(given, dtype=torch.float64)
+        rows = rows.detach().to(torch.float64)
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"{name}: expected numbers [L] or [R, L], found {check.shown(given)}") from None
     if rows.dim() not in (1, 2):
         raise ValueError(f"{name}: expected shape [L] or [R, L], found {tuple(rows.shape)}")
-    if torch.compiler.is_compiling() or rows.is_meta:  # nothing to look at
+    if torch.compiler.is_compiling() or rows.is_meta or type(rows) is not Tensor:  # no numbers to look at
         return rows
     # One element has no unbiased variance: nan there, as zero, says that its layer carries no weight.
     wrong = ~(torch.isfinite(rows) & (rows >= 0)) & ~(torch.isnan(rows) & (name == "variance"))
