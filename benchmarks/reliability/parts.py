@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from benchmarks.reliability.arguments.arguments import Arguments
 from benchmarks.reliability.files.files import Files
 from benchmarks.reliability.part import Part
 from benchmarks.reliability.tables.tables import Tables
 
-PARTS: dict[str, Part] = {part.name: part for part in (Tables(), Files())}
+PARTS: dict[str, Part] = {part.name: part for part in (Tables(), Files(), Arguments())}

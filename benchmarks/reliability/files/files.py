@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import resource
 import shutil
-import signal
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -12,12 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 
+from benchmarks.reliability.bounds import MEMORY, Hang, bounded
 from benchmarks.reliability.files import audits, datasets, gradients, images
 from benchmarks.reliability.files.damage import INTACT, damage
 from benchmarks.reliability.files.sample import Make, Sample
 from benchmarks.reliability.part import Outcome, generator
 
-MEMORY = 1 << 30  # bytes that a case may take beyond what the process has before it
 SECONDS = 10  # that a reader may take
 
 READERS: dict[str, Make] = {
@@ -39,10 +37,6 @@ READERS: dict[str, Make] = {
     "audit": audits.victims,
     "audit folder": audits.folder,
 }
-
-
-class Hang(BaseException):
-    pass
 
 
 class Files:
@@ -74,7 +68,7 @@ class Files:
             sample = READERS[reader](rng, folder)
             words = damage(rng, sample.path)
             here = f"{reader}, {sample.words or sample.path.suffix}, {words}"
-            with _bounded(), warnings.catch_warnings():
+            with bounded(SECONDS), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 fault, end = _read(sample, words == INTACT, folder)
             outcome.counts[f"{reader}: {end}"] += 1
@@ -97,7 +91,10 @@ def _read(sample: Sample, intact: bool, folder: Path) -> tuple[str | None, str]:
         return f"took more than {MEMORY >> 20} MiB", "filled the memory"
     except ValueError as error:
         text = str(error)
-        if isinstance(error, UnicodeError) or type(error).__module__ not in ("builtins",):
+        if isinstance(error, UnicodeError) or type(error).__module__.partition(".")[0] not in (
+            "builtins",
+            "sapag_fast",
+        ):
             return f"{type(error).__name__}: {text:.200}", "raised"
         if any(word in text for word in ("llocate", "out of memory")):
             return f"took more than {MEMORY >> 20} MiB: {text:.200}", "filled the memory"
@@ -122,23 +119,3 @@ def _folder() -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _bounded() -> Iterator[None]:
-    """No more than so much memory beyond what there is, and no more than so many seconds."""
-
-    def hung(*_: object) -> None:
-        raise Hang
-
-    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    handler = signal.signal(signal.SIGALRM, hung)
-    resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, before[1]))
-    signal.alarm(SECONDS)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        resource.setrlimit(resource.RLIMIT_AS, before)
-        signal.signal(signal.SIGALRM, handler)
