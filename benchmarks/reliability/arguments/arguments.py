@@ -29,8 +29,8 @@ COMMAND_SHARE = 0.4
 
 class Arguments:
     """A public function or a command with one to three of its arguments replaced, by values that have to work
-    or by nonsense of every sort. Without nonsense it works; else it is refused by a ValueError or TypeError, or
-    with status 2 and a line, that names an argument (or the path) that is nonsense.
+    or by nonsense of every sort. Without nonsense it works; else it is refused by a ValueError or TypeError,
+    or with status 2 and a line, that names an argument (or the path) that is nonsense.
     """
 
     name, title = "arguments", "Combinations of arguments"
