@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from sapag_fast.audit.folder import AuditFolder
-from sapag_fast.audit.groups import AuditOptions, grouped
+from sapag_fast.audit.groups import AuditOptions, Group, grouped
 from sapag_fast.audit.interrupt import deferred_interrupt
 from sapag_fast.audit.manifest import Manifest, ManifestVictim, printable
 from sapag_fast.audit.progress import AuditProgress
@@ -32,6 +32,7 @@ from sapag_fast.recovery.certificate import families
 from sapag_fast.reports.finished import Finished
 from sapag_fast.runtime.extras import needs
 from sapag_fast.runtime.memory import free_bytes, highest_resident
+from sapag_fast.search.capacity import kept_bytes
 
 with needs("audit", "audits"):
     import click
@@ -40,7 +41,7 @@ with needs("audit", "audits"):
 __all__ = ["Audit"]
 
 _LARGEST_WAVE = 4096
-_SHARE = 4  # a wave's targets take at most one part in so many of the memory
+_SHARE = 4  # a wave's targets and starts take at most one part in so many of the memory
 
 
 class Audit:
@@ -130,8 +131,17 @@ class Audit:
 
     def _wave_size(self) -> int:
         memory = self.options.search.max_memory or free_bytes(self.device)
-        each = sum(p.nbytes for p in self.model.parameters() if p.requires_grad)
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        searches = [self.options.search.restarts * self._kept_bytes(group) for group in self.groups]
+        each = sum(p.nbytes for p in parameters) + max(searches, default=0)
         return max(1, min(_LARGEST_WAVE, int(memory / _SHARE / each)))
+
+    def _kept_bytes(self, group: Group) -> int:
+        """What each of the group's searches keeps."""
+        shape = (group.victims[0].batch_size, *group.victims[0].input_shape)
+        dtype = next(p.dtype for p in self.model.parameters() if p.requires_grad)
+        joint = self.options.labels == "joint"
+        return kept_bytes(shape, group.recipe, dtype, joint_classes=(group.classes or 0) if joint else 0)
 
     def _waves(self) -> Iterator[Wave]:
         number, size = 0, self.folder.manifest.wave

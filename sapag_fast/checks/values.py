@@ -30,6 +30,7 @@ __all__ = [
 
 MOST_WEIGHT = 1e18
 """The largest weight, scale or bound: its square, which optimisers form, is still a float32 number."""
+_MOST_DIMENSIONS = 60  # torch knows 64
 _MOST_COUNT = 2**63 - 1
 _MOST_CHARACTERS = 120
 
@@ -190,6 +191,8 @@ def check_shape(input_shape: object, name: str = "input_shape") -> tuple[int, ..
         raise ValueError(
             f"{name} must hold positive sizes (without the batch dimension), found {shown(shape)}"
         )
+    if len(shape) > _MOST_DIMENSIONS:
+        raise ValueError(f"{name} must have at most {_MOST_DIMENSIONS} dimensions, found {len(shape)}")
     if math.prod(shape) > _MOST_COUNT:
         raise ValueError(f"{name} must hold fewer than 2**63 numbers, found {shown(shape)}")
     return shape

@@ -8,6 +8,7 @@ an input, the size of the batch, the client's defences, perhaps the labels.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ __all__ = [
     "GradientMetadata",
     "batch_name",
     "gradient_in_order",
+    "json_list",
     "read_gradient",
     "read_metadata",
     "write_folder",
@@ -47,6 +49,7 @@ WITHHELD = "withheld"
 """The metadata entry, a JSON list, with the parameters whose gradients were not shared."""
 
 _LONGEST_NAME = 100
+_NUMBER = re.compile("[0-9]{1,18}")
 
 
 @dataclass(frozen=True)
@@ -82,13 +85,18 @@ class GradientMetadata:
     def parsed(cls, entries: Mapping[str, str]) -> GradientMetadata:
         """Read the entries that tell a victim's shape, batch size, labels and model.
 
-        What makes no sense is left None.
+        Raises
+        ------
+        ValueError
+            For an entry that makes no sense.
         """
-        size = entries.get("batch_size", "")
+        size = _numbers(entries, "batch_size", "1", least=1) or ()
+        if len(size) > 1:
+            raise ValueError(f"its batch_size: expected one number, found {len(size)}; pass --batch-size")
         return cls(
-            input_shape=_numbers(entries.get("input_shape", ""), "x"),
-            batch_size=int(size) if size.isdecimal() and int(size) else None,
-            labels=_numbers(entries.get("labels", ""), ","),
+            input_shape=_numbers(entries, "input_shape", "3x32x32", least=1),
+            batch_size=next(iter(size), None),
+            labels=_numbers(entries, "labels", "3,7", least=0),
             weights=entries.get("weights_sha256"),
         )
 
@@ -167,14 +175,16 @@ def gradient_in_order(
     if set(tensors) == positions and not positions <= set(expected):  # a list, in the order of the parameters
         if len(tensors) != len(expected):
             count = f"{len(tensors)} gradients, the model has {len(expected)} parameters"
-            raise ValueError(f"gradient file {path}: holds {count}")
+            raise ValueError(f"gradient file {shown(path)}: holds {count}")
         tensors = {name: tensors[str(position)] for position, name in enumerate(expected)}
     compare("gradient", path, expected, tensors)
     for name in expected:
         if not tensors[name].is_floating_point():
-            raise ValueError(f"gradient file {path}: {name} is {tensors[name].dtype}, not floating point")
+            raise ValueError(
+                f"gradient file {shown(path)}: {name} is {tensors[name].dtype}, not floating point"
+            )
         if finite and not torch.isfinite(tensors[name]).all():
-            raise ValueError(f"gradient file {path}: {name} is not finite")
+            raise ValueError(f"gradient file {shown(path)}: {name} is not finite")
     return [tensors[name] if name in expected else None for name in trained]
 
 
@@ -229,21 +239,44 @@ def batch_name(images: Sequence[Path]) -> str:
     return name if len(name) <= _LONGEST_NAME else f"{images[0].stem}+{len(images) - 1} more"
 
 
+def json_list(entries: Mapping[str, str], name: str, path: str | Path) -> list:
+    """An entry of the metadata that is a JSON list; empty where there is none.
+
+    Raises
+    ------
+    ValueError
+        For anything else.
+    """
+    try:
+        content = json.loads(entries.get(name, "[]"))
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, list):
+        raise ValueError(f"gradient file {shown(path)}: its {name} are not a JSON list")
+    return content
+
+
 def _holds_weights(metadata: Mapping[str, str]) -> bool:
     """Whether sapag_fast wrote the file, and not as a gradient."""
     return "sapag_fast" in metadata and "loss" not in metadata
 
 
 def _withheld(metadata: Mapping[str, str], path: str | Path) -> list[str]:
-    try:
-        names = json.loads(metadata.get(WITHHELD, "[]"))
-    except ValueError:
-        names = None
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"gradient file {path}: its {WITHHELD} is not a JSON list of names")
+    names = json_list(metadata, WITHHELD, path)
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError(f"gradient file {shown(path)}: its {WITHHELD} are not a JSON list of names")
     return names
 
 
-def _numbers(text: str, separator: str) -> tuple[int, ...] | None:
-    parts = text.split(separator)
-    return tuple(map(int, parts)) if all(map(str.isdecimal, parts)) else None
+def _numbers(entries: Mapping[str, str], name: str, such_as: str, *, least: int) -> tuple[int, ...] | None:
+    """The whole numbers of an entry, which int64 holds; None where there is none."""
+    text = entries.get(name, "")
+    if not text:
+        return None
+    parts = text.split("x" if name == "input_shape" else ",")
+    if all(_NUMBER.fullmatch(part) and int(part) >= least for part in parts):
+        return tuple(map(int, parts))
+    hint = "" if name == "labels" else f"; pass --{name.replace('_', '-')}"
+    raise ValueError(
+        f"its {name}: expected whole numbers such as {such_as}, found '{shown(text[:40])}'{hint}"
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,12 +15,17 @@ from sapag_fast.files.gradient_file import (
     SUFFIXES,
     GradientMetadata,
     gradient_in_order,
+    json_list,
     read_gradient,
     read_metadata,
 )
+from sapag_fast.files.regular import shown
 from sapag_fast.files.tensors import opened_safetensors
 
 __all__ = ["ListedVictim", "described", "list_victims"]
+
+# What a gradient file may claim unasked: numbers of a batch, always and by the file's size, and inputs.
+_ALWAYS_PLAUSIBLE, _NUMBERS_A_BYTE, _MOST_IMAGES = 1 << 22, 256, 1 << 16
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,7 @@ def list_victims(
         Where there is no victim, and for a file of many that does not fit the model.
     """
     if not path.exists():
-        raise ValueError(f"gradients {path}: does not exist")
+        raise ValueError(f"gradients {shown(path)}: does not exist")
     if not path.is_dir():
         entries = read_metadata(path)
         if STACKED in entries:
@@ -106,7 +111,7 @@ def list_victims(
         return [described(path.stem, path, entries, input_shape, batch_size)]
     files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
     if not files:
-        raise ValueError(f"gradients {path}: holds no gradient file ({', '.join(sorted(SUFFIXES))})")
+        raise ValueError(f"gradients {shown(path)}: holds no gradient file ({', '.join(sorted(SUFFIXES))})")
     by_stem = len({file.stem for file in files}) == len(files)
     victims = []
     for file in files:
@@ -125,15 +130,38 @@ def described(
     entries: Mapping[str, str],
     input_shape: tuple[int, ...] | None,
     batch_size: int | None,
+    victims: int = 1,
 ) -> ListedVictim:
-    """Take what the options say, else the metadata; the fault tells where neither gives the input shape."""
-    metadata, size = GradientMetadata.parsed(entries), path.stat().st_size
-    shape = input_shape or metadata.input_shape
-    if not shape or min(shape) < 1:
-        fault = "does not say the input shape; pass --input-shape"
-        return ListedVictim(name, path, None, size, batch_size=batch_size or 1, fault=fault)
-    images = batch_size or metadata.batch_size or 1
-    return ListedVictim(name, path, None, size, shape, images, metadata.labels, metadata.weights)
+    """Take what the options say, else the metadata; the fault tells what is missing or makes no sense.
+
+    What options give is not looked up in the metadata. What the file alone claims must be plausible: its size
+    (of `victims` together) bounds the memory that a search of it is begun with.
+    """
+    given = {"input_shape": input_shape, "batch_size": batch_size}
+    victim = ListedVictim(name, path, None, path.stat().st_size, batch_size=batch_size or 1)
+    try:
+        told = GradientMetadata.parsed({key: e for key, e in entries.items() if given.get(key) is None})
+        shape, images = input_shape or told.input_shape, batch_size or told.batch_size or 1
+        if not shape:
+            raise ValueError("does not say the input shape; pass --input-shape")
+        if input_shape is None or (batch_size is None and told.batch_size):
+            _check_plausible(shape, images, victim.size // victims)
+        if told.labels and batch_size is None and len(told.labels) != images:
+            raise ValueError(f"its labels: expected {images} for its batch_size, found {len(told.labels)}")
+    except ValueError as error:
+        return replace(victim, fault=str(error))
+    return replace(victim, input_shape=shape, batch_size=images, labels=told.labels, weights=told.weights)
+
+
+def _check_plausible(shape: tuple[int, ...], images: int, nbytes: int) -> None:
+    """Raise ValueError where a gradient of so many bytes can hardly stand for such inputs."""
+    numbers, most = images * math.prod(shape), max(_ALWAYS_PLAUSIBLE, _NUMBERS_A_BYTE * nbytes)
+    if numbers > most or images > _MOST_IMAGES:
+        claim = f"its input_shape {'x'.join(map(str, shape))} and batch_size {images}"
+        raise ValueError(
+            f"{claim}: expected at most {most} numbers and {_MOST_IMAGES} inputs behind {nbytes} bytes of "
+            f"gradient, found {numbers} and {images}; pass --input-shape and --batch-size if that is so"
+        )
 
 
 def _stacked(
@@ -143,23 +171,27 @@ def _stacked(
     input_shape: tuple[int, ...] | None,
     batch_size: int | None,
 ) -> Iterator[ListedVictim]:
-    names = [_unicode(name) for name in _json_list(entries[STACKED]) if isinstance(name, str)]
-    if not names or len(set(names)) < len(_json_list(entries[STACKED])):
-        raise ValueError(f"gradient file {path}: its {STACKED} are not a JSON list of different names")
+    listed = json_list(entries, STACKED, path)
+    names = [_unicode(name) for name in listed if isinstance(name, str)]
+    if not names or len(set(names)) < len(listed):
+        raise ValueError(f"gradient file {shown(path)}: its {STACKED} are not a JSON list of different names")
     with opened_safetensors(path, "gradient") as opened:
         shapes = {name: opened.get_slice(name).get_shape() for name in list(opened.keys())}
     for name, shape in shapes.items():
         if not shape or shape[0] != len(names):
-            raise ValueError(f"gradient file {path}: {name} is {shape}; expected {len(names)} rows")
+            raise ValueError(f"gradient file {shown(path)}: {name} is {shape}; expected {len(names)} rows")
     empty = {name: torch.empty(shape[1:], device="meta") for name, shape in shapes.items()}
     gradient_in_order(model, empty, path, finite=False)
-    labels = _json_list(entries.get("labels", "[]"))
+    labels = json_list(entries, "labels", path)
     if labels and len(labels) != len(names):
-        raise ValueError(f"gradient file {path}: labels of {len(labels)} victims, names of {len(names)}")
+        raise ValueError(
+            f"gradient file {shown(path)}: labels of {len(labels)} victims, names of {len(names)}"
+        )
     for row, name in enumerate(names):
         classes = labels[row] if labels else []
-        own = ",".join(map(str, classes if isinstance(classes, list) else [classes]))
-        victim = described(name, path, {**entries, "labels": own}, input_shape, batch_size)
+        own = ",".join(map(_word, classes if isinstance(classes, list) else [classes]))
+        told = {**entries, "labels": own}
+        victim = described(name, path, told, input_shape, batch_size, victims=len(names))
         yield replace(victim, row=row)
 
 
@@ -168,9 +200,5 @@ def _unicode(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def _json_list(text: str) -> list:
-    try:
-        content = json.loads(text)
-    except ValueError:
-        return []
-    return content if isinstance(content, list) else []
+def _word(label: object) -> str:
+    return str(label) if type(label) is int else type(label).__name__

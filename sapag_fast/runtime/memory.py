@@ -11,8 +11,16 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["free_bytes", "highest_resident", "is_out_of_memory", "peak_bytes", "rows_that_fit"]
+__all__ = [
+    "check_memory",
+    "free_bytes",
+    "highest_resident",
+    "is_out_of_memory",
+    "peak_bytes",
+    "rows_that_fit",
+]
 
+_UNQUESTIONED = 1 << 26  # bytes that every search may take: max_memory says how many run at once
 _SHARE = 0.7  # of the budget: the measurement does not see what libraries allocate on their own
 
 
@@ -52,6 +60,27 @@ def _control_group_bytes() -> int:
         except (OSError, ValueError):  # no such file, or "max"
             continue
     return sys.maxsize
+
+
+def check_memory(name: str, needed: int, budget: int | None, device: torch.device) -> None:
+    """Raise ValueError where arithmetic alone tells that a search bursts memory; nothing is allocated.
+
+    Parameters
+    ----------
+    name : str
+        Arguments that decide how much is needed, and their values.
+    needed : int
+        Bytes.
+    budget : int or None
+        ``max_memory``; None: what is free on the device.
+    device : torch.device
+    """
+    if needed <= _UNQUESTIONED:
+        return
+    most = free_bytes(device) if budget is None else budget
+    if needed > most:
+        limit = "free memory" if budget is None else "max_memory"
+        raise ValueError(f"{name}: expected to fit into {limit}, {most} bytes, found {needed} needed")
 
 
 def peak_bytes(work: Callable[[], object], device: torch.device) -> int:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -12,9 +15,26 @@ from sapag_fast.search.recipe import Recipe
 from sapag_fast.search.run import Search
 from sapag_fast.victim.problem import Problem
 
-__all__ = ["first_matching", "searches_at_once"]
+__all__ = ["first_matching", "kept_bytes", "searches_at_once"]
 
+_OVERHEAD = 600  # bytes of a task's generator and of its place in the queue
 _MEASURED = (2, 6)  # searches in the two steps by which memory is planned
+
+
+def kept_bytes(shape: Sequence[int], recipe: Recipe, dtype: torch.dtype, *, joint_classes: int = 0) -> int:
+    """Count what one task keeps from beginning to end, by arithmetic alone.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        ``[B, *input_shape]``.
+    recipe : Recipe
+    dtype : torch.dtype
+    joint_classes : int
+        The logits of an input, where labels are searched too.
+    """
+    variables = math.prod(shape) + shape[0] * joint_classes
+    return _OVERHEAD + variables * (8 + 3 * dtype.itemsize) + recipe.steps * dtype.itemsize
 
 
 def first_matching(problem: Problem, starts: Tensor, labels: Tensor, recipe: Recipe) -> Choice:

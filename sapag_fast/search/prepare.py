@@ -183,6 +183,7 @@ def attack_on(
     setup: Setup, problem: Problem, labels: str | Tensor | Sequence[int], *, batched: bool = False
 ) -> Attack:
     """Draw the starts, and find the labels where they are not given; within `seeded`."""
+    setup.check_searches(problem.victims, problem.restarts)
     seed = setup.options.seed
     searches = [(v, k) for v in range(problem.victims) for k in range(problem.restarts)]
     generators = [recovery_generator(seed, victim, restart) for victim, restart in searches]

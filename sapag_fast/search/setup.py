@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,14 +17,19 @@ from sapag_fast import checks as check
 from sapag_fast.distances.gradient_distance import GradientDistance
 from sapag_fast.distances.layering import model_layers
 from sapag_fast.runtime.denormals import flushed_denormals
+from sapag_fast.runtime.memory import check_memory
+from sapag_fast.runtime.randomness import forked
 from sapag_fast.search.basis import Basis, make_basis
+from sapag_fast.search.capacity import kept_bytes
 from sapag_fast.search.options import SearchOptions
 from sapag_fast.search.recipe import Recipe
 from sapag_fast.victim.model import VictimModel
-from sapag_fast.victim.probe import Probe, probe
+from sapag_fast.victim.probe import Probe, RejectedInputsError, probe
 from sapag_fast.victim.problem import LossFunction, Problem
 
 __all__ = ["Setup", "set_up"]
+
+_MANY = 64  # inputs of a batch, before which two are tried
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +85,21 @@ class Setup:
     def shape(self) -> tuple[int, ...]:
         """``(B, *input_shape)``."""
         return (self.batch_size, *self.input_shape)
+
+    def check_searches(self, victims: int, restarts: int) -> None:
+        """Refuse more or larger searches than memory bears, before any is drawn: by arithmetic alone.
+
+        Raises
+        ------
+        ValueError
+            Naming the arguments.
+        """
+        recipe, each = self.recipe, self.dtype.itemsize
+        pairs = 2 * min(recipe.history, recipe.steps) if recipe.optimizer == "lbfgs" else 2
+        needed = victims * restarts * kept_bytes(self.shape, recipe, self.dtype)
+        needed += pairs * math.prod(self.shape) * each  # of one search under way
+        arguments = f"restarts {restarts}, steps {recipe.steps}, {_batch(self.input_shape, self.batch_size)}"
+        check_memory(f"{victims} victim(s), {arguments}", needed, self.options.max_memory, self.device)
 
     @contextlib.contextmanager
     def conditions(self) -> Iterator[None]:
@@ -148,10 +169,35 @@ def set_up(
     layers = model_layers(model, options.layers)
     loss: LossFunction = F.cross_entropy if loss_fn is None else check.check_callable("loss_fn", loss_fn)
     network = VictimModel(model, device)
+    _check_size(network, shape, batch_size, options)
     tried = probe(network, shape, batch_size)
     recipe = options.settled(shape, batch_size, piecewise_linear=tried.piecewise_linear)
     distance = options.distance
     if not isinstance(distance, GradientDistance):
         kind = options.kind_of(recipe)
         distance = GradientDistance(kind, bandwidth=recipe.bandwidth, layers=None if kind.merged else layers)
-    return Setup(network, loss, loss_fn is None, shape, batch_size, options, recipe, distance, tried)
+    setup = Setup(network, loss, loss_fn is None, shape, batch_size, options, recipe, distance, tried)
+    setup.check_searches(1, options.restarts)
+    return setup
+
+
+def _check_size(
+    network: VictimModel, shape: tuple[int, ...], batch_size: int, options: SearchOptions
+) -> None:
+    """Raise ValueError for a batch that memory does not bear, before it is allocated.
+
+    What the network makes of it is told by two inputs, where there are many.
+    """
+    like = next(iter(network.parameters.values()))
+    argument = _batch(shape, batch_size)
+    numbers, kept = batch_size * math.prod(shape), 8 + 3 * like.element_size()  # start, inputs, slope, best
+    check_memory(argument, numbers * kept, options.max_memory, like.device)
+    if batch_size > _MANY:
+        with contextlib.suppress(RejectedInputsError), forked(like.device):
+            tried = probe(network, shape, 2)
+            needed = tried.nbytes * batch_size // 2
+            check_memory(argument, needed, options.max_memory, like.device)
+
+
+def _batch(shape: tuple[int, ...], batch_size: int) -> str:
+    return f"input_shape {list(shape)}, batch_size {batch_size}"

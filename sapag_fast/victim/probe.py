@@ -22,15 +22,25 @@ class RejectedInputsError(ValueError):
 
 
 class OperatorRecorder(TorchDispatchMode):
-    """Collects the names of the operators that run inside it, from modules and from functions alike."""
+    """Collects the names of the operators that run inside it, from modules and from functions alike.
+
+    Attributes
+    ----------
+    names : set of str
+    nbytes : int
+        Of all that they gave, views among them.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.names: set[str] = set()
+        self.nbytes = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         self.names.add(func.overloadpacket.__name__)
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        self.nbytes += result.nbytes if isinstance(result, Tensor) and not func.is_view else 0
+        return result
 
     @property
     def piecewise_linear(self) -> bool:
@@ -48,10 +58,13 @@ class Probe:
         The network's output on zeros; other models may give something else.
     piecewise_linear : bool
         Whether piecewise-linear activations ran.
+    nbytes : int
+        Of what the operators gave.
     """
 
     output: Tensor
     piecewise_linear: bool
+    nbytes: int = 0
 
     @property
     def classes(self) -> int | None:
@@ -69,8 +82,8 @@ def probe(network: VictimModel, input_shape: Sequence[int], batch_size: int) -> 
         When the model rejects inputs of this shape; the message names ``input_shape`` and ``batch_size``.
     """
     like = next(iter(network.parameters.values()))
-    zeros = torch.zeros(batch_size, *input_shape, dtype=like.dtype, device=like.device)
     try:
+        zeros = torch.zeros(batch_size, *input_shape, dtype=like.dtype, device=like.device)
         with torch.no_grad(), OperatorRecorder() as recorder:
             output = network.output(network.parameters, network.fresh_buffers(), zeros)
     except Exception as error:
@@ -78,4 +91,4 @@ def probe(network: VictimModel, input_shape: Sequence[int], batch_size: int) -> 
             f"input_shape {list(input_shape)} with batch_size {batch_size}: the model rejects inputs "
             f"of shape {[batch_size, *input_shape]} ({type(error).__name__}: {error})"
         ) from error
-    return Probe(output, recorder.piecewise_linear)
+    return Probe(output, recorder.piecewise_linear, recorder.nbytes)
