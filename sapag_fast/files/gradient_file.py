@@ -49,6 +49,7 @@ WITHHELD = "withheld"
 """The metadata entry, a JSON list, with the parameters whose gradients were not shared."""
 
 _LONGEST_NAME = 100
+_FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _NUMBER = re.compile("[0-9]{1,18}")
 
 
@@ -144,10 +145,8 @@ def read_gradient(model: nn.Module, path: str | Path) -> tuple[list[Tensor | Non
         finite.
     """
     tensors, metadata = read_tensors(path, "gradient")
-    own = model.state_dict()
-    same = all(name in own and torch.equal(own[name].cpu(), tensor) for name, tensor in tensors.items())
-    if tensors and (same or _holds_weights(metadata)):
-        raise ValueError(f"gradient file {path}: expected a gradient, found a model's weights")
+    if tensors and (_same(model.state_dict(), tensors) or _holds_weights(metadata)):
+        raise ValueError(f"gradient file {shown(path)}: expected a gradient, found a model's weights")
     return gradient_in_order(model, tensors, path, withheld=_withheld(metadata, path)), metadata
 
 
@@ -179,7 +178,7 @@ def gradient_in_order(
         tensors = {name: tensors[str(position)] for position, name in enumerate(expected)}
     compare("gradient", path, expected, tensors)
     for name in expected:
-        if not tensors[name].is_floating_point():
+        if tensors[name].dtype not in _FLOATING:
             raise ValueError(
                 f"gradient file {shown(path)}: {name} is {tensors[name].dtype}, not floating point"
             )
@@ -254,6 +253,12 @@ def json_list(entries: Mapping[str, str], name: str, path: str | Path) -> list:
     if not isinstance(content, list):
         raise ValueError(f"gradient file {shown(path)}: its {name} are not a JSON list")
     return content
+
+
+def _same(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> bool:
+    """Whether all the tensors are the model's own, to the last bit."""
+    alike = all(name in own and own[name].dtype == tensor.dtype for name, tensor in tensors.items())
+    return alike and all(torch.equal(own[name].cpu(), tensor) for name, tensor in tensors.items())
 
 
 def _holds_weights(metadata: Mapping[str, str]) -> bool:

@@ -118,3 +118,14 @@ def test_deep_names_of_what_was_withheld(model, tmp_path):
         save_file(tensors, tmp_path / "g.safetensors", {"withheld": withheld})
         with pytest.raises(ValueError, match=r"g\.safetensors: its withheld are not a JSON list"):
             read_gradient(model, tmp_path / "g.safetensors")
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.complex64, torch.int64, torch.bool]
+)
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_gradients_of_other_types(dtype, suffix, model, tmp_path):
+    tensors = {name: torch.ones_like(parameter).to(dtype) for name, parameter in model.named_parameters()}
+    (save_file if suffix == ".safetensors" else torch.save)(tensors, tmp_path / f"g{suffix}")
+    with pytest.raises(ValueError, match=rf"g\{suffix}: weight is {dtype}, not floating point"):
+        read_gradient(model, tmp_path / f"g{suffix}")
