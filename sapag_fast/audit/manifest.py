@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import string
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from sapag_fast.files.output import finite_json
+from sapag_fast.runtime.streams import shown
 
-__all__ = ["Manifest", "ManifestVictim", "printable"]
+__all__ = ["Manifest", "ManifestVictim"]
 
 
 @dataclass(frozen=True)
@@ -170,12 +170,6 @@ class Manifest:
         return self
 
 
-def printable(text: str) -> str:
-    """Take line breaks and control characters out of the text, for a terminal."""
-    plain = "".join(character if character.isprintable() else " " for character in text)
-    return " ".join(plain.split(" ")).strip(string.whitespace)
-
-
 def _some(names: Sequence[str]) -> str:
-    listed = ", ".join(printable(name) for name in names[:4])
+    listed = ", ".join(shown(name) for name in names[:4])
     return listed + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 
 from sapag_fast.runtime.extras import needs
+from sapag_fast.runtime.screen import Screen
 
 with needs("audit", "audits"):
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 __all__ = ["AuditProgress"]
@@ -21,7 +21,7 @@ class AuditProgress:
 
     Parameters
     ----------
-    console : Console
+    screen : Screen
     victims : int
     known : iterable of (bool or None, float or None)
         Success (None: the truth is not known) and distance of the victims that earlier sessions finished.
@@ -31,7 +31,7 @@ class AuditProgress:
 
     def __init__(
         self,
-        console: Console,
+        screen: Screen,
         *,
         victims: int,
         known: Iterable[tuple[bool | None, float | None]],
@@ -48,7 +48,7 @@ class AuditProgress:
             BarColumn(),
             TextColumn("{task.fields[state]}"),
             TimeElapsedColumn(),
-            console=console,
+            console=screen,
         )
         self._task = self._bar.add_task("", total=victims, state="")
         for success, distance in known:

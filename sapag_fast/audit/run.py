@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from sapag_fast.audit.folder import AuditFolder
 from sapag_fast.audit.groups import AuditOptions, Group, grouped
 from sapag_fast.audit.interrupt import deferred_interrupt
-from sapag_fast.audit.manifest import Manifest, ManifestVictim, printable
+from sapag_fast.audit.manifest import Manifest, ManifestVictim
 from sapag_fast.audit.progress import AuditProgress
 from sapag_fast.audit.result import Result
 from sapag_fast.audit.summary import write_summary
@@ -30,13 +30,10 @@ from sapag_fast.files.output import versions
 from sapag_fast.files.victims import ListedVictim
 from sapag_fast.recovery.certificate import families
 from sapag_fast.reports.finished import Finished
-from sapag_fast.runtime.extras import needs
 from sapag_fast.runtime.memory import free_bytes, highest_resident
+from sapag_fast.runtime.screen import Screen
+from sapag_fast.runtime.streams import shown, tell
 from sapag_fast.search.capacity import kept_bytes
-
-with needs("audit", "audits"):
-    import click
-    from rich.console import Console
 
 __all__ = ["Audit"]
 
@@ -58,7 +55,7 @@ class Audit:
     given : mapping
         The options as the user gave them, for the manifest.
     device : torch.device
-    console : Console
+    screen : Screen
 
     Raises
     ------
@@ -75,11 +72,11 @@ class Audit:
         options: AuditOptions,
         given: Mapping[str, Any],
         device: torch.device,
-        console: Console,
+        screen: Screen,
     ) -> None:
         self.model, self.victims, self.truth = model, list(victims), truth
         self.folder, self.options, self.given = folder, options, dict(given)
-        self.device, self.console = device, console
+        self.device, self.screen = device, screen
         self.by_name = {victim.name: victim for victim in self.victims}
         self.finished: set[str] = set()
         self.groups, self.faults = grouped(model, self.victims, options.search, device)
@@ -191,7 +188,7 @@ class Audit:
 
     def _progress(self) -> AuditProgress:
         return AuditProgress(
-            self.console,
+            self.screen,
             victims=len(self.victims),
             known=((self._success(name, kept), kept.details["distance"]) for name, kept in self._kept()),
             skipped=lambda: len(self.folder.skipped),
@@ -218,16 +215,13 @@ class Audit:
         """Say and keep which victims are left out."""
         for name, reason in faults.items():
             if name not in self.folder.skipped:
-                click.echo(f"sapag-fast: skipped {printable(name)}: {printable(reason)}", err=True)
+                tell(f"skipped {shown(name)}: {shown(reason)}")
         self.folder.skip(faults)
 
     def _warn_of_other_weights(self) -> None:
         recorded = {victim.weights for victim in self.victims if victim.weights}
         if recorded - {model_fingerprint(self.model)}:
-            click.echo(
-                "sapag-fast: warning: gradients were captured with other weights than the model has now",
-                err=True,
-            )
+            tell("warning: gradients were captured with other weights than the model has now")
 
     def _peak_memory(self) -> int:
         cuda = self.device.type == "cuda"

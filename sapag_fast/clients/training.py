@@ -245,8 +245,9 @@ def _bar(shown: bool, epochs: int) -> Iterator[Callable[[Phase], None]]:
         yield lambda phase: None
         return
     with needs("cli", "progress bars"):
-        from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        from sapag_fast.runtime.screen import Screen
 
     columns = (
         TextColumn("training"),
@@ -254,7 +255,7 @@ def _bar(shown: bool, epochs: int) -> Iterator[Callable[[Phase], None]]:
         TextColumn("{task.fields[outcome]}"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Progress(*columns, console=Screen(stderr=True)) as bar:
         task = bar.add_task("", total=epochs, outcome="")
 
         def shown_phase(phase: Phase) -> None:

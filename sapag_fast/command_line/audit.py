@@ -5,9 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import click
-from rich.console import Console
-
 from sapag_fast.audit.folder import AuditFolder
 from sapag_fast.audit.groups import AuditOptions
 from sapag_fast.audit.run import Audit
@@ -15,6 +12,8 @@ from sapag_fast.audit.truth import Truth
 from sapag_fast.checks import check_separate
 from sapag_fast.command_line.session import built_model, chosen_device, search_options_of
 from sapag_fast.files.victims import list_victims
+from sapag_fast.runtime.screen import Screen
+from sapag_fast.runtime.streams import say, tell
 
 __all__ = ["run"]
 
@@ -47,10 +46,9 @@ def run(
         "batch_size": options["batch_size"],
         **options,
     }
-    console = Console()
     audit_options = AuditOptions(search, options["labels"])
-    skipped = Audit(model, victims, known, folder, audit_options, given, where, console).run()
-    console.print(f"Results, summary.html, summary.json and summary.csv are in {output}.", markup=False)
+    skipped = Audit(model, victims, known, folder, audit_options, given, where, Screen()).run()
+    say(f"Results, summary.html, summary.json and summary.csv are in {output}.")
     if skipped:
-        click.echo(f"sapag-fast: {skipped} victims were skipped; the summary says why", err=True)
+        tell(f"{skipped} victims were skipped; the summary says why")
     return not skipped

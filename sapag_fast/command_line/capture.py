@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import click
-
 from sapag_fast.checks import check_separate
 from sapag_fast.clients.capture import CaptureOptions, capture
 from sapag_fast.command_line.session import built_model, chosen_device
+from sapag_fast.runtime.streams import say
 
 __all__ = ["run"]
 
@@ -22,4 +21,4 @@ def run(*, model_reference: str, weights: Path | None, seed: int, device: str | 
     )
     where = chosen_device(device)
     model = built_model(model_reference, weights, seed, where)
-    click.echo(capture(model, where, CaptureOptions(seed=seed, **options)))
+    say(capture(model, where, CaptureOptions(seed=seed, **options)))

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import click
-
 from sapag_fast import data
 from sapag_fast.files.output import check_output
 from sapag_fast.reports.pictures import save_picture, to_picture
+from sapag_fast.runtime.streams import say
 
 __all__ = ["run"]
 
@@ -20,4 +19,4 @@ def run(*, source: str, count: int, size: int, output: Path, overwrite: bool) ->
     output.mkdir(parents=True, exist_ok=True)
     for position, (picture, label) in enumerate(zip(pictures, labels.tolist(), strict=True)):
         save_picture(output / f"{source}-{position:03d}-label{label}.png", to_picture(picture))
-    click.echo(f"{output}: {len(pictures)} images")
+    say(f"{output}: {len(pictures)} images")

@@ -27,6 +27,7 @@ from sapag_fast.command_line.options import (
     search_options,
     truth_option,
 )
+from sapag_fast.runtime.streams import tell
 
 __all__ = ["main"]
 
@@ -44,10 +45,10 @@ def user_errors(command: Callable[..., None]) -> Callable[..., None]:
             if os.environ.get("SAPAG_FAST_TRACEBACK") == "1":
                 raise
             message = " ".join(str(error).split()) or type(error).__name__
-            click.echo(f"sapag-fast: {message}", err=True)
+            tell(message)
             sys.exit(USER_ERROR)
         except KeyboardInterrupt:
-            click.echo("sapag-fast: interrupted", err=True)
+            tell("interrupted")
             sys.exit(INTERRUPTED)
 
     return guarded
@@ -59,6 +60,8 @@ def main() -> None:
     """Recover data from shared gradients (SAPAG), on any model, many attempts at a time.
 
     Errors exit with status 2, Ctrl-C with 130. SAPAG_FAST_TRACEBACK=1 shows where an error came from.
+    Results are written before anything is shown, and the status tells of them alone: a closed pipe or a full
+    device behind the screen changes neither.
     """
 
 

@@ -5,12 +5,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from sapag_fast.checks import check_separate
 from sapag_fast.command_line.session import built_model, chosen_device, search_options_of
 from sapag_fast.files.output import check_output
 from sapag_fast.profiler import profile_attack
+from sapag_fast.runtime.screen import Screen
+from sapag_fast.runtime.streams import say
 
 __all__ = ["run"]
 
@@ -28,7 +28,7 @@ def run(
     trace: bool,
     **options: Any,
 ) -> None:
-    """Profile, show, and write profile.json, profile.png and, if wanted, trace.json."""
+    """Profile, write profile.json, profile.png and, if wanted, trace.json, and show."""
     check_separate({"--output": output}, {"--weights": [weights] if weights else []})
     where, search = chosen_device(device), search_options_of(options)
     model = built_model(model_reference, weights, search.seed, where)
@@ -40,17 +40,17 @@ def run(
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "trace.json" if trace else None
         profile = profile_attack(model, input_shape, trace=file, options=search, **measured)
-        console = Console()
-        if not console.is_terminal:
-            console = Console(width=_WIDTH)
-        console.print(profile.table())
-        if output is None:
-            return
-        # Not before: what fails leaves no folder behind.
-        output.mkdir(parents=True, exist_ok=True)
-        if file is not None:
-            shutil.move(file, output / file.name)
-    profile.to_json(output / "profile.json")
-    profile.plot(output / "profile.png")
-    names = "profile.json and profile.png" + (" and trace.json" if trace else "")
-    console.print(f"{names} are in {output}.", markup=False)
+        if output is not None:
+            # Not before: what fails leaves no folder behind.
+            output.mkdir(parents=True, exist_ok=True)
+            if file is not None:
+                shutil.move(file, output / file.name)
+            profile.to_json(output / "profile.json")
+            profile.plot(output / "profile.png")
+    screen = Screen()
+    if not screen.is_terminal:
+        screen = Screen(width=_WIDTH)
+    screen.print(profile.table())
+    if output is not None:
+        names = "profile.json and profile.png" + (" and trace.json" if trace else "")
+        say(f"{names} are in {output}.")

@@ -8,9 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import click
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 
 from sapag_fast import data
@@ -24,6 +22,8 @@ from sapag_fast.recovery.result import Recovery
 from sapag_fast.reports.finished import Finished, scored
 from sapag_fast.reports.metrics import SUCCESS_MEANS
 from sapag_fast.reports.report import Report, recoveries_table
+from sapag_fast.runtime.screen import Screen
+from sapag_fast.runtime.streams import say, tell
 from sapag_fast.search.interrupted import Interrupted
 from sapag_fast.search.options import SearchOptions
 
@@ -69,7 +69,7 @@ def run(
     """Recover each victim in turn; everything is read and checked before anything is written."""
     read = {"--gradient": gradients, "--truth": truth, "--weights": [weights] if weights else []}
     check_separate({"--output": output}, read)
-    console, where = Console(), chosen_device(device)
+    console, where = Screen(), chosen_device(device)
     settings = {
         "model": model_reference,
         "weights": weights,
@@ -93,7 +93,7 @@ def run(
 
     means = {"success_means": SUCCESS_MEANS} if truth else {}
     keep_results(report, work, lambda: console.print(recoveries_table(report.finished)), lambda: means)
-    console.print(f"Results are in {output}.")
+    say(f"Results are in {output}.")
 
 
 def add_recovery(
@@ -152,10 +152,7 @@ def read_victims(
         if listed.fault:
             raise ValueError(f"gradient file {path}: {listed.fault}")
         if listed.weights and listed.weights != model_fingerprint(model):
-            click.echo(
-                f"sapag-fast: warning: {path} was captured with other weights than the model has now",
-                err=True,
-            )
+            tell(f"warning: {path} was captured with other weights than the model has now")
         labels = None if listed.labels is None else torch.tensor(listed.labels)
         on_device = [None if g is None else g.to(device) for g in gradient]
         victims.append(Victim(name, on_device, listed.input_shape, listed.batch_size, labels))

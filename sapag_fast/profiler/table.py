@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from sapag_fast.profiler.work import Work
 from sapag_fast.runtime.extras import needs
+from sapag_fast.runtime.screen import plain_text
+from sapag_fast.runtime.streams import shown
 
 if TYPE_CHECKING:  # the results import this module to show themselves
     from sapag_fast.profiler.result import AttackProfile, Level
@@ -13,7 +15,6 @@ if TYPE_CHECKING:  # the results import this module to show themselves
 with needs("cli", "tables of profiles"):
     from rich import box
     from rich.console import Group
-    from rich.markup import escape
     from rich.table import Table
     from rich.text import Text
 
@@ -37,7 +38,7 @@ def _heading(profile: AttackProfile) -> Text:
     machine, ceilings = profile.machine, profile.ceilings
     shape = "x".join(map(str, profile.input_shape))
     return Text(
-        f"{profile.model}, {profile.batch_size} x {shape}, {profile.recipe['distance']} with "
+        f"{shown(profile.model)}, {profile.batch_size} x {shape}, {profile.recipe['distance']} with "
         f"{profile.recipe['optimizer']}, {profile.recipe['steps']} evaluations a recovery\n"
         f"{machine['device']}, {machine['threads']} thread(s), {machine['dtype']}: "
         f"{ceilings.flop_rate / 1e9:.3g} GFLOP/s, {ceilings.memory_bandwidth / 1e9:.3g} GB/s from memory, "
@@ -119,7 +120,7 @@ def _layers(level: Level) -> Table:
         # A vector has no choice, and a layer with a matrix need not say so.
         said = [why for why in reasons if why != "no matrix"] or list(reasons)
         table.add_row(
-            escape(layer.layer or "(the model)"),
+            plain_text(layer.layer or "(the model)"),
             layer.rule,
             ways,
             "; ".join(said),

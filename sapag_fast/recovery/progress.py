@@ -25,6 +25,8 @@ def progress_callback(progress: object, steps: int) -> Iterator[Callable[[int, T
     with needs("cli", "progress bars"):
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+        from sapag_fast.runtime.screen import Screen
+
     columns = (
         TextColumn("recovering"),
         BarColumn(),
@@ -32,6 +34,6 @@ def progress_callback(progress: object, steps: int) -> Iterator[Callable[[int, T
         TextColumn("lowest distance {task.fields[lowest]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns) as bar:
+    with Progress(*columns, console=Screen()) as bar:
         task = bar.add_task("", total=steps, lowest="-")
         yield lambda done, best: bar.update(task, completed=done, lowest=f"{best.min().item():.3g}")

@@ -19,6 +19,7 @@ from sapag_fast.files.tensors import write_tensors
 from sapag_fast.reports.finished import Finished
 from sapag_fast.reports.pictures import Row, grid, is_image, save_picture, to_picture
 from sapag_fast.runtime.extras import needs
+from sapag_fast.runtime.screen import plain_text
 
 with needs("cli", "tables of recoveries"):
     from rich import box
@@ -159,7 +160,7 @@ def recoveries_table(finished: Sequence[Finished], title: str | None = None) -> 
     for entry in finished:
         labels = "" if entry.labels is None else ", ".join(str(int(label)) for label in entry.labels)
         cells = [
-            entry.name,
+            plain_text(entry.name),
             entry.status,
             *([(entry.certificate or {}).get("status", "")] if judged else []),
             labels,

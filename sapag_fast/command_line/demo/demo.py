@@ -16,7 +16,6 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from torch import Tensor, nn
@@ -31,6 +30,8 @@ from sapag_fast.recovery.result import Recovery
 from sapag_fast.reports.finished import Finished, scored
 from sapag_fast.reports.metrics import SUCCESS_MEANS, SUCCESS_PSNR
 from sapag_fast.reports.report import Report
+from sapag_fast.runtime.screen import Screen
+from sapag_fast.runtime.streams import say
 from sapag_fast.search.interrupted import Interrupted
 
 __all__ = ["run"]
@@ -97,7 +98,7 @@ class Attacked:
 
 def run(*, output: Path, overwrite: bool, seed: int, device: str | None, quick: bool) -> None:
     """Do what ``sapag-fast demo`` does, given its options."""
-    console, where = Console(), chosen_device(device)
+    console, where = Screen(), chosen_device(device)
     report = Report(output, "demo", settings(seed, quick), where, overwrite=overwrite)
 
     def work() -> None:
@@ -107,7 +108,7 @@ def run(*, output: Path, overwrite: bool, seed: int, device: str | None, quick: 
         console.print(summary_table(report.finished))
 
     keep_results(report, work, show, lambda: {"summary": summary(report.finished)})
-    console.print(f"Images, grid.png and results.json are in {output}.")
+    say(f"Images, grid.png and results.json are in {output}.")
 
 
 def settings(seed: int, quick: bool) -> dict[str, Any]:
@@ -131,7 +132,7 @@ def cells(quick: bool) -> tuple[Cell, ...]:
     return QUICK_CELLS if quick else CELLS
 
 
-def attack_cells(report: Report, chosen: Sequence[Cell], seed: int, console: Console) -> None:
+def attack_cells(report: Report, chosen: Sequence[Cell], seed: int, console: Screen) -> None:
     """Attack every cell with both methods and add the results to the report, cell by cell."""
     with one_thread(), progress_bar(console, len(chosen) * (1 + VICTIMS)) as advance:
         for number, cell in enumerate(chosen):
@@ -277,7 +278,7 @@ def one_thread() -> Iterator[None]:
 
 
 @contextmanager
-def progress_bar(console: Console, total: int) -> Iterator[Callable[[str, int], None]]:
+def progress_bar(console: Screen, total: int) -> Iterator[Callable[[str, int], None]]:
     """Show how far the demo is; yields what takes the present work and how many parts it adds."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:
