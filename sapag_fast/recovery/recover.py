@@ -42,6 +42,7 @@ def recover(
 
     All restarts of all victims are searches of their own, as many at once as memory bears; the next ones take
     the places of those that have ended. Same arguments, same number at once, same machine: same bits.
+    Of calls in several threads one runs at a time: the random numbers are the process's.
 
     Parameters
     ----------

@@ -1,8 +1,14 @@
-"""The global random numbers of the CPU and of one GPU: forked, seeded, kept and restored."""
+"""The global random numbers of the CPU and of one GPU: forked, seeded, kept and restored.
+
+The generators belong to the process, and so do the switches of torch that searches turn: one thread at a time
+holds them, and others wait. So a seed gives the same numbers whatever other threads do with this package.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import threading
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -10,17 +16,29 @@ from torch import Tensor
 
 __all__ = ["forked", "random_state", "resumed", "seeded", "set_random_state"]
 
+_holder = threading.RLock()
+
+
+def _unheld() -> None:
+    """In a child process the thread that held the generators is gone."""
+    global _holder
+    _holder = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_unheld)
+
 
 @contextlib.contextmanager
 def forked(device: torch.device) -> Iterator[None]:
-    """Leave the global generators as they were, whatever the block draws.
+    """Leave the global generators as they were, whatever the block draws; other threads wait for its end.
 
     Parameters
     ----------
     device : torch.device
         The CPU's generator is kept always, that of `device` too where it is a GPU.
     """
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with _holder, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         yield
 
 

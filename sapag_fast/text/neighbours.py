@@ -8,10 +8,13 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
+from sapag_fast.runtime.modes import real_tensors
+
 __all__ = ["orders", "replacements"]
 
 
 @lru_cache(maxsize=32)
+@real_tensors()
 def orders(length: int) -> tuple[Tensor, Tensor]:
     """List the rearrangements of T places that a step may make, each once, without the identity.
 
