@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
+import bisect
 import time
 from collections.abc import Callable, Iterable
 from types import TracebackType
@@ -40,7 +40,7 @@ class AuditProgress:
         self.victims, self.skipped = victims, skipped
         self.done = self.successes = 0
         self.truth = False
-        self.distances: list[float] = []
+        self.distances: list[float] = []  # sorted: their median is shown at every step
         self._before = self._wave = self._later = 0
         self._first: tuple[float, float] | None = None
         self._bar = Progress(
@@ -91,13 +91,13 @@ class AuditProgress:
         self.truth |= success is not None
         self.successes += bool(success)
         if distance is not None:
-            self.distances.append(distance)
+            bisect.insort(self.distances, distance)
 
     def _show(self, pace: str) -> None:
         if self.truth:
             outcome = f", {self.successes} recovered"
         elif self.distances:
-            outcome = f", median distance {statistics.median(self.distances):.3g}"
+            outcome = f", median distance {self.distances[len(self.distances) // 2]:.3g}"
         else:
             outcome = ""
         skipped = f", {self.skipped()} skipped" if self.skipped() else ""

@@ -25,7 +25,7 @@ class Finished:
     Attributes
     ----------
     name : str
-        Of the victim; files are named after it.
+        Of the victim; files are named after it (see `Report`).
     group : str
         Recoveries of one group are shown together.
     method : str
@@ -85,17 +85,17 @@ class Finished:
         """Whether every image of the victim is recovered (`SUCCESS_MEANS`); False without the truth."""
         return bool(self.scores) and all(image.success for image in self.scores)
 
-    def file_names(self) -> list[str]:
-        """Name the picture of each image; none where the inputs are no images."""
+    def file_endings(self) -> list[str]:
+        """Tell what the picture of each image has behind the victim's name; none without images."""
         if not is_image(self.inputs.shape[1:]):
             return []
         if len(self.inputs) == 1:
-            return [f"{self.name}.png"]
-        return [f"{self.name}-{position:02d}.png" for position in range(len(self.inputs))]
+            return [".png"]
+        return [f"-{position:02d}.png" for position in range(len(self.inputs))]
 
-    def as_json(self) -> dict[str, Any]:
-        """Give the victim's entry in ``results.json``."""
-        files = self.file_names()
+    def as_json(self, stem: str) -> dict[str, Any]:
+        """Give the victim's entry in ``results.json``; its pictures' names begin with the stem."""
+        files = [f"{stem}{ending}" for ending in self.file_endings()]
         images = []
         for position in range(len(self.inputs)):
             image: dict[str, Any] = {"file": files[position] if files else None}

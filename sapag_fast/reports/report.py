@@ -14,12 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sapag_fast.files.names import FileNames
 from sapag_fast.files.output import check_output, finite_json, replacing, versions
 from sapag_fast.files.tensors import write_tensors
 from sapag_fast.reports.finished import Finished
 from sapag_fast.reports.pictures import Row, grid, is_image, save_picture, to_picture
 from sapag_fast.runtime.extras import needs
 from sapag_fast.runtime.screen import plain_text
+from sapag_fast.runtime.streams import shown
 
 with needs("cli", "tables of recoveries"):
     from rich import box
@@ -28,6 +30,8 @@ with needs("cli", "tables of recoveries"):
 __all__ = ["Report", "grid_rows", "recoveries_table"]
 
 RESULTS, GRID, TENSORS = "results.json", "grid.png", "recovered.safetensors"
+_HEADER = "__metadata__"
+"""What safetensors has no tensor of."""
 
 
 class Report:
@@ -64,6 +68,7 @@ class Report:
         self.finished: list[Finished] = []
         self.started = time.perf_counter()
         self._unwritten: list[Finished] = []
+        self._names = FileNames(reserved=(GRID, f"{_HEADER}.png"))
         self._stale: set[str] = set()
         check_output(self.folder, overwrite)
         if overwrite:
@@ -90,10 +95,11 @@ class Report:
                 (self.folder / name).unlink(missing_ok=True)
             self._stale = set()
             for entry in self._unwritten:
-                for name, image in zip(entry.file_names(), entry.inputs, strict=False):
-                    save_picture(self.folder / name, to_picture(image))
+                for ending, image in zip(entry.file_endings(), entry.inputs, strict=False):
+                    save_picture(self.folder / f"{self._stem(entry)}{ending}", to_picture(image))
             if self._unwritten:
-                write_tensors(self.folder / TENSORS, {entry.name: entry.inputs for entry in self.finished})
+                tensors = {self._tensor_name(entry): entry.inputs for entry in self.finished}
+                write_tensors(self.folder / TENSORS, tensors)
                 if rows := grid_rows(self.finished):
                     save_picture(self.folder / GRID, grid(rows))
                 self._unwritten.clear()  # only now: what an interrupt cut short is written by finish()
@@ -116,9 +122,16 @@ class Report:
             "settings": self.settings,
             "versions": versions(self.device),
             **(extra or {}),
-            "recoveries": [entry.as_json() for entry in self.finished],
+            "recoveries": [entry.as_json(self._stem(entry)) for entry in self.finished],
         }
         return finite_json(content)
+
+    def _stem(self, entry: Finished) -> str:
+        """With which the names of its pictures begin: the victim's name, unless another file is called so."""
+        return self._names.stem(entry.name, entry.name, entry.file_endings() or (".png",))
+
+    def _tensor_name(self, entry: Finished) -> str:
+        return self._stem(entry) if entry.name == _HEADER else entry.name
 
 
 def grid_rows(finished: Sequence[Finished]) -> list[list[Row]]:
@@ -126,10 +139,12 @@ def grid_rows(finished: Sequence[Finished]) -> list[list[Row]]:
 
     The true images come first where they are known, then one row a method, victims in step.
     """
-    shown = [entry for entry in finished if is_image(entry.inputs.shape[1:])]
+    pictured = [entry for entry in finished if is_image(entry.inputs.shape[1:])]
     groups = []
-    for group in dict.fromkeys(entry.group for entry in shown):
-        entries = [entry for entry in shown if entry.group == group]
+    together: dict[str, list[Finished]] = {}
+    for entry in pictured:
+        together.setdefault(entry.group, []).append(entry)
+    for group, entries in together.items():
         methods = list(dict.fromkeys(entry.method for entry in entries))
         rows = [
             Row(method, [i for entry in entries if entry.method == method for i in entry.inputs])
@@ -138,9 +153,9 @@ def grid_rows(finished: Sequence[Finished]) -> list[list[Row]]:
         first = [entry for entry in entries if entry.method == methods[0]]
         if any(entry.truth is not None for entry in first):
             truth = [image for entry in first for image in _truth_in_order(entry)]
-            rows.insert(0, Row(f"{group}\ntruth", truth))
+            rows.insert(0, Row(f"{shown(group)}\ntruth", truth))
         else:
-            rows[0] = Row(f"{group}\n{rows[0].caption}", rows[0].images)
+            rows[0] = Row(f"{shown(group)}\n{rows[0].caption}", rows[0].images)
         groups.append(rows)
     return groups
 

@@ -211,3 +211,28 @@ def test_table_shows_every_recovery():
     assert "first" in text
     assert "second" in text
     assert "PSNR" in text
+
+
+def test_victims_called_as_our_own_files_or_as_each_other(tmp_path):
+    report = Report(tmp_path, "recover", {}, CPU)
+    names = ["grid", "Grid", "a", "A", "two-00", "__metadata__", "results", "recovered"]
+    entries = [finished(name) for name in names]
+    for entry in entries:
+        report.add(entry)
+    report.add(finished("two", batch=2))
+    report.finish("finished")
+    listed = [image["file"] for entry in results(tmp_path)["recoveries"] for image in entry["images"]]
+    assert len({name.casefold() for name in (*listed, "grid.png")}) == len(names) + 3
+    assert set(listed) <= set(names_in(tmp_path))
+    assert listed[2] == "a.png"
+    with Image.open(tmp_path / "grid.png") as sheet:
+        assert sheet.width > 100
+    tensors = load_file(tmp_path / "recovered.safetensors")
+    assert len(tensors) == len(names) + 1
+    assert torch.equal(tensors["grid"], entries[0].inputs)
+
+
+def test_names_on_the_screen_are_no_markup():
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(recoveries_table([finished("[bold]x o[/x]\x1b[31m")]))
+    assert "[bold]x o[/x]\\x1b[31m" in console.export_text()
