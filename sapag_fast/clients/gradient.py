@@ -54,9 +54,7 @@ def checked_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy that raises ValueError for what is no ``[B, classes]`` logits, and labels beyond them."""
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(labels):
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(
-            f"the model gives {found} for {len(labels)} images; expected logits [batch, classes]"
-        )
+        raise ValueError(f"model: expected logits [batch, classes] for {len(labels)} images, found {found}")
     if int(labels.max()) >= logits.shape[1]:
-        raise ValueError(f"label {int(labels.max())}: the model has {logits.shape[1]} classes")
+        raise ValueError(f"labels: expected 0..{logits.shape[1] - 1}, found {int(labels.max())}")
     return F.cross_entropy(logits, labels)

@@ -5,9 +5,10 @@ This one file is executed, by design; every other input is only read.
 
 import importlib.util
 import sys
-from pathlib import Path
 
 from torch import nn
+
+from sapag_fast.files.regular import regular_file
 
 
 def load_model(reference: str) -> nn.Module:
@@ -23,9 +24,7 @@ def load_model(reference: str) -> nn.Module:
     name, separator, function = reference.rpartition(":")
     if not separator or not name.endswith(".py") or not function.isidentifier():
         raise ValueError(f"model {reference!r}: expected FILE.py:FUNCTION")
-    path = Path(name)
-    if not path.is_file():
-        raise ValueError(f"model file {path}: does not exist")
+    path = regular_file(name, "model file")
     spec = importlib.util.spec_from_file_location("sapag_fast_user_model", path.resolve())
     assert spec is not None  # its name ends in .py
     assert spec.loader is not None

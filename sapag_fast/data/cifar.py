@@ -61,7 +61,7 @@ def read_cifar(
     found = kinds.pop()
     if (found, labels) not in CLASSES:
         options = "; ".join(f"kind={k!r}, labels={name!r}" for k, name in CLASSES)
-        raise ValueError(f"expected one of {options}; found kind={found!r}, labels={labels!r}")
+        raise ValueError(f"kind, labels: expected one of {options}, found kind={found!r}, labels={labels!r}")
     record = LABEL_BYTES[found] + PIXELS
     counts = [_records(file, record) for file in files]
     chosen = chosen_slice(first, count, sum(counts), path)
