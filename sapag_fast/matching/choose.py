@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from sapag_fast.matching.base import Matching
-from sapag_fast.matching.explicit import NotCovered, verified_matching
+from sapag_fast.matching.explicit import ExplicitMatching, NotCovered, verified_matching
+from sapag_fast.matching.isolated import IsolatedMatching, quantum_of
 from sapag_fast.matching.one_by_one import SequentialMatching
 from sapag_fast.matching.vmap import VmapMatching
 from sapag_fast.runtime.memory import is_out_of_memory
 from sapag_fast.victim.problem import Problem
 
-__all__ = ["Choice", "choose_matching"]
+__all__ = ["Choice", "choose_isolated", "choose_matching"]
 
 _MANY_PARAMETERS = 1_000_000
 """From here on explicit mode may pay for one recovery alone: it saves passes over the weights' gradients."""
+
+_NOMINAL = 64
+"""Recoveries for which the ways of isolated searches are chosen, however many there are."""
 
 
 @dataclass(frozen=True)
@@ -104,3 +110,83 @@ def choose_matching(
             raise
         return Choice(sequential, f"{reason}; vmap fails on it ({type(error).__name__})")
     return Choice(matching, reason)
+
+
+def choose_isolated(
+    problem: Problem,
+    inputs: Tensor,
+    labels: Tensor,
+    victims: Tensor,
+    *,
+    sharpness: Tensor | None = None,
+) -> Choice:
+    """Find the fastest way of each victim that leaves no trace in the others' bits.
+
+    It follows from the network and that victim's gradient: neither from how many there are, nor from what the
+    others' are like. So one recovery alone is matched as many are.
+
+    Parameters
+    ----------
+    problem, inputs, labels, victims, sharpness
+        As of `choose_matching`.
+
+    Returns
+    -------
+    Choice
+        The ways as one `IsolatedMatching`, and why they are not faster ones.
+    """
+    sequential = SequentialMatching(problem)
+    sequential.retarget(victims)
+    sequential.measure_convolutions(inputs, labels, sharpness)
+    ways: list[Matching]
+    members: Sequence[Sequence[int]] = [range(problem.victims)]
+    reason = ""
+    try:
+        first = verified_matching(
+            problem,
+            inputs,
+            labels,
+            victims=victims,
+            recoveries=_NOMINAL,
+            sharpness=sharpness,
+            isolated=True,
+        )
+        ways, members = _by_way(first, inputs, labels, sharpness)
+    except NotCovered as refusal:
+        reason = str(refusal)
+        matching = VmapMatching(problem)
+        try:
+            matching.retarget(victims)
+            matching.value_and_gradient(inputs, labels, sharpness)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            return Choice(sequential, f"{reason}; vmap fails on it ({type(error).__name__})")
+        ways = [matching]
+    tried, rows = ways[0], inputs.shape[0]
+    tried.retarget(torch.zeros(rows, dtype=torch.long, device=inputs.device))
+    quantum = quantum_of(lambda: tried.value_and_gradient(inputs, labels, sharpness), rows, inputs.device)
+    isolated = IsolatedMatching(ways, members, quantum)
+    isolated.retarget(victims)
+    return Choice(isolated, reason)
+
+
+def _by_way(
+    first: ExplicitMatching, inputs: Tensor, labels: Tensor, sharpness: Tensor | None
+) -> tuple[list[Matching], list[list[int]]]:
+    """Explicit matchings, each of the victims whose targets ask for the same ways, and those victims."""
+    problem = first.problem
+    apart = first.unlike
+    others = set(range(problem.victims)).difference(*apart)
+    members = [sorted(others), *apart] if others else apart
+    if len(members) < 2:
+        return [first], [list(range(problem.victims))]
+    ways: list[Matching] = []
+    for mine in members:
+        targets = [None if t is None else t[mine] for t in problem.targets]
+        way = ExplicitMatching(replace(problem, targets=targets), recoveries=_NOMINAL, isolated=True)
+        way.network.memory_format = first.network.memory_format
+        way.retarget(torch.zeros(inputs.shape[0], dtype=torch.long, device=inputs.device))
+        way.value_and_gradient(inputs, labels, sharpness)
+        ways.append(way)
+    return ways, members

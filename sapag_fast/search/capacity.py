@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sapag_fast.matching.choose import Choice, choose_matching
+from sapag_fast.matching.choose import Choice, choose_isolated, choose_matching
+from sapag_fast.matching.isolated import IsolatedMatching, Quantum
 from sapag_fast.runtime.memory import free_bytes, peak_bytes, rows_that_fit
 from sapag_fast.search.optimizers.of_recipe import make_optimizer
 from sapag_fast.search.recipe import Recipe
@@ -37,21 +38,20 @@ def kept_bytes(shape: Sequence[int], recipe: Recipe, dtype: torch.dtype, *, join
     return _OVERHEAD + variables * (8 + 3 * dtype.itemsize) + recipe.steps * dtype.itemsize
 
 
-def first_matching(problem: Problem, starts: Tensor, labels: Tensor, recipe: Recipe) -> Choice:
+def first_matching(
+    problem: Problem, starts: Tensor, labels: Tensor, recipe: Recipe, *, isolated: bool = False
+) -> Choice:
     """Choose the way to match all searches, tried on the first few.
 
     It is chosen for all `starts` ``[T, B, *input_shape]``, however many run at once: a stopped run goes on
-    with the same bits.
+    with the same bits. With `isolated` it is chosen for each victim on its own.
     """
     few = min(starts.shape[0], max(_MEASURED))
-    return choose_matching(
-        problem,
-        starts[:few],
-        labels[:few],
-        problem.rows()[:few],
-        recoveries=starts.shape[0],
-        sharpness=_first_sharpness(recipe, few, starts.device),
-    )
+    first = (problem, starts[:few], labels[:few], problem.rows()[:few])
+    sharpness = _first_sharpness(recipe, few, starts.device)
+    if isolated:
+        return choose_isolated(*first, sharpness=sharpness)
+    return choose_matching(*first, recoveries=starts.shape[0], sharpness=sharpness)
 
 
 def _first_sharpness(recipe: Recipe, rows: int, device: torch.device) -> Tensor | None:
@@ -82,17 +82,19 @@ def searches_at_once(search: Search, victims: Tensor, max_memory: int | None) ->
     tasks, device = starts.shape[0], starts.device
     if tasks <= max(_MEASURED):
         return tasks
-    sharpness = _first_sharpness(recipe, max(_MEASURED), device)
+    fitting = search.matching.quantum if isinstance(search.matching, IsolatedMatching) else Quantum()
+    few = fitting.of(_MEASURED[0])
+    many = fitting.of(max(_MEASURED[1], few + 1))
+    sharpness = _first_sharpness(recipe, many, device)
 
     def step(rows: int) -> int:
-        search.matching.retarget(victims[:rows])
-        sharp = None if sharpness is None else sharpness[:rows]
-        return peak_bytes(
-            lambda: search.matching.value_and_gradient(starts[:rows], labels[:rows], sharp), device
-        )
+        tried = torch.arange(rows) % tasks
+        search.matching.retarget(victims[tried])
+        given = (starts[tried], labels[tried], None if sharpness is None else sharpness[:rows])
+        return peak_bytes(lambda: search.matching.value_and_gradient(*given), device)
 
-    step(_MEASURED[0])  # what is set up once is none of a step's
-    measured = {rows: step(rows) for rows in _MEASURED}
+    step(few)  # what is set up once is none of a step's
+    measured = {rows: step(rows) for rows in (few, many)}
     variables = starts[0].numel() + (labels[0].numel() if search.joint else 0)
     kept = make_optimizer(recipe, 1, variables, starts).state().values()
     row_bytes = sum(t.nbytes for t in kept) + (4 * variables + recipe.steps) * starts.element_size()

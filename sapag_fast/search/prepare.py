@@ -70,6 +70,8 @@ class Attack:
         ``[V x restarts, B, ...]``; joint labels are logits ``[V x restarts, B, classes]``.
     random : mapping of str to Tensor
         State of the global generators from which the search goes on.
+    isolated : bool
+        Whether a victim's bits may follow from nothing but that victim and the settings: so in batches.
     """
 
     setup: Setup
@@ -77,6 +79,7 @@ class Attack:
     starts: Tensor
     labels: Tensor
     random: Mapping[str, Tensor] = field(repr=False)
+    isolated: bool = False
 
     @contextlib.contextmanager
     def conditions(self) -> Iterator[None]:
@@ -87,7 +90,8 @@ class Attack:
     def search(self, certified_at: Sequence[float] | None = None) -> Search:
         """Choose how all searches are matched, tried on the first few; within `conditions`."""
         setup = self.setup
-        choice = first_matching(self.problem, self.starts, self.labels, setup.recipe)
+        isolated = self.isolated
+        choice = first_matching(self.problem, self.starts, self.labels, setup.recipe, isolated=isolated)
         return Search(
             matching=choice.matching,
             mode_reason=choice.reason,
@@ -99,6 +103,7 @@ class Attack:
             joint=self.problem.joint,
             restarts=self.problem.restarts,
             certified_at=certified_at,
+            isolated=isolated,
         )
 
     def run(
@@ -185,8 +190,8 @@ def attack_on(
     """Draw the starts, and find the labels where they are not given; within `seeded`."""
     setup.check_searches(problem.victims, problem.restarts)
     seed = setup.options.seed
-    searches = [(v, k) for v in range(problem.victims) for k in range(problem.restarts)]
-    generators = [recovery_generator(seed, victim, restart) for victim, restart in searches]
+    victims = [_name(problem, victim) for victim in range(problem.victims)] if batched else [0]
+    generators = [recovery_generator(seed, v, k) for v in victims for k in range(problem.restarts)]
     starts = draw_starts(setup, problem, generators).to(device=setup.device, dtype=setup.dtype)
     if problem.joint:
         known = draw_logits(setup, generators)
@@ -195,4 +200,9 @@ def attack_on(
         known = known.repeat_interleave(problem.restarts, 0)
     check_loss(setup, known[0], joint=problem.joint)
     _ = setup.bases  # refused now, not when the search begins
-    return Attack(setup, problem, starts, known, random_state(setup.device))
+    return Attack(setup, problem, starts, known, random_state(setup.device), isolated=batched)
+
+
+def _name(problem: Problem, victim: int) -> str:
+    """What a victim of many is called where its starts are drawn: by its gradient, wherever it stands."""
+    return fingerprint((), [None if target is None else target[victim] for target in problem.targets])

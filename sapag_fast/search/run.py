@@ -18,7 +18,7 @@ from sapag_fast.search.batch import IDLE, Batch
 from sapag_fast.search.objective import Objective
 from sapag_fast.search.optimizers.of_recipe import make_optimizer
 from sapag_fast.search.recipe import Recipe
-from sapag_fast.search.tasks import AttackResult, Outcomes, Queue
+from sapag_fast.search.tasks import AttackResult, Outcomes, Queue, later_restarts
 
 __all__ = ["Run", "Search"]
 
@@ -51,6 +51,10 @@ class Search:
         distance. Which tasks end when is a matter of evaluations, never of time.
     mode_reason : str
         Why the matching is not a faster one.
+    isolated : bool
+        Whether what a victim comes to may follow from nothing but that victim and the settings. Then only the
+        restarts after one that is solved or certified end, and count as if they had never begun: which those
+        are does not follow from when each of them had its turn.
     """
 
     matching: Matching
@@ -63,6 +67,7 @@ class Search:
     restarts: int = 1
     certified_at: Sequence[float] | None = None
     mode_reason: str = ""
+    isolated: bool = False
 
     @property
     def objective(self) -> Objective:
@@ -104,6 +109,7 @@ class Run:
         self.outcomes = Outcomes(self.starts, labels, self.steps, last_border=self.last_border)
         self.handed_out: set[int] = set()
         self.rows = min(rows or starts.shape[0], starts.shape[0])
+        self.every = 1  # evaluations of a row from one judgement to the next
         self.steady = True  # between two steps, with all rows and the queue in agreement
         self.batch = self._filled()
 
@@ -130,18 +136,19 @@ class Run:
         return [row for row, task in enumerate(self.batch.tasks) if task != IDLE]
 
     def advance(self, evaluations: int) -> bool:
-        """Make at most so many steps, up to where a row ends or meets the surrogate's next stage.
+        """Make steps up to where a row ends, meets the surrogate's next stage, or is so many evaluations old.
 
         False if none is left.
         """
         if not (busy := self._busy):
             return False
         ages = self.batch.age.tolist()
-        self.steady = False
+        self.steady, self.every = False, evaluations
         if changed := [row for row in busy if ages[row] in self.borders]:
             self.batch.renew(changed)
         left = [border - ages[row] for row in busy for border in (*self.borders, self.steps)]
-        count = min(evaluations, *(steps for steps in left if steps > 0))
+        looks = (evaluations - ages[row] % evaluations for row in busy)
+        count = min(*looks, *(steps for steps in left if steps > 0))
         try:
             if self.step is None and self.graphs and count >= WORTH_CAPTURING:
                 self.step = captured(self.batch.step, self.starts.device)
@@ -165,31 +172,19 @@ class Run:
         self.batch = self._filled()
 
     def settle(self) -> None:
-        """Collect the rows that have ended, and give their places to waiting tasks."""
+        """Collect the rows that have ended, and give their places to waiting tasks.
+
+        A row is judged where its own age says so, whatever the ages of others have the loop look at.
+        """
         batch, busy = self.batch, self._busy
-        age, alive, best = (t.tolist() for t in (batch.age, batch.alive, batch.best_distance))
-        solved = {
-            batch.tasks[row] // self.restarts
-            for row in busy
-            # A gentle surrogate's distance says little.
-            if best[row] <= self.recipe.stop_distance and age[row] > self.last_border
-        }
-        leaving = [
-            row
-            for row in busy
-            if age[row] >= self.steps or not alive[row] or batch.tasks[row] // self.restarts in solved
-        ]
-        self._end(leaving)
-        chosen = self._certified(busy, leaving, best)
-        self.outcomes.skip(self.queue.drop(solved | chosen.keys()))
-        gone = set(leaving)
-        others = [
-            row
-            for row in busy
-            if row not in gone and chosen.get(batch.tasks[row] // self.restarts, row) != row
-        ]
-        self._end(others)
-        if not (leaving := sorted(leaving + others)):
+        age, best = batch.age.tolist(), batch.best_distance.tolist()
+        due = [row for row in busy if age[row] >= self.steps or age[row] % self.every == 0]
+        # A gentle surrogate's distance says little.
+        solved = [r for r in due if best[r] <= self.recipe.stop_distance and age[r] > self.last_border]
+        alive = batch.alive.tolist()
+        ended = [row for row in due if age[row] >= self.steps or not alive[row] or row in solved]
+        leaving = (self._in_turn if self.search.isolated else self._at_once)(due, solved, ended, best)
+        if not leaving:
             return
         batch.idle(leaving)
         joining = self.queue.take(len(leaving))
@@ -199,6 +194,35 @@ class Run:
         if (rest := self._busy) and len(rest) < len(batch.tasks) and not self.queue.waiting:
             batch.keep(rest)
         self._changed(batch)
+
+    def _at_once(self, due: list[int], solved: list[int], ended: list[int], best: list[float]) -> list[int]:
+        """Rows that leave where the first restart that is solved ends all, and a certified one the others."""
+        busy, tasks = self._busy, self.batch.tasks
+        done = {tasks[row] // self.restarts for row in solved}
+        ended = sorted({*ended, *(row for row in busy if tasks[row] // self.restarts in done)})
+        self._end(ended)
+        chosen: dict[int, tuple[float, int]] = {}
+        for row, distance in self._certified(due, ended, best):
+            victim = tasks[row] // self.restarts
+            chosen[victim] = min(chosen.get(victim, (math.inf, row)), (distance, row))
+        self.outcomes.skip(self.queue.drop(done | chosen.keys()))
+        others = [
+            row
+            for row in busy
+            if row not in ended and chosen.get(tasks[row] // self.restarts, (0.0, row))[1] != row
+        ]
+        self._end(others)
+        return sorted(ended + others)
+
+    def _in_turn(self, due: list[int], solved: list[int], ended: list[int], best: list[float]) -> list[int]:
+        """Rows that leave where restarts after one that is solved or certified count for nothing."""
+        tasks = self.batch.tasks
+        self._end(ended)
+        counting = [*solved, *(row for row, _ in self._certified(due, ended, best))]
+        later = later_restarts(self.restarts, [tasks[row] for row in counting])
+        self.queue.remove(later)
+        self.outcomes.void(sorted(later), self.starts, self.labels)
+        return sorted({*ended, *(row for row in self._busy if tasks[row] in later)})
 
     def _end(self, rows: list[int]) -> None:
         if rows:
@@ -220,24 +244,20 @@ class Run:
         self._changed(batch)
         return torch.where(torch.isfinite(matched) & torch.isfinite(own), own, torch.inf)
 
-    def _certified(self, busy: list[int], ended: list[int], best: list[float]) -> dict[int, int]:
-        """Find of each victim that a row has certified the row that has come closest.
+    def _certified(self, due: list[int], ended: list[int], best: list[float]) -> list[tuple[int, float]]:
+        """Find rows that certify their victim, and how close they have come.
 
-        Through a surrogate it is one of those that have ended, else any one under way.
+        Through a surrogate they are among those that have ended, else any that are due.
         """
-        if self.search.certified_at is None:
-            return {}
+        if (certified_at := self.search.certified_at) is None:
+            return []
+        tasks = self.batch.tasks
         if self.recipe.surrogate is None:
-            seen = [(best[row], row) for row in busy]
+            seen = [(row, best[row]) for row in sorted({*due, *ended})]
         else:
-            distance = self.outcomes.distance[[self.batch.tasks[row] for row in ended]]
-            seen = list(zip(distance.tolist(), ended, strict=True))
-        victims = [self.batch.tasks[row] // self.restarts for _, row in seen]
-        closest: dict[int, tuple[float, int]] = {}
-        for victim, (distance, row) in zip(victims, seen, strict=True):
-            if distance <= self.search.certified_at[victim]:
-                closest[victim] = min(closest.get(victim, (math.inf, row)), (distance, row))
-        return {victim: row for victim, (_, row) in closest.items()}
+            distance = self.outcomes.distance[[tasks[row] for row in ended]]
+            seen = list(zip(ended, distance.tolist(), strict=True))
+        return [(row, d) for row, d in seen if d <= certified_at[tasks[row] // self.restarts]]
 
     def progress(self) -> tuple[int, Tensor]:
         """Evaluations, averaged over all tasks, and the lowest distance of each so far."""

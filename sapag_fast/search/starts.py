@@ -17,7 +17,7 @@ START_KINDS = ("grey", "uniform", "blurred", "noise")
 """Kinds of start that `make_start` knows."""
 
 
-def recovery_generator(seed: int, victim: int, restart: int) -> torch.Generator:
+def recovery_generator(seed: int, victim: int | str, restart: int) -> torch.Generator:
     """The CPU generator of one recovery: its numbers depend on nothing but these three."""
     return torch.Generator().manual_seed(random.Random(f"{seed}/{victim}/{restart}").getrandbits(63))
 

@@ -5,7 +5,7 @@ A *task* is one restart of one victim: task ``victim * restarts + restart``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,16 @@ from torch import Tensor
 
 from sapag_fast.search.batch import Batch
 
-__all__ = ["AttackResult", "Outcomes", "Queue"]
+__all__ = ["AttackResult", "Outcomes", "Queue", "later_restarts"]
+
+
+def later_restarts(restarts: int, tasks: Iterable[int]) -> set[int]:
+    """The tasks that are later restarts of the same victims than the first of these `tasks`."""
+    first: dict[int, int] = {}
+    for task in tasks:
+        victim, restart = divmod(task, restarts)
+        first[victim] = min(first.get(victim, restart), restart)
+    return {v * restarts + k for v, lowest in first.items() for k in range(lowest + 1, restarts)}
 
 
 class Queue:
@@ -40,6 +49,10 @@ class Queue:
         dropped = [task for task in self.waiting if task // self.restarts in victims]
         self.waiting = [task for task in self.waiting if task // self.restarts not in victims]
         return dropped
+
+    def remove(self, tasks: set[int]) -> None:
+        """Remove these tasks, where they wait."""
+        self.waiting = [task for task in self.waiting if task not in tasks]
 
 
 class Outcomes:
@@ -108,6 +121,19 @@ class Outcomes:
         """These tasks never begin: their victims are solved."""
         for task in tasks:
             self.ended[task] = True
+
+    def void(self, tasks: list[int], variables: Tensor, labels: Tensor) -> None:
+        """These tasks have ended as if they had never begun, at `variables` ``[T, N]`` and `labels`."""
+        if not tasks:
+            return
+        self.skip(tasks)
+        self.variables[tasks] = variables[tasks]
+        self.labels[tasks] = labels[tasks]
+        for tensor in (self.objective, self.matched, self.distance):
+            tensor[tasks] = torch.inf
+        self.evaluations[tasks] = 0
+        self.finite[tasks] = True
+        self.history[:, tasks] = torch.nan
 
     def state(self) -> dict[str, Tensor]:
         """Everything needed to go on."""

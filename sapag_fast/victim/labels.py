@@ -149,7 +149,9 @@ def _probabilities_at_the_mean(
     """
     signs = bias_gradient.sign()[:, None]
     features = (signs @ weight_gradient)[:, 0] / bias_gradient.abs().sum(-1, keepdim=True)
-    return nn.functional.linear(features, weight, bias).softmax(-1)
+    # Each victim's product on its own: of one for all, a row may follow from how many there are.
+    logits = torch.bmm(features[:, None], weight.t().expand(len(features), -1, -1))[:, 0]
+    return (logits + bias).softmax(-1)
 
 
 def infer_labels(

@@ -6,13 +6,15 @@ With G = Pᵀ Q all that ghost matching needs of G costs no more than the rows t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from sapag_fast.matching.explicit.assignment import Assignment
 from sapag_fast.matching.explicit.ghost import MatrixTarget
 
-__all__ = ["LowRankTarget", "factor"]
+__all__ = ["LowRankTarget", "factor", "of_higher_rank"]
 
 _OVERSAMPLING = 8
 _TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-13}
@@ -33,6 +35,23 @@ def factor(target: Tensor, rank: int) -> tuple[Tensor, Tensor] | None:
     -------
     tuple of Tensor, or None
         P ``[V, rank, O]`` and Q ``[V, rank, K]``, float64; None if a victim's target has a higher rank.
+    """
+    factored = []
+    for factors in _factored(target, rank):
+        if factors is None:
+            return None
+        factored.append(factors)
+    left, right = zip(*factored, strict=True)
+    return torch.stack(left), torch.stack(right)
+
+
+def of_higher_rank(target: Tensor, rank: int) -> list[int]:
+    """The victims of targets ``[V, O, K]`` that have a higher rank."""
+    return [victim for victim, factors in enumerate(_factored(target, rank)) if factors is None]
+
+
+def _factored(target: Tensor, rank: int) -> Iterator[tuple[Tensor, Tensor] | None]:
+    """Each victim's factors ``[rank, O]`` and ``[rank, K]``, or None, one after the other.
 
     Notes
     -----
@@ -44,22 +63,19 @@ def factor(target: Tensor, rank: int) -> tuple[Tensor, Tensor] | None:
     columns = min(rank + _OVERSAMPLING, *target.shape[1:])
     probe = torch.randn(target.shape[2], columns, generator=generator, dtype=torch.float64)
     probe = probe.to(target.device)
-    left, right = [], []
     for matrix in target:
         matrix = matrix.double()
         norm = torch.linalg.vector_norm(matrix)
         if not bool(norm.isfinite()):
-            return None
+            yield None
+            continue
         basis = torch.linalg.qr(matrix @ probe).Q
         basis = torch.linalg.qr(matrix @ (matrix.T @ basis)).Q
         # Of the oversampled basis only the best directions: what is beyond the rank is rounding.
         u, s, v = torch.linalg.svd(basis.T @ matrix, full_matrices=False)
         p, q = (basis @ u[:, :rank] * s[:rank]).T.contiguous(), v[:rank]
-        if bool(torch.linalg.vector_norm(matrix - p.T @ q) > tolerance * norm):
-            return None
-        left.append(p)
-        right.append(q)
-    return torch.stack(left), torch.stack(right)
+        fits = not bool(torch.linalg.vector_norm(matrix - p.T @ q) > tolerance * norm)
+        yield (p, q) if fits else None
 
 
 class LowRankTarget(MatrixTarget):

@@ -53,6 +53,8 @@ class ExplicitMatching:
         parameter name; None: whatever costs least.
     recoveries : int, optional
         R for which the cost model chooses; None: that of the first evaluation.
+    isolated : bool
+        Whether a row's products may follow from nothing but that row (see `Assignment`).
 
     Attributes
     ----------
@@ -76,6 +78,7 @@ class ExplicitMatching:
         *,
         ways: str | Mapping[str, str] | None = None,
         recoveries: int | None = None,
+        isolated: bool = False,
     ) -> None:
         if problem.local_steps > 1:
             raise NotCovered(
@@ -85,7 +88,7 @@ class ExplicitMatching:
         self.network = Network(problem)
         self.stages: StageHook | None = None
         self.forced = same_way(ways) if isinstance(ways, str) else dict(ways or {})
-        self.recoveries = recoveries
+        self.recoveries, self.isolated = recoveries, isolated
         self.rules = self.network.rules()
         targets = [None if t is None else self._laid_out(i, t) for i, t in enumerate(problem.targets)]
         self.targets = {index: target for index, target in enumerate(targets) if target is not None}
@@ -118,7 +121,7 @@ class ExplicitMatching:
         """Say which victim each row of the next evaluations belongs to: int64 ``[R]``, any R."""
         device = next(iter(self.targets.values())).device
         victims = victims.to(device) if isinstance(victims, Tensor) else victims
-        self.assignment = Assignment(victims, self.problem.victims)
+        self.assignment = Assignment(victims, self.problem.victims, isolated=self.isolated)
         self.scratch: dict[int, dict[str, Tensor]] = {}
         self._pick_targets()
 
@@ -277,6 +280,18 @@ class ExplicitMatching:
             everything = list(self.targets.values())
             self._sums_of_victims = ops.target_sums(self.bound.backend, everything, layering, True)
         self._pick_targets()
+
+    @property
+    def unlike(self) -> list[list[int]]:
+        """Victims whose targets ask for ways of their own, those with the same ones together."""
+        matrices: dict[int, list[int]] = {}
+        for index, way in (self.ways or {}).items():
+            for victim in way.unlike:
+                matrices.setdefault(victim, []).append(index)
+        alike: dict[tuple[int, ...], list[int]] = {}
+        for victim in sorted(matrices):
+            alike.setdefault(tuple(matrices[victim]), []).append(victim)
+        return list(alike.values())
 
     @property
     def formed_share(self) -> float:

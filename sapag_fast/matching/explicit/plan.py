@@ -14,7 +14,7 @@ from sapag_fast.matching.explicit.assignment import Assignment
 from sapag_fast.matching.explicit.cost import MatrixWork, rates_of, way_costs
 from sapag_fast.matching.explicit.evaluation import Evaluation
 from sapag_fast.matching.explicit.ghost import GhostTarget, MatrixTarget
-from sapag_fast.matching.explicit.low_rank import LowRankTarget, factor
+from sapag_fast.matching.explicit.low_rank import LowRankTarget, factor, of_higher_rank
 
 __all__ = ["WAYS", "Matrix", "Way", "choose_ways", "matrices_in", "needs_elements", "same_way"]
 
@@ -54,12 +54,15 @@ class Way:
         For reports.
     saved : float
         Seconds an evaluation, against forming it.
+    unlike : tuple of int
+        Victims whose target has too high a rank for the way that would be the others'.
     """
 
     name: str
     matrix: MatrixTarget | None
     why: str
     saved: float = 0.0
+    unlike: tuple[int, ...] = ()
 
 
 def same_way(way: str) -> dict[str, str]:
@@ -140,7 +143,7 @@ def choose_ways(
     overhead = _MIXED_OVERHEAD if any(m.target.device.type == "cpu" for m in matrices.values()) else 0.0
     if not forced and sum(way.saved for way in ways.values()) < overhead:
         formed = Way("materialised", None, "too little to gain elsewhere")
-        ways = {name: formed if way.matrix is not None else way for name, way in ways.items()}
+        ways = {n: replace(formed, unlike=w.unlike) if w.matrix is not None else w for n, w in ways.items()}
     return ways
 
 
@@ -174,10 +177,12 @@ def _cheapest(matrix: Matrix, recoveries: int, assignment: Assignment) -> Way:
         return way_costs(MatrixWork(rows, inputs, outputs, recoveries, assignment.shared, rank), rates)
 
     seconds = costs(rank)
-    factors = None
+    factors, unlike = None, []
     # Factoring takes longer than an evaluation: only where it would be used.
     if _least(seconds) == "low-rank":
         factors = factor(target, rank)
+        if factors is None and assignment.isolated:
+            unlike = of_higher_rank(target, rank)
     if factors is None:
         seconds = costs(None)
     ways: dict[str, MatrixTarget | None] = {"materialised": None}
@@ -188,7 +193,8 @@ def _cheapest(matrix: Matrix, recoveries: int, assignment: Assignment) -> Way:
     seconds = {way: seconds[way] for way in ways}
     best = _least(seconds)
     listed = ", ".join(f"{way} {value * 1e3:.3g} ms" for way, value in seconds.items())
-    return Way(best, ways[best], f"estimated: {listed}", seconds["materialised"] - seconds[best])
+    saved = seconds["materialised"] - seconds[best]
+    return Way(best, ways[best], f"estimated: {listed}", saved, tuple(unlike))
 
 
 def _least(seconds: Mapping[str, float]) -> str:

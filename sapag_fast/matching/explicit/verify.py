@@ -1,4 +1,7 @@
-"""Explicit mode is used only once it has agreed with plain autograd on two of the attack's recoveries."""
+"""Explicit mode is used only once it has agreed with plain autograd on two recoveries.
+
+Their targets are gradients of the network's own: whatever a victim shares, it decides nothing for others.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from sapag_fast.matching.explicit.matching import ExplicitMatching
 from sapag_fast.matching.explicit.rules import NotCovered
 from sapag_fast.matching.one_by_one import SequentialMatching
 from sapag_fast.runtime.memory import is_out_of_memory
+from sapag_fast.runtime.randomness import forked
 from sapag_fast.victim.model import VictimModel
 from sapag_fast.victim.problem import Problem
 
@@ -38,6 +42,7 @@ def verified_matching(
     victims: Tensor,
     recoveries: int | None = None,
     sharpness: Tensor | None = None,
+    isolated: bool = False,
 ) -> ExplicitMatching:
     """Explicit mode for these recoveries, ready to run, once it has agreed with autograd.
 
@@ -45,6 +50,8 @@ def verified_matching(
     ----------
     problem, inputs, labels, victims, recoveries, sharpness
         As of `choose_matching`.
+    isolated : bool
+        As of `ExplicitMatching`.
 
     Raises
     ------
@@ -52,16 +59,17 @@ def verified_matching(
         If explicit mode does not apply; the message says why.
     """
     try:
-        matching = ExplicitMatching(problem, recoveries=recoveries)
+        matching = ExplicitMatching(problem, recoveries=recoveries, isolated=isolated)
         matching.retarget(victims)
         matching.network.check(inputs)
         matching.value_and_gradient(inputs, labels, sharpness)
         rows = sorted({0, inputs.shape[0] - 1})
-        assignment = matching.assignment
-        matching.retarget(assignment.victims[rows])
         sharp = None if sharpness is None else _different(sharpness[rows])
-        _verify(matching, _probe(inputs[rows]), labels[rows], sharp)
-        matching.retarget(assignment.victims)
+        known = labels[rows]
+        own = _own_targets(problem, _probe(inputs[rows], 1), known)
+        tried = ExplicitMatching(own, recoveries=recoveries, isolated=isolated)
+        tried.network.memory_format = matching.network.memory_format
+        _verify(tried, _probe(inputs[rows], 0), known, sharp)
     except NotCovered:
         raise
     # What a stranger's module does not bear on a larger batch shows in many ways.
@@ -72,9 +80,20 @@ def verified_matching(
     return matching
 
 
-def _probe(starts: Tensor) -> Tensor:
+def _own_targets(problem: Problem, inputs: Tensor, labels: Tensor) -> Problem:
+    """The problem with the network's gradients at `inputs`, each row a victim, as targets."""
+    with forked(inputs.device):
+        each = [problem.gradients(*problem.leaves(*row)) for row in zip(inputs, labels, strict=True)]
+    targets = [
+        None if t is None else torch.stack([torch.zeros_like(t[0]) if g is None else g.detach() for g in own])
+        for t, own in zip(problem.targets, zip(*each, strict=True), strict=True)
+    ]
+    return replace(problem, targets=targets, restarts=1)
+
+
+def _probe(starts: Tensor, seed: int) -> Tensor:
     """Different inputs of about the same size as `starts`."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(starts.shape, generator=generator, dtype=torch.float64)
     size = starts.square().mean().sqrt()
     return starts + _NOISE * torch.where(size > 0, size, 1.0) * noise.to(starts)

@@ -1,0 +1,157 @@
+"""Searches that leave no trace in one another's bits: what a row comes to follows from that row alone.
+
+Victims that are matched in different ways are evaluated apart, so that no victim's way follows from another's
+gradient. On a CPU an operator's last elements, and products of few rows, take other instructions than the
+rest: every evaluation therefore gets as many rows as leave none over, the first one again for each that is
+missing. How many that is follows from the network's sizes alone (`quantum_of`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from sapag_fast.matching.base import Matching, StageHook
+
+__all__ = ["IsolatedMatching", "Quantum", "quantum_of"]
+
+_VECTORS = {"AVX512": 128, "AVX2": 64}
+"""Bytes that an element-wise operator takes at once, two vectors, by what the CPU is able to."""
+_PRODUCT_ROWS = 4
+"""Rows from which on a product of matrices takes the same instructions however many there are."""
+# fmt: off
+_EXACT = frozenset({
+    "abs", "add", "clamp", "clamp_max", "clamp_min", "copy", "div", "eq", "fill", "ge", "gt", "isfinite",
+    "le", "lt", "maximum", "minimum", "mul", "ne", "neg", "reciprocal", "relu", "sign", "sqrt", "sub",
+    "threshold", "threshold_backward", "where", "zero",
+})
+# fmt: on
+"""Operators that round once, or not at all: vector or not makes no difference."""
+_PRODUCTS = ("mm", "addmm")
+
+
+class Quantum(NamedTuple):
+    """Rows of an evaluation: a multiple of `multiple`, and at least `least`."""
+
+    multiple: int = 1
+    least: int = 1
+
+    def of(self, rows: int) -> int:
+        """The number of rows for so many, the next that fits."""
+        return -(-max(rows, self.least) // self.multiple) * self.multiple
+
+
+class _Sizes(TorchDispatchMode):
+    """Notes which numbers of rows the operators that run inside would leave something over at."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self.rows, self.multiple, self.least = rows, 1, 1
+        self.bytes = _VECTORS.get(torch.backends.cpu.get_cpu_capability(), 64)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        if name in _PRODUCTS and result.shape[0] % self.rows == 0:
+            self.least = max(self.least, -(-_PRODUCT_ROWS * self.rows // max(result.shape[0], 1)))
+        elif torch.Tag.pointwise in func.tags and name.removesuffix("_") not in _EXACT:
+            for leaf in tree_leaves(result):
+                if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.numel() % self.rows == 0:
+                    each = leaf.numel() // self.rows * leaf.element_size()
+                    self.multiple = math.lcm(self.multiple, self.bytes // math.gcd(self.bytes, each))
+        return result
+
+
+def quantum_of(evaluate: Callable[[], object], rows: int, device: torch.device) -> Quantum:
+    """Find by one evaluation of `rows` rows how many an evaluation should have; any number on a GPU."""
+    if device.type != "cpu":
+        return Quantum()
+    with _Sizes(rows) as sizes:
+        evaluate()
+    return Quantum(sizes.multiple, sizes.least)
+
+
+class _Part(NamedTuple):
+    """Rows of one way: those of the batch, and with others that fill up."""
+
+    matching: Matching
+    own: Tensor
+    filled: Tensor
+
+
+class IsolatedMatching:
+    """Each way's victims apart, in evaluations that leave nothing over.
+
+    Parameters
+    ----------
+    ways : sequence of Matching
+        Each for the victims of its own, numbered from 0 on.
+    victims : sequence of sequence of int
+        Which those are.
+    quantum : Quantum
+        Rows of an evaluation.
+
+    Attributes
+    ----------
+    mode : str
+    stages : callable or None
+        As of `Matching`.
+    """
+
+    def __init__(self, ways: Sequence[Matching], victims: Sequence[Sequence[int]], quantum: Quantum) -> None:
+        self.ways, self.quantum = list(ways), quantum
+        self.mode = ways[0].mode
+        self.place = {
+            victim: (way, number)
+            for way, members in enumerate(victims)
+            for number, victim in enumerate(members)
+        }
+        self.parts: list[_Part] = []
+
+    @property
+    def stages(self) -> StageHook | None:
+        """Who is told of stages, as of `Matching`."""
+        return self.ways[0].stages
+
+    @stages.setter
+    def stages(self, stages: StageHook | None) -> None:
+        for way in self.ways:
+            way.stages = stages
+
+    def retarget(self, victims: Tensor) -> None:
+        """From now on row r searches victim ``victims[r]`` (``[R]``, int64); R may change."""
+        places = [self.place[victim] for victim in victims.tolist()]
+        self.parts = []
+        for way, matching in enumerate(self.ways):
+            own = [row for row, (its, _) in enumerate(places) if its == way]
+            if own:
+                filled = own + own[:1] * (self.quantum.of(len(own)) - len(own))
+                numbers = [places[row][1] for row in filled]
+                matching.retarget(torch.tensor(numbers, device=victims.device))
+                at = (torch.tensor(rows, device=victims.device) for rows in (own, filled))
+                self.parts.append(_Part(matching, *at))
+        self.whole = len(self.parts) == 1 and len(self.parts[0].filled) == len(places)
+
+    def value_and_gradient(
+        self, inputs: Tensor, labels: Tensor, sharpness: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Evaluate once, as `Matching` says."""
+        if self.whole:
+            return self.parts[0].matching.value_and_gradient(inputs, labels, sharpness)
+        results: list[Tensor | None] = [None, None, None]
+        for part in self.parts:
+            sharp = None if sharpness is None else sharpness[part.filled]
+            of_way = part.matching.value_and_gradient(inputs[part.filled], labels[part.filled], sharp)
+            for number, found in enumerate(of_way):
+                if found is None:
+                    continue
+                if (result := results[number]) is None:
+                    result = results[number] = found.new_empty(len(inputs), *found.shape[1:])
+                result[part.own] = found[: len(part.own)]
+        return results[0], results[1], results[2]  # type: ignore[return-value] (there are rows)

@@ -1,0 +1,154 @@
+"""What a victim comes to follows from itself and the settings, not from who else is searched, or when."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from sapag_fast import recover
+from sapag_fast.matching.isolated import Quantum, quantum_of
+from sapag_fast.models import make_model
+from sapag_fast.search.tasks import later_restarts
+
+VICTIMS, SHAPE, STEPS = 6, (1, 12, 12), 24
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make_model("lenet", image_size=12, initialisation="uniform")
+
+
+@pytest.fixture(scope="module")
+def gradients(model):
+    g = torch.Generator().manual_seed(3)
+    each = []
+    for victim in range(VICTIMS):
+        loss = F.cross_entropy(model(torch.rand(1, *SHAPE, generator=g)), torch.tensor([victim % 4]))
+        each.append(torch.autograd.grad(loss, tuple(model.parameters())))
+    return [torch.stack(entries) for entries in zip(*each, strict=True)]
+
+
+def _search(model, gradients, victims: Sequence[int] = range(VICTIMS), **options):
+    victims = list(victims)
+    labels = torch.tensor([[victim % 4] for victim in victims])
+    usual = {"batched": True, "labels": labels, "steps": STEPS, "restarts": 2}
+    return recover(model, [g[victims] for g in gradients], SHAPE, **(usual | options))
+
+
+def _same(one, other, pairs):
+    for mine, its in pairs:
+        for name in ("inputs", "distance", "evaluations"):
+            assert torch.equal(getattr(one, name)[mine], getattr(other, name)[its]), (name, mine)
+            ours, theirs = getattr(one.restarts, name), getattr(other.restarts, name)
+            assert torch.equal(ours[mine], theirs[its]), (name, mine)
+
+
+@pytest.fixture(scope="module")
+def whole(model, gradients):
+    return _search(model, gradients)
+
+
+def _noised(gradient):
+    noise = torch.randn(gradient.shape, generator=torch.Generator().manual_seed(5))
+    return gradient + 0.01 * gradient.abs().max() * noise
+
+
+STRANGE = {
+    "denormal": lambda gradient: gradient * 1e-41,
+    "noised": _noised,
+    "random": lambda gradient: torch.randn(gradient.shape, generator=torch.Generator().manual_seed(6)),
+    "zero": torch.zeros_like,
+}
+
+
+@pytest.mark.parametrize("kind", STRANGE)
+@pytest.mark.parametrize("place", [0, 3])
+def test_a_strange_gradient_leaves_the_others_alone(model, gradients, whole, kind, place):
+    changed = [g.clone() for g in gradients]
+    for entry in changed:
+        entry[place] = STRANGE[kind](entry[place])
+    found = _search(model, changed)
+    assert found.mode == "explicit"
+    _same(whole, found, [(v, v) for v in range(VICTIMS) if v != place])
+
+
+@pytest.mark.parametrize("victims", [[5, 4, 3, 2, 1, 0], [3], [2, 0, 5]])
+def test_company_and_order_change_no_bit(model, gradients, whole, victims):
+    _same(whole, _search(model, gradients, victims), [(v, at) for at, v in enumerate(victims)])
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 5])
+def test_how_many_run_at_once_changes_no_bit(model, gradients, whole, at_once):
+    _same(whole, _search(model, gradients, at_once=at_once), [(v, v) for v in range(VICTIMS)])
+
+
+@pytest.mark.parametrize("at_once", [5])
+def test_restarts_that_end_early_change_no_bit(model, gradients, at_once):
+    """Some victims are solved, each after its own time, and the rows of the batch change."""
+    stop = {"steps": 40}
+    first = _search(model, gradients, **stop)
+    level = float(first.distance.median())
+    together = _search(model, gradients, stop_distance=level, **stop)
+    assert len(set(together.evaluations.tolist())) > 1
+    found = _search(model, gradients, stop_distance=level, at_once=at_once, **stop)
+    _same(together, found, [(v, v) for v in range(VICTIMS)])
+    alone = _search(model, gradients, [4], stop_distance=level, **stop)
+    _same(together, alone, [(4, 0)])
+
+
+def test_a_stopped_batch_goes_on_with_the_same_bits(model, gradients, whole, tmp_path):
+    class KilledError(Exception):
+        pass
+
+    def kill(victim, _):
+        raise KilledError
+
+    path = tmp_path / "state.safetensors"
+    with pytest.raises(KilledError):
+        _search(model, gradients, at_once=4, checkpoint=path, on_finished=kill)
+    found = _search(model, gradients, at_once=4, checkpoint=path)
+    _same(whole, found, [(v, v) for v in range(VICTIMS)])
+
+
+def test_what_vmap_matches_is_isolated_too(gradients):
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(4, 144, generator=torch.Generator().manual_seed(0)) / 12)
+
+        def forward(self, x):
+            return torch.sigmoid(x.flatten(1) @ self.weight.t())
+
+    own = Own()
+    g = torch.Generator().manual_seed(4)
+    each = [
+        torch.autograd.grad(
+            F.cross_entropy(own(torch.rand(1, *SHAPE, generator=g)), torch.tensor([v % 4])), [own.weight]
+        )[0]
+        for v in range(VICTIMS)
+    ]
+    whole = _search(own, [torch.stack(each)])
+    assert whole.mode == "vmap"
+    _same(whole, _search(own, [torch.stack(each)], [5, 1]), [(5, 0), (1, 1)])
+    _same(whole, _search(own, [torch.stack(each)], at_once=1), [(v, v) for v in range(VICTIMS)])
+
+
+def test_a_quantum_leaves_nothing_over():
+    assert [Quantum(4, 1).of(rows) for rows in (1, 4, 5)] == [4, 4, 8]
+    assert [Quantum(1, 4).of(rows) for rows in (1, 4, 5)] == [4, 4, 5]
+    odd, even = torch.rand(2, 3), torch.rand(2, 64)
+    cpu = torch.device("cpu")
+    assert quantum_of(odd.sigmoid, 2, cpu).multiple > 1
+    assert quantum_of(even.sigmoid, 2, cpu).multiple == 1
+    assert quantum_of(lambda: odd + odd, 2, cpu) == Quantum()
+    assert quantum_of(lambda: odd @ odd.t(), 2, cpu).least == 4
+
+
+def test_later_restarts_are_those_after_the_first_that_counts():
+    assert later_restarts(3, [1, 2, 8]) == {2}
+    assert later_restarts(3, [0, 4]) == {1, 2, 5}
+    assert later_restarts(3, []) == set()
