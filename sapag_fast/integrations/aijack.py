@@ -40,6 +40,12 @@ class DistanceFunction:
         gradient_ignore_pos: Collection[int] = (),
     ) -> Tensor:
         """The distance of the pairs that count; ValueError where none does."""
+        fake_gradients, received_gradients = list(fake_gradients), list(received_gradients)
+        if len(fake_gradients) != len(received_gradients):
+            raise ValueError(
+                f"fake_gradients: expected {len(received_gradients)} as in received_gradients, "
+                f"found {len(fake_gradients)}"
+            )
         pairs = [
             (fake, received)
             for position, (fake, received) in enumerate(zip(fake_gradients, received_gradients, strict=True))

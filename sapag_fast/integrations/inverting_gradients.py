@@ -15,6 +15,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from sapag_fast import checks as check
 from sapag_fast.distances.kind import kinds
 from sapag_fast.integrations.kept import kept, separate, tensor_cosines, weighted_cosine
 
@@ -37,7 +38,7 @@ def chosen_positions(
     """Positions of the gradients that are compared: given, or by the tool's names for such choices."""
     count = len(target)
     if not isinstance(indices, str):
-        return [int(index) for index in indices]
+        return list(check.check_integers("indices", indices, least=-count, most=count - 1))
     if indices in ("def", "all"):
         return list(range(count))
     if indices == "batch":
@@ -58,8 +59,9 @@ def chosen_positions(
 def layer_weights(scheme: str, count: int) -> tuple[float, ...]:
     """One weight a gradient.
 
-    ``linear`` falls from 1 to 1 / count, ``exp`` by e from each to the next, all else is equal.
+    ``linear`` falls from 1 to 1 / count, ``exp`` by e from each to the next, ``equal`` are all 1.
     """
+    check.check_choice("weights", scheme, ("equal", "linear", "exp"))
     if scheme == "linear":
         return tuple((count - i) / count for i in range(count))
     if scheme == "exp":
@@ -85,9 +87,6 @@ def cost(
     if cost_fn == "max":
         largest = [w * (a - g).abs().max() for w, a, g in zip(weights, trial, target, strict=True)]
         return torch.stack(largest).sum()
-    if cost_fn not in kinds():
-        names = ", ".join((*_OWN, *(kind for kind in kinds() if kind not in _OWN)))
-        raise ValueError(f"cost_fn: expected one of {names}; found {cost_fn!r}")
     if any(weight != 1 for weight in weights):
         raise ValueError(f"weights: {cost_fn!r} weighs layers by itself, expected 'equal'")
     return kept(cost_fn)(trial, target)
@@ -122,10 +121,16 @@ def reconstruction_costs(
         For names that do not exist, naming the argument.
     """
     given = list(input_gradient)
+    if cost_fn not in _OWN:
+        check.check_choice("cost_fn", cost_fn, (*_OWN, *kinds()))
     scheme = layer_weights(weights, len(given))
     total: Tensor | None = None
     for trial in gradients:
         mine = list(trial)
+        if len(mine) != len(given):
+            raise ValueError(
+                f"gradients: expected {len(given)} tensors as in input_gradient, found {len(mine)}"
+            )
         chosen = chosen_positions(indices, mine, given)
         value = cost(
             [mine[i] for i in chosen], [given[i] for i in chosen], cost_fn, tuple(scheme[i] for i in chosen)

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from sapag_fast import checks as check
 from sapag_fast.distances.kind import kinds
 from sapag_fast.integrations.kept import kept, tensor_cosines
 
@@ -31,6 +32,9 @@ def grad_dist(grads1: Iterable[Tensor | None], grads2: Iterable[Tensor | None], 
         ``args.loss``: ``cos`` (the mean over gradients; one that is zero counts 1), ``dlg``, ``tag`` (with
         ``args.tag_factor``), or a kind of `sapag_fast.GradientDistance`.
     """
+    grads1, grads2 = list(grads1), list(grads2)
+    if len(grads1) != len(grads2):
+        raise ValueError(f"grads2: expected {len(grads1)} gradients as in grads1, found {len(grads2)}")
     pairs = [
         (mine, true)
         for true, mine in zip(grads1, grads2, strict=True)
@@ -45,6 +49,5 @@ def grad_dist(grads1: Iterable[Tensor | None], grads2: Iterable[Tensor | None], 
         return kept("l2")(mine, true)
     if args.loss == "tag":
         return kept("tag", l1_weight=float(args.tag_factor))(mine, true)
-    if args.loss not in kinds():
-        raise ValueError(f"args.loss: expected cos, dlg or one of {', '.join(kinds())}; found {args.loss!r}")
+    check.check_choice("args.loss", args.loss, ("cos", "dlg", *kinds()))
     return kept(args.loss)(mine, true)

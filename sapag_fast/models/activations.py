@@ -9,6 +9,8 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from sapag_fast import checks as check
+
 __all__ = ["ACTIVATIONS", "Activation", "FunctionalActivation", "make_activation"]
 
 Activation = str | type[nn.Module] | nn.Module | Callable[[Tensor], Tensor]
@@ -75,14 +77,15 @@ def make_activation(activation: Activation) -> nn.Module:
         For anything else.
     """
     if isinstance(activation, str):
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"unknown activation {activation!r}; expected one of {', '.join(ACTIVATIONS)}")
-        return ACTIVATIONS[activation]()
+        return ACTIVATIONS[check.check_choice("activation", activation, ACTIVATIONS)]()
     if isinstance(activation, nn.Module):
         return copy.deepcopy(activation)
     made = activation.func if isinstance(activation, partial) else activation
     if isinstance(made, type) and issubclass(made, nn.Module):
-        return cast(Callable[[], nn.Module], activation)()
+        try:
+            return cast(Callable[[], nn.Module], activation)()
+        except TypeError as error:
+            raise TypeError(f"activation: expected a class that needs no arguments: {error}") from None
     if callable(activation) and not isinstance(activation, type):
         return FunctionalActivation(activation)
     raise TypeError(

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from sapag_fast import checks as check
 from sapag_fast.models.activations import Activation, make_activation
 
 __all__ = ["ConvNet"]
+
+
+_STRIDES = (1, 2, 1, 2)
 
 
 class ConvNet(nn.Module):
@@ -23,12 +27,17 @@ class ConvNet(nn.Module):
         image_size: int = 32,
         classes: int = 10,
         activation: Activation = nn.ReLU,
-        widths: tuple[int, int, int, int] = (32, 32, 64, 64),
+        widths: tuple[int, ...] = (32, 32, 64, 64),
     ) -> None:
         super().__init__()
+        for name, size in (("channels", channels), ("image_size", image_size), ("classes", classes)):
+            check.check_count(name, size)
+        widths = check.check_integers("widths", widths, least=1)
+        if len(widths) != len(_STRIDES):
+            raise ValueError(f"widths must hold {len(_STRIDES)} sizes, found {widths}")
         body: list[nn.Module] = []
         inner, side = channels, image_size
-        for width, stride in zip(widths, (1, 2, 1, 2), strict=True):
+        for width, stride in zip(widths, _STRIDES, strict=True):
             body += [
                 nn.Conv2d(inner, width, kernel_size=3, padding=1, stride=stride),
                 make_activation(activation),

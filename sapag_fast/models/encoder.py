@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from sapag_fast import checks as check
 from sapag_fast.models.activations import Activation, make_activation
 
 __all__ = ["Encoder", "EncoderOptions"]
@@ -51,10 +52,15 @@ class EncoderOptions:
     padding: int | None = None
 
     def __post_init__(self) -> None:
+        for name in ("vocabulary", "max_length", "classes", "width", "layers", "heads"):
+            check.check_count(name, getattr(self, name))
+        if self.hidden is not None:
+            check.check_count("hidden", self.hidden)
+        check.check_fraction("dropout", self.dropout)
         if self.width % self.heads:
             raise ValueError(f"heads: expected a divisor of the width {self.width}, found {self.heads}")
-        if self.padding is not None and not 0 <= self.padding < self.vocabulary:
-            raise ValueError(f"padding: expected a token in 0..{self.vocabulary - 1}, found {self.padding}")
+        if self.padding is not None:
+            check.check_count("padding", self.padding, least=0, most=self.vocabulary - 1)
 
 
 class _EncoderLayer(nn.Module):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from sapag_fast import checks as check
 from sapag_fast.runtime.randomness import seeded
 
 __all__ = ["INITIALISATIONS", "initialise"]
@@ -97,8 +98,10 @@ def initialise(model: nn.Module, name: str, *, seed: int = 0) -> nn.Module:
     ValueError
         For an unknown name.
     """
-    if name not in INITIALISATIONS:
-        raise ValueError(f"unknown initialisation {name!r}; expected one of {', '.join(INITIALISATIONS)}")
+    check.check_choice("initialisation", name, INITIALISATIONS)
+    seed = check.check_seed(seed)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, found {type(model).__name__}")
     draft = copy.deepcopy(model).cpu()
     if name == "default":
         with seeded(seed, torch.device("cpu")):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from sapag_fast import checks as check
 from sapag_fast.models.activations import Activation, make_activation
 
 __all__ = ["LeNet"]
@@ -35,8 +36,10 @@ class LeNet(nn.Module):
         convolutions: int = 3,
     ) -> None:
         super().__init__()
-        if convolutions not in (3, 4):
-            raise ValueError(f"convolutions: expected 3 or 4, found {convolutions!r}")
+        for name, size in (("channels", channels), ("image_size", image_size), ("classes", classes)):
+            check.check_count(name, size)
+        check.check_count("width", width)
+        check.check_count("convolutions", convolutions, least=3, most=4)
         body: list[nn.Module] = []
         inner, side = channels, image_size
         for stride in _STRIDES[:convolutions]:

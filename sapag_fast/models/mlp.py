@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from sapag_fast import checks as check
 from sapag_fast.models.activations import Activation, make_activation
 
 __all__ = ["MLP"]
@@ -25,6 +26,9 @@ class MLP(nn.Module):
         widths: tuple[int, ...] = (256, 128),
     ) -> None:
         super().__init__()
+        for name, size in (("channels", channels), ("image_size", image_size), ("classes", classes)):
+            check.check_count(name, size)
+        widths = check.check_integers("widths", widths, least=1)
         body: list[nn.Module] = []
         inner = channels * image_size * image_size
         for width in widths:

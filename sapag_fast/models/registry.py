@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sapag_fast import checks as check
 from sapag_fast.models.activations import Activation
 from sapag_fast.models.convnet import ConvNet
 from sapag_fast.models.encoder import Encoder, EncoderOptions
@@ -72,13 +73,13 @@ def make_model(
     ValueError
         For an unknown name, initialisation, activation or option.
     """
-    if name not in MODELS:
-        raise ValueError(f"unknown model {name!r}; expected one of {', '.join(MODELS)}")
-    make = MODELS[name]
+    make = MODELS[check.check_choice("model", name, MODELS)]
     fixed = make.keywords if isinstance(make, partial) else {}
     known = [option for option in inspect.signature(make).parameters if option not in fixed]
     if unknown := [option for option in options if option not in known]:
-        raise ValueError(f"model {name!r} has no option {unknown[0]!r}; it has {', '.join(sorted(known))}")
+        raise ValueError(
+            f"{unknown[0]}: no option of the model {name!r}; expected {', '.join(sorted(known))}"
+        )
     if activation is not None:
         options["activation"] = activation
     with forked(torch.device("cpu")):

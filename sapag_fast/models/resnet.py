@@ -11,6 +11,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sapag_fast import checks as check
 from sapag_fast.models.activations import Activation, make_activation
 
 __all__ = ["ResNet"]
@@ -85,12 +86,15 @@ class ResNet(nn.Module):
         shortcut: Shortcut = "pad",
     ) -> None:
         super().__init__()
+        for name, size in (("channels", channels), ("image_size", image_size), ("classes", classes)):
+            check.check_count(name, size)
+        check.check_count("blocks", blocks)
+        if not (widths := check.check_integers("widths", widths, least=1)):
+            raise ValueError("widths must hold at least one size, found none")
         if shortcut not in ("pad", "projection"):
             raise ValueError(f"shortcut: expected 'pad' or 'projection', found {shortcut!r}")
         if shortcut == "pad" and list(widths) != sorted(widths):
             raise ValueError(f"widths: padded shortcuts cannot narrow, found {widths}")
-        if image_size < 1:
-            raise ValueError(f"image_size: expected at least 1, found {image_size}")
         inner = widths[0]
         body: list[nn.Module] = [
             nn.Conv2d(channels, inner, 3, 1, 1, bias=False),

@@ -135,7 +135,7 @@ class Features:
         finally:
             hook.remove()
         if not seen or seen[-1][1] is not output:
-            raise ValueError(f"layer {self.layer!r} does not make the model's output")
+            raise ValueError(f"model must give the output of its layer {self.layer!r}, found another one")
         return seen[-1][0]
 
 

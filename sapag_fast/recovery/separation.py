@@ -9,11 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from sapag_fast import checks as check
+from sapag_fast.distances.gradient_distance import GradientDistance
+from sapag_fast.distances.kind import Kind, kinds
 from sapag_fast.recovery.equal_labels import Features, has_equal_labels, separating_starts
 from sapag_fast.recovery.recover import recover
 from sapag_fast.recovery.result import Recovery, joined
 from sapag_fast.search.basis import make_basis
 from sapag_fast.search.interrupted import Interrupted
+from sapag_fast.search.options import SearchOptions
 from sapag_fast.search.recipe import Recipe
 from sapag_fast.victim.labels import find_last_layer
 
@@ -36,6 +39,7 @@ def separate_equal_labels(
     seed: int = 0,
     batched: bool = False,
     max_memory: int | None = None,
+    distance: str | Kind | GradientDistance | None = None,
 ) -> Recovery:
     """Search batches with equal labels once more, from starts that tell the images of one label apart.
 
@@ -57,6 +61,9 @@ def separate_equal_labels(
         Evaluations of each start; None: six times the recipe's.
     bounds, seed, batched, max_memory
         As for `recover`.
+    distance : str, Kind, GradientDistance or None
+        What `found` was searched with; None: the kind and bandwidth of its recipe. A `Kind` that is not
+        registered, and the options of a `GradientDistance`, must be given again.
 
     Returns
     -------
@@ -70,7 +77,10 @@ def separate_equal_labels(
     Interrupted
         When Ctrl-C ends the search; its ``recovery`` is `found` with what the new searches had come to.
     """
-    targets = _checked(model, target, found, batched=batched, restarts=restarts, steps=steps, seed=seed)
+    options = SearchOptions(
+        restarts=restarts, steps=steps, bounds=bounds, seed=seed, max_memory=max_memory, distance=distance
+    )
+    targets = _checked(model, target, found, batched=batched, distance=distance)
     name, gradient = _last_linear(model, targets)
     alike = has_equal_labels(found.labels).nonzero().flatten()
     if len(alike) == 0:
@@ -82,7 +92,9 @@ def separate_equal_labels(
         gradient[alike],
         found.inputs[alike],
         found.labels[alike],
-        basis=make_basis(recipe.bases[0], shape, bounds=bounds, device=gradient.device, dtype=torch.float64),
+        basis=make_basis(
+            recipe.bases[0], shape, bounds=options.bounds, device=gradient.device, dtype=torch.float64
+        ),
         restarts=restarts,
         bounds=bounds,
         seed=seed,
@@ -94,13 +106,8 @@ def separate_equal_labels(
             shape,
             batch_size=found.inputs.shape[1],
             labels=found.labels[alike],
-            restarts=restarts,
-            recipe=recipe,
-            start=starts,
-            bounds=bounds,
-            seed=seed,
             batched=True,
-            max_memory=max_memory,
+            options=replace(options, recipe=recipe, start=starts, steps=None),
         )
     except Interrupted as stop:
         raise Interrupted(joined(found, stop.recovery, alike)) from None
@@ -113,23 +120,23 @@ def _checked(
     found: Recovery,
     *,
     batched: bool,
-    restarts: int,
-    steps: int | None,
-    seed: int,
+    distance: object,
 ) -> list[Tensor | None]:
     """The target gradients ``[V, ...]``, once all arguments fit."""
     device, parameters = check.check_model(model, None)
-    check.check_count("restarts", restarts)
-    check.check_seed(seed)
-    if steps is not None:
-        check.check_count("steps", steps)
+    batched = check.check_flag("batched", batched)
     if not isinstance(found, Recovery):
         raise TypeError(f"found must be a Recovery, found {type(found).__name__}")
+    if distance is None and found.recipe.distance not in kinds():
+        raise ValueError(
+            f"distance must be given where it is not registered: found was searched with "
+            f"{found.recipe.distance!r}"
+        )
     targets = check.check_target(target, parameters, batched=batched, device=device, move=False)
     victims = len(found.distance)
     for entry in targets:
         if entry is not None and entry.shape[0] != victims:
-            raise ValueError(f"target has {entry.shape[0]} victims, found holds {victims}")
+            raise ValueError(f"target must have the {victims} victims of found, found {entry.shape[0]}")
     if found.labels.dim() != 2 or found.labels.is_floating_point():
         raise ValueError(f"found.labels must be whole numbers [R, B], found {list(found.labels.shape)}")
     return targets
@@ -140,7 +147,8 @@ def _last_linear(model: nn.Module, targets: list[Tensor | None]) -> tuple[str, T
     layer = find_last_layer([None if entry is None else entry[0] for entry in targets])
     name = [n for n, p in model.named_parameters() if p.requires_grad][layer.weight].rpartition(".")[0]
     if not isinstance(model.get_submodule(name), nn.Linear):
-        raise ValueError(f"the last matrix must be an nn.Linear's, found {name or 'the model itself'!r}'s")
+        found = name or "the model itself"
+        raise ValueError(f"model must have an nn.Linear as the last layer with a matrix, found {found!r}")
     gradient = targets[layer.weight]
     assert gradient is not None
     return name, gradient

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sapag_fast import checks as check
 from sapag_fast.runtime.extras import needs
 
 __all__ = ["TextScores", "score_text"]
@@ -67,6 +68,9 @@ def score_text(found: Tensor, truth: Tensor) -> TextScores:
     with needs("text", "scores of sentences"):
         from rouge_score.rouge_scorer import RougeScorer
 
+    for name, sentence in (("found", found), ("truth", truth)):
+        if not isinstance(sentence, Tensor) or sentence.is_floating_point():
+            raise TypeError(f"{name} must be an integer tensor of tokens, found {check.shown(sentence)}")
     if found.shape != truth.shape or truth.dim() != 1 or not len(truth):
         raise ValueError(
             f"found, truth: expected two sentences of T > 0 tokens, found {list(found.shape)} and "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
@@ -95,6 +96,7 @@ def recover_text(
         On Ctrl-C; its ``recovery`` is the TextRecovery so far.
     """
     device, parameters = check.check_model(model, None)
+    batched, seed = check.check_flag("batched", batched), check.check_seed(seed)
     targets = check.check_target(target, parameters, batched=batched, device=device, move=False)
     _check_options(tokens, start, restarts, at_once, loss_fn, progress)
     bag = tokens == "bag"
@@ -113,10 +115,9 @@ def recover_text(
 def _check_options(
     tokens: object, start: object, restarts: object, at_once: object, loss_fn: object, progress: object
 ) -> None:
-    if tokens not in ("bag", None):
-        raise ValueError(f"tokens must be 'bag' or None, found {tokens!r}")
-    if start not in STARTS:
-        raise ValueError(f"start must be one of {', '.join(STARTS)}, found {start!r}")
+    if tokens is not None:
+        check.check_choice("tokens", tokens, ("bag",), other="None")
+    check.check_choice("start", start, STARTS)
     for name, count in (("restarts", restarts), ("at_once", at_once)):
         check.check_count(name, count)
     for name, function in (("loss_fn", loss_fn), ("progress", progress)):
@@ -135,11 +136,13 @@ def _lengths(
         if gradient is None:
             raise ValueError("length: there is no position embedding's gradient to tell it; give length=")
         return [infer_length(row, tables.first_position) for row in gradient]
-    given = [length] * victims if isinstance(length, int) else list(length)
+    if isinstance(length, Integral):
+        given = [check.check_count("length", length)] * victims
+    else:
+        given = list(check.check_integers("length", length, least=1))
     if len(given) != victims:
         raise ValueError(f"length: expected one for each of {victims} victims, found {len(given)}")
     for one in given:
-        check.check_count("length", one)
         if longest is not None and one > longest:
             raise ValueError(f"length: the model takes at most {longest} tokens, found {one}")
     return given

@@ -47,9 +47,7 @@ def train_tokenizer(sentences: Iterable[str], vocabulary: int = 2000) -> Tokeniz
         from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
     check.check_count("vocabulary", vocabulary)
-    if isinstance(sentences, str):
-        raise TypeError("sentences must be a sequence of strings, found str")
-    sentences = list(sentences)
+    sentences = _texts(sentences)
     if not any(sentence.strip() for sentence in sentences):
         raise ValueError(f"sentences: expected some text to train on, found {len(sentences)} empty ones")
     tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN))
@@ -87,7 +85,13 @@ def encode(tokenizer: Tokenizer, sentences: Sequence[str], length: int) -> tuple
         ``[N]``, int64, which sentences those are.
     """
     check.check_count("length", length)
-    rows = [encoding.ids[:length] for encoding in tokenizer.encode_batch(list(sentences))]
+    rows = [encoding.ids[:length] for encoding in tokenizer.encode_batch(_texts(sentences))]
     kept = [index for index, row in enumerate(rows) if len(row) == length]
     tokens = torch.tensor([rows[index] for index in kept], dtype=torch.long).reshape(-1, length)
     return tokens, torch.tensor(kept, dtype=torch.long)
+
+
+def _texts(sentences: object) -> list[str]:
+    if isinstance(sentences, str) or not isinstance(sentences, Iterable):
+        raise TypeError(f"sentences must be a sequence of strings, found {type(sentences).__name__}")
+    return [check.check_text(f"sentences[{i}]", sentence) for i, sentence in enumerate(sentences)]

@@ -10,7 +10,6 @@ recovery (of feature maps the deviation within channels): β = 4 is a gentle ben
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +19,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from sapag_fast import checks as check
+
 __all__ = ["SmoothActivations", "Surrogate", "acting"]
+
+
+_MOST_STAGES = 10_000  # each has a place in every step's work
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,8 @@ class Surrogate:
 
     Raises
     ------
-    ValueError
-        For a β that is not positive and finite, no stages, or an ``until`` outside of [0, 1].
+    TypeError, ValueError
+        For a β that is not positive and finite, no stages or too many, or an ``until`` outside of [0, 1].
     """
 
     beta_first: float = 4.0
@@ -52,13 +56,9 @@ class Surrogate:
 
     def __post_init__(self) -> None:
         for name in ("beta_first", "beta_last"):
-            value = getattr(self, name)
-            if not 0.0 < value < math.inf:
-                raise ValueError(f"surrogate: {name} must be positive and finite, found {value!r}")
-        if isinstance(self.stages, bool) or not isinstance(self.stages, int) or self.stages < 1:
-            raise ValueError(f"surrogate: stages must be a positive int, found {self.stages!r}")
-        if not 0.0 <= self.until <= 1.0:
-            raise ValueError(f"surrogate: until must be a fraction of the steps, found {self.until!r}")
+            check.check_positive(f"surrogate: {name}", getattr(self, name))
+        check.check_count("surrogate: stages", self.stages, most=_MOST_STAGES)
+        check.check_fraction("surrogate: until", self.until)
 
     @property
     def betas(self) -> tuple[float, ...]:

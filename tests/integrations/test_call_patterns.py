@@ -97,7 +97,7 @@ def test_inverting_gradients_takes_several_dummies_and_our_kinds():
 
 def test_inverting_gradients_names_what_does_not_fit():
     dummy, target = gradient_pair()
-    with pytest.raises(ValueError, match=r"cost_fn: expected one of l2.*found 'l3'"):
+    with pytest.raises(ValueError, match=r"cost_fn must be one of l2.*found 'l3'"):
         reconstruction_costs([dummy], target, "l3")
     with pytest.raises(ValueError, match="indices: expected"):
         reconstruction_costs([dummy], target, "l2", "middle")
@@ -183,7 +183,7 @@ def test_lamp_zero_gradients_and_unknown_losses():
     assert not slopes[1].any()
     ours = lamp.grad_dist(target, dummy, SimpleNamespace(loss="sapag"))
     assert torch.equal(ours, sf.distance(dummy, target))
-    with pytest.raises(ValueError, match=r"args.loss: expected cos"):
+    with pytest.raises(ValueError, match=r"args.loss must be one of cos"):
         lamp.grad_dist(target, dummy, SimpleNamespace(loss="cosine-similarity"))
 
 

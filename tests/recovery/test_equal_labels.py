@@ -157,7 +157,7 @@ def test_unfit_arguments_are_refused(digits_of_one_label):
     )
     with pytest.raises(TypeError, match="found must be a Recovery"):
         sf.separate_equal_labels(model, target, truth, batched=True)
-    with pytest.raises(ValueError, match="target has 1 victims, found holds 2"):
+    with pytest.raises(ValueError, match="target must have the 2 victims of found, found 1"):
         sf.separate_equal_labels(model, [t[0] for t in target], found)
     with pytest.raises(ValueError, match="steps"):
         sf.separate_equal_labels(model, target, found, steps=0, batched=True)

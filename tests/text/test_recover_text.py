@@ -221,7 +221,7 @@ def test_errors_name_the_argument(victims):
     model, _, _, target = victims
     recover = sf.recover_text
     for options, message in (
-        ({"tokens": "some"}, r"tokens must be 'bag' or None, found 'some'"),
+        ({"tokens": "some"}, r"tokens must be one of bag, or None, found 'some'"),
         ({"start": "there"}, r"start must be one of random, positions, span, found 'there'"),
         ({"recipe": "smooth"}, r"recipe must be one of text, text-no-bag, or a TextRecipe, found 'smooth'"),
         ({"distance": "far"}, r"distance must be one of sapag, .* found 'far'"),
