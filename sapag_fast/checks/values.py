@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from numbers import Integral, Real
 from pathlib import Path
 from typing import cast
@@ -22,6 +22,7 @@ __all__ = [
     "check_path",
     "check_positive",
     "check_seed",
+    "check_sequence",
     "check_shape",
     "check_text",
     "check_weight",
@@ -79,11 +80,20 @@ def check_count(name: str, value: object, *, least: int = 1, most: int = _MOST_C
     return count
 
 
+def check_sequence(name: str, values: object, of: str) -> tuple:
+    """Return a sequence as a tuple; `of` says of what."""
+    try:
+        if not isinstance(values, (str, bytes, Mapping)):
+            return tuple(cast(Iterable, values))
+    except TypeError:  # what cannot be iterated over, a tensor without dimensions too
+        pass
+    raise TypeError(f"{name} must be a sequence of {of}, found {shown(values)}")
+
+
 def check_integers(name: str, values: object, *, least: int = 0, most: int = _MOST_COUNT) -> tuple[int, ...]:
     """Return a sequence of ints in ``least..most`` as a tuple."""
-    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
-        raise TypeError(f"{name} must be a sequence of ints, found {shown(values)}")
-    return tuple(check_count(f"{name}[{i}]", value, least=least, most=most) for i, value in enumerate(values))
+    given = check_sequence(name, values, "ints")
+    return tuple(check_count(f"{name}[{i}]", value, least=least, most=most) for i, value in enumerate(given))
 
 
 def check_seed(seed: object, name: str = "seed") -> int:
@@ -131,9 +141,11 @@ def check_choice(name: str, value: object, choices: Collection[str], *, other: s
 
 
 def check_text(name: str, value: object) -> str:
-    """Return `value`, a string."""
+    """Return `value`, a string that is not empty."""
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a string, found {shown(value)}")
+    if not value:
+        raise ValueError(f"{name} must be a string of at least one character, found ''")
     return value
 
 

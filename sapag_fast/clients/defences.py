@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
+
+from sapag_fast import checks as check
 
 __all__ = ["Defence", "clip_norm", "compose", "gaussian_noise", "prune", "quantise", "sign", "withhold"]
 
@@ -41,7 +44,7 @@ def gaussian_noise(
         Take `scale` as a multiple of the root mean square over all entries of the gradient.
     batched : bool
     """
-    _check_number("scale", scale, 0)
+    scale, relative = check.check_weight("scale", scale), check.check_flag("relative", relative)
     if not isinstance(generator, torch.Generator):
         raise TypeError(f"generator must be a torch.Generator, found {type(generator).__name__}")
 
@@ -59,11 +62,11 @@ def gaussian_noise(
 
 
 def clip_norm(gradients: Gradient, max_norm: float, *, batched: bool = False) -> list[Tensor | None]:
-    """The gradient scaled down to the norm `max_norm` over all its entries, if it is longer.
+    """The gradient scaled down to the norm `max_norm` > 0 over all its entries, if it is longer.
 
     As in DP-SGD (Abadi et al. 2016).
     """
-    _check_number("max_norm", max_norm, 0)
+    max_norm = check.check_positive("max_norm", max_norm)
 
     def clipped(tensors: list[Tensor]) -> list[Tensor]:
         norm = _norm(tensors)
@@ -80,7 +83,7 @@ def prune(gradients: Gradient, fraction: float, *, batched: bool = False) -> lis
     After Aji and Heafield 2017. Layers compete with each other. Among equal magnitudes the earlier entry goes
     first; entries that are zero already count.
     """
-    _check_number("fraction", fraction, 0, 1)
+    fraction = check.check_fraction("fraction", fraction)
 
     def pruned(tensors: list[Tensor]) -> list[Tensor]:
         wide = torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
@@ -117,8 +120,7 @@ def quantise(gradients: Gradient, bits: int = 8, *, batched: bool = False) -> li
     m is its tensor's largest magnitude. The uniform levels of QSGD (Alistarh et al. 2017) with a scale for
     each tensor, rounded to the nearest (half to even) and not at random.
     """
-    if isinstance(bits, bool) or not isinstance(bits, int) or not 2 <= bits <= 16:
-        raise ValueError(f"bits must be an int in 2..16 (see sign for one bit), found {bits!r}")
+    bits = check.check_count("bits", bits, least=2, most=16)
     levels = 2 ** (bits - 1) - 1
 
     def rounded(tensors: list[Tensor]) -> list[Tensor]:
@@ -138,13 +140,9 @@ def withhold(gradients: Gradient, layers: Iterable[int], *, batched: bool = Fals
     A layer with a bias has two entries.
     """
     entries = _checked(gradients, batched)
-    positions = set()
-    for layer in [layers] if isinstance(layers, int) else layers:
-        if isinstance(layer, bool) or not isinstance(layer, int):
-            raise TypeError(f"layers must be ints, found {type(layer).__name__}")
-        if not -len(entries) <= layer < len(entries):
-            raise ValueError(f"layers: {layer} is no position among {len(entries)} entries")
-        positions.add(layer % len(entries))
+    count = len(entries)
+    given = [layers] if isinstance(layers, Integral) else layers
+    positions = {p % count for p in check.check_integers("layers", given, least=-count, most=count - 1)}
     kept = [None if t is None or i in positions else t.detach().clone() for i, t in enumerate(entries)]
     if all(t is None for t in kept):
         raise ValueError(f"layers: withholding {sorted(positions)} of {len(entries)} entries leaves nothing")
@@ -193,6 +191,7 @@ def _checked(gradients: Gradient, batched: bool) -> list[Tensor | None]:
             raise TypeError(f"gradients[{position}] must be a tensor or None, found {type(entry).__name__}")
         if not entry.is_floating_point():
             raise TypeError(f"gradients[{position}] must be floating point, found {entry.dtype}")
+    batched = check.check_flag("batched", batched)
     tensors = [entry for entry in entries if entry is not None]
     if not tensors:
         raise ValueError("gradients: expected at least one tensor, found none")
@@ -207,11 +206,3 @@ def _checked(gradients: Gradient, batched: bool) -> list[Tensor | None]:
 def _norm(tensors: Iterable[Tensor]) -> float:
     """Over all entries of all tensors, in float64."""
     return math.sqrt(math.fsum(t.double().square().sum().item() for t in tensors))
-
-
-def _check_number(name: str, value: float, low: float, high: float = math.inf) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number, found {type(value).__name__}")
-    if not (low <= value <= high and math.isfinite(value)):
-        expected = f"{low} or more" if high == math.inf else f"in [{low}, {high}]"
-        raise ValueError(f"{name} must be finite and {expected}, found {value}")

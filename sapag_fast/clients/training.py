@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sapag_fast import checks as check
 from sapag_fast.clients.training_cache import (
     cache_folder,
     read_trained,
@@ -64,14 +65,10 @@ class Descent:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.optimizer not in OPTIMIZERS:
-            raise ValueError(f"optimizer: expected one of {', '.join(OPTIMIZERS)}, found {self.optimizer!r}")
-        if self.lr is None:
-            object.__setattr__(self, "lr", OPTIMIZERS[self.optimizer][0])
-        elif not (self.lr > 0 and math.isfinite(self.lr)):
-            raise ValueError(f"lr: expected a positive number, found {self.lr}")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size: expected at least 1, found {self.batch_size}")
+        default, _ = OPTIMIZERS[check.check_choice("optimizer", self.optimizer, OPTIMIZERS)]
+        object.__setattr__(self, "lr", default if self.lr is None else check.check_positive("lr", self.lr))
+        object.__setattr__(self, "batch_size", check.check_count("batch_size", self.batch_size))
+        object.__setattr__(self, "seed", check.check_seed(self.seed))
 
 
 @dataclass(frozen=True)
@@ -145,14 +142,18 @@ def train_to(
         For arguments that do not fit, when the loss does not stay finite, and with `cache` for an activation
         that is a lambda or a function inside another.
     """
+    check.check_model(model, None)
     _check(images, labels, epochs, accuracy)
+    progress = check.check_flag("progress", progress)
+    if descent is not None and not isinstance(descent, Descent):
+        raise TypeError(f"descent must be a Descent, found {type(descent).__name__}")
     descent = descent or Descent()
     goal = _Goal(MOST_EPOCHS if epochs is None else epochs, accuracy)
     trained = copy.deepcopy(model)
     path = name = None
     if cache is not None:
         name = training_fingerprint(model, images, labels, {**asdict(goal), **asdict(descent)})
-        path = cache_folder(cache) / f"{name}.safetensors"
+        path = cache_folder(check.check_path("cache", cache)) / f"{name}.safetensors"
         if (kept := read_trained(trained, path, name)) is not None:
             return trained, Phase(**kept)
     device = next((tensor.device for tensor in trained.parameters()), images.device)
@@ -177,10 +178,13 @@ class _Goal:
 def _check(images: Tensor, labels: Tensor, epochs: int | None, accuracy: float | None) -> None:
     if epochs is None and accuracy is None:
         raise ValueError("epochs, accuracy: expected at least one of them")
-    if epochs is not None and epochs < 0:
-        raise ValueError(f"epochs: expected at least 0, found {epochs}")
-    if accuracy is not None and not 0 < accuracy <= 1:
-        raise ValueError(f"accuracy: expected a share in (0, 1], found {accuracy}")
+    if epochs is not None:
+        check.check_count("epochs", epochs, least=0)
+    if accuracy is not None and check.check_fraction("accuracy", accuracy) == 0:
+        raise ValueError("accuracy must be above 0, found 0")
+    for name, tensor in (("images", images), ("labels", labels)):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} must be a tensor, found {type(tensor).__name__}")
     if images.dim() < 2 or images.shape[0] < 1:
         raise ValueError(f"images: expected [N, *input_shape] with N > 0, found {list(images.shape)}")
     if labels.shape != images.shape[:1] or labels.is_floating_point():
@@ -197,8 +201,6 @@ def _train(
     show: Callable[[Phase], None],
 ) -> Phase:
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not trainable:
-        raise ValueError("model: no parameter requires gradients, so there is nothing to train")
     optimizer = OPTIMIZERS[descent.optimizer][1](trainable, descent.lr)
     order = torch.Generator().manual_seed(descent.seed)
     phase = _phase(model, images, labels, 0, 0, goal.accuracy)

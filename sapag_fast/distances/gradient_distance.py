@@ -16,7 +16,7 @@ from sapag_fast.distances.formulas import degenerate
 from sapag_fast.distances.kind import Kind, find_kind, is_registered
 from sapag_fast.distances.layering import Gradients, layer_sizes, layering, shapes_of
 from sapag_fast.distances.operators import Options
-from sapag_fast.distances.pairs import check_alike, check_apart, check_pairs, same_positions
+from sapag_fast.distances.pairs import check_alike, check_apart, check_pairs, listed, outputs, same_positions
 from sapag_fast.distances.sums import GradientSums, target_sums
 from sapag_fast.distances.target_cache import Fingerprint, KnownTarget, addresses
 from sapag_fast.runtime.modes import outside_transforms, real_tensors
@@ -184,7 +184,7 @@ class GradientDistance:
         """
         transformed = transforming()
         mine, known = self._prepare(dummy, target, transformed)
-        present = None if out is None else [t for t in out if t is not None]
+        present = None if out is None else outputs(out, mine)
         every = mine if present is None else present + mine
         if present is not None and not transformed:
             self._check_outputs(present, mine, known, addresses(every))
@@ -229,7 +229,7 @@ class GradientDistance:
         self, dummy: Gradients, target: Gradients, transformed: bool
     ) -> tuple[list[Tensor], KnownTarget]:
         """The dummy gradients that are present, and the target with all that is known of it."""
-        mine, theirs = list(dummy), list(target)
+        mine, theirs = listed("dummy", dummy), listed("target", target)
         known = self._known
         if known is None or transformed or not known.is_still(theirs):
             check_pairs(mine, theirs)
@@ -319,7 +319,7 @@ def _checked_rows(name: str, given: Tensor | Sequence[float]) -> Tensor:
     try:
         rows = given if isinstance(given, Tensor) else torch.tensor(given, dtype=torch.float64)
         rows = rows.detach().to(torch.float64)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         raise TypeError(f"{name}: expected numbers [L] or [R, L], found {check.shown(given)}") from None
     if rows.dim() not in (1, 2):
         raise ValueError(f"{name}: expected shape [L] or [R, L], found {tuple(rows.shape)}")

@@ -80,9 +80,11 @@ def choose_backend(requested: str | None, device: torch.device) -> str:
     ValueError
         For an unknown name, or one that cannot serve the device.
     """
-    name = requested or os.environ.get("SAPAG_FAST_BACKEND") or _own_backend(device)
+    name = requested
+    if name is None:
+        name = os.environ.get("SAPAG_FAST_BACKEND") or _own_backend(device)
     if name not in BACKENDS:
-        source = "backend" if requested else "SAPAG_FAST_BACKEND"
+        source = "SAPAG_FAST_BACKEND" if requested is None else "backend"
         raise ValueError(f"{source} must be one of {', '.join(BACKENDS)}, found {name!r}")
     if name == "cpu" and device.type != "cpu":
         raise ValueError(f"backend: 'cpu' kernels need tensors on the CPU, found {device}")

@@ -5,14 +5,52 @@ mixture.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
+
+from sapag_fast import checks as check
 
 _PLAIN = {Tensor, nn.Parameter}
 
 
-def check_pairs(dummy: Sequence[Tensor | None], target: Sequence[Tensor | None]) -> None:
+def listed(name: str, gradients: object) -> list[Any]:
+    """Gradients in a list of their own.
+
+    Raises
+    ------
+    TypeError
+        For one tensor, whose rows are no gradients, and for what is no sequence.
+    """
+    if type(gradients) is list or type(gradients) is tuple:
+        return list(gradients)
+    if isinstance(gradients, Tensor):
+        raise TypeError(f"{name}: expected a sequence of tensors, found one tensor")
+    return list(check.check_sequence(name, gradients, "tensors"))
+
+
+def outputs(out: object, dummy: Sequence[Tensor]) -> list[Tensor]:
+    """The tensors of ``out`` that V is written to, one for each dummy gradient that is present.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For what is no tensor, and another number of them.
+    """
+    given = listed("out", out)
+    present = [tensor for tensor in given if tensor is not None]
+    for tensor in present:
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"out: expected tensors and None, found {type(tensor).__name__}")
+    if len(present) != len(dummy):
+        raise ValueError(f"out: expected {len(dummy)} tensors, found {len(present)}")
+    return present
+
+
+def check_pairs(dummy: Sequence[Tensor | None], target: Sequence[Tensor | None], name: str = "dummy") -> None:
     """Raise unless both lists are equally long, with None at the same positions and at least one tensor.
+
+    ``name`` is what errors call the first.
 
     Raises
     ------
@@ -29,14 +67,17 @@ def check_pairs(dummy: Sequence[Tensor | None], target: Sequence[Tensor | None])
         if (mine is None) != (theirs is None):
             missing = "dummy" if mine is None else "target"
             raise ValueError(f"{missing}[{i}] is None but its partner is a tensor: None must come in pairs")
-        for name, tensor in (("dummy", mine), ("target", theirs)):
+        for which, tensor in ((name, mine), ("target", theirs)):
             if tensor is not None and not isinstance(tensor, Tensor):
-                raise TypeError(f"{name}[{i}]: expected a tensor or None, found {type(tensor).__name__}")
+                raise TypeError(f"{which}[{i}]: expected a tensor or None, found {type(tensor).__name__}")
     if all(tensor is None for tensor in target):
-        raise ValueError("dummy, target: expected at least one tensor, found none")
+        both = f"{name}, target" if dummy is not target else name
+        raise ValueError(f"{both}: expected at least one tensor, found none")
 
 
-def check_alike(dummy: Sequence[Tensor | None], target: Sequence[Tensor | None], batched: bool) -> None:
+def check_alike(
+    dummy: Sequence[Tensor | None], target: Sequence[Tensor | None], batched: bool, name: str = "dummy"
+) -> None:
     """Check devices, types, recoveries and shapes of lists that `check_pairs` has passed.
 
     Raises
@@ -54,14 +95,14 @@ def check_alike(dummy: Sequence[Tensor | None], target: Sequence[Tensor | None],
     index, first, first_target = pairs[0]
     if not first.is_floating_point():
         raise TypeError(
-            f"dummy[{index}]: expected float32, float64, bfloat16 or float16, found {first.dtype}"
+            f"{name}[{index}]: expected float32, float64, bfloat16 or float16, found {first.dtype}"
         )
     lead = 1 if batched else 0
     for i, mine, theirs in pairs:
-        _check_tensor(f"dummy[{i}]", mine, first, batched)
+        _check_tensor(f"{name}[{i}]", mine, first, batched)
         _check_tensor(f"target[{i}]", theirs, first, batched)
         if batched:
-            _check_recoveries(i, mine, theirs, first.shape[0], first_target.shape[0])
+            _check_recoveries(i, mine, theirs, (first.shape[0], first_target.shape[0]), name)
         if mine.shape[lead:] != theirs.shape[lead:]:
             raise ValueError(
                 f"target[{i}]: expected shape {tuple(mine.shape)} as dummy[{i}], found {tuple(theirs.shape)}"
@@ -77,10 +118,11 @@ def _check_tensor(name: str, tensor: Tensor, first: Tensor, batched: bool) -> No
         raise ValueError(f"{name}: batched=True needs a leading recoveries' dimension, found shape ()")
 
 
-def _check_recoveries(i: int, mine: Tensor, theirs: Tensor, recoveries: int, target_recoveries: int) -> None:
+def _check_recoveries(i: int, mine: Tensor, theirs: Tensor, expected: tuple[int, int], name: str) -> None:
+    recoveries, target_recoveries = expected
     if mine.shape[0] != recoveries:
         raise ValueError(
-            f"dummy[{i}]: expected {recoveries} recoveries in front, found shape {tuple(mine.shape)}"
+            f"{name}[{i}]: expected {recoveries} recoveries in front, found shape {tuple(mine.shape)}"
         )
     if theirs.shape[0] != target_recoveries:
         raise ValueError(

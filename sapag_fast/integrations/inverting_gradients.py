@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sapag_fast import checks as check
 from sapag_fast.distances.kind import kinds
+from sapag_fast.distances.pairs import listed
 from sapag_fast.integrations.kept import kept, separate, tensor_cosines, weighted_cosine
 
 __all__ = ["chosen_positions", "cost", "layer_weights", "reconstruction_costs"]
@@ -55,13 +56,16 @@ def chosen_positions(
     raise ValueError(f"indices: expected a list of positions or one of {names}; found {indices!r}")
 
 
-@lru_cache(maxsize=64)
 def layer_weights(scheme: str, count: int) -> tuple[float, ...]:
     """One weight a gradient.
 
     ``linear`` falls from 1 to 1 / count, ``exp`` by e from each to the next, ``equal`` are all 1.
     """
-    check.check_choice("weights", scheme, ("equal", "linear", "exp"))
+    return _layer_weights(check.check_choice("weights", scheme, ("equal", "linear", "exp")), count)
+
+
+@lru_cache(maxsize=64)
+def _layer_weights(scheme: str, count: int) -> tuple[float, ...]:
     if scheme == "linear":
         return tuple((count - i) / count for i in range(count))
     if scheme == "exp":
@@ -120,13 +124,14 @@ def reconstruction_costs(
     ValueError
         For names that do not exist, naming the argument.
     """
-    given = list(input_gradient)
+    gradients = check.check_sequence("gradients", gradients, "sequences of tensors")
+    given = listed("input_gradient", input_gradient)
     if cost_fn not in _OWN:
         check.check_choice("cost_fn", cost_fn, (*_OWN, *kinds()))
     scheme = layer_weights(weights, len(given))
     total: Tensor | None = None
     for trial in gradients:
-        mine = list(trial)
+        mine = listed("gradients", trial)
         if len(mine) != len(given):
             raise ValueError(
                 f"gradients: expected {len(given)} tensors as in input_gradient, found {len(mine)}"

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sapag_fast.distances.formulas import unit_difference
 from sapag_fast.distances.gradient_distance import GradientDistance
-from sapag_fast.distances.kind import Kind
+from sapag_fast.distances.kind import Kind, find_kind
 from sapag_fast.distances.sums import GradientSums
 
 __all__ = ["fixed_norm_cosine", "kept", "separate", "tensor_cosines", "tensor_norms", "weighted_cosine"]
@@ -32,6 +32,8 @@ def _kept(kind: str | Kind, options: tuple[tuple[str, Any], ...]) -> GradientDis
 
 def kept(kind: str | Kind, **options: Any) -> GradientDistance:
     """The distance with these options, made at the first call; sequences may be lists or tuples."""
+    if not isinstance(kind, str):
+        kind = find_kind(kind)
     plain = {
         name: tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
         for name, value in options.items()

@@ -99,15 +99,23 @@ def separate_equal_labels(
         bounds=bounds,
         seed=seed,
     )
+    options = replace(options, recipe=recipe, start=starts, steps=None)
+    return _searched(model, theirs, found, alike, options)
+
+
+def _searched(
+    model: nn.Module, target: list[Tensor | None], found: Recovery, alike: Tensor, options: SearchOptions
+) -> Recovery:
+    """`found`, with a second search of the victims in `alike`."""
     try:
         again = recover(
             model,
-            theirs,
-            shape,
+            target,
+            found.inputs.shape[2:],
             batch_size=found.inputs.shape[1],
             labels=found.labels[alike],
             batched=True,
-            options=replace(options, recipe=recipe, start=starts, steps=None),
+            options=options,
         )
     except Interrupted as stop:
         raise Interrupted(joined(found, stop.recovery, alike)) from None

@@ -83,10 +83,7 @@ def score(recovered: Tensor, truth: Tensor) -> Scores:
     ValueError
         When the shapes differ.
     """
-    if recovered.shape != truth.shape:
-        raise ValueError(
-            f"recovered input {tuple(recovered.shape)} and true input {tuple(truth.shape)} differ in shape"
-        )
+    _check_pair(recovered, truth)
     if not torch.isfinite(recovered).all():
         return Scores(math.nan, math.nan, math.nan)
     ours, true = _pixels(recovered), _pixels(truth)
@@ -129,10 +126,13 @@ def assign(
     ValueError
         When the batches differ in shape.
     """
-    if recovered.shape != truth.shape:
-        raise ValueError(
-            f"recovered batch {tuple(recovered.shape)} and true batch {tuple(truth.shape)} differ in shape"
-        )
+    _check_pair(recovered, truth)
+    if recovered.dim() == 0:
+        raise ValueError("recovered, truth: expected [B, *input_shape], found shape ()")
+    for name, given in (("labels", labels), ("true_labels", true_labels)):
+        if given is not None and (not isinstance(given, Tensor) or given.shape != truth.shape[:1]):
+            found = list(given.shape) if isinstance(given, Tensor) else type(given).__name__
+            raise ValueError(f"{name} must be a tensor [{len(truth)}], found {found}")
     if len(truth) == 0:
         return []
     ours, true = recovered.flatten(1).double().cpu(), truth.flatten(1).double().cpu()
@@ -144,6 +144,19 @@ def assign(
             # No pairing inside the labels can cost as much as one pair across them.
             cost = cost + (ours_of[:, None] != true_of[None]) * (len(cost) * cost.max() + 1.0)
     return linear_sum_assignment(cost)[1].tolist()
+
+
+def _check_pair(recovered: object, truth: object) -> None:
+    for name, given in (("recovered", recovered), ("truth", truth)):
+        if not isinstance(given, Tensor) or not given.is_floating_point():
+            found = given.dtype if isinstance(given, Tensor) else type(given).__name__
+            raise TypeError(f"{name} must be a floating-point tensor, found {found}")
+    assert isinstance(recovered, Tensor)
+    assert isinstance(truth, Tensor)
+    if recovered.shape != truth.shape:
+        raise ValueError(
+            f"truth must have the shape of recovered, {list(recovered.shape)}, found {list(truth.shape)}"
+        )
 
 
 def _pixels(image: Tensor) -> np.ndarray:

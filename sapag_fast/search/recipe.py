@@ -118,10 +118,9 @@ class Recipe:
         check.check_choice(self._of("optimizer"), self.optimizer, OPTIMIZERS)
         if self.line_search is not None:
             check.check_choice(self._of("line_search"), self.line_search, LINE_SEARCHES)
-        for name, values, known in (("basis", self.bases, BASES), ("starts", self.starts, START_KINDS)):
-            if isinstance(values, str) or not values:
-                raise ValueError(f"{self._of(name)} must hold at least one name, found {values!r}")
-            for value in values:
+        bases = (self.basis,) if isinstance(self.basis, str) else self.basis
+        for name, values, known in (("basis", bases, BASES), ("starts", self.starts, START_KINDS)):
+            for value in self._some(name, values, "names"):
                 check.check_choice(self._of(name), value, known)
 
     def _check_numbers(self) -> None:
@@ -134,12 +133,16 @@ class Recipe:
         for name in ("history", "steps"):
             check.check_count(self._of(name), getattr(self, name))
         check.check_fraction(self._of("tv_until"), self.tv_until)
-        for fraction in self.milestones:
+        for fraction in check.check_sequence(self._of("milestones"), self.milestones, "fractions"):
             check.check_fraction(self._of("milestones"), fraction)
-        if not self.tv_weights:
-            raise ValueError(f"{self._of('tv_weights')} must hold at least one number, found none")
-        for weight in self.tv_weights:
+        for weight in self._some("tv_weights", self.tv_weights, "numbers"):
             check.check_weight(self._of("tv_weights"), weight)
+
+    def _some(self, name: str, values: object, of: str) -> tuple:
+        given = check.check_sequence(self._of(name), values, of)
+        if not given:
+            raise ValueError(f"{self._of(name)} must hold at least one, found none")
+        return given
 
     def _of(self, name: str) -> str:
         return f"recipe {self.name!r}: {name}"

@@ -98,7 +98,8 @@ def recover_text(
     device, parameters = check.check_model(model, None)
     batched, seed = check.check_flag("batched", batched), check.check_seed(seed)
     targets = check.check_target(target, parameters, batched=batched, device=device, move=False)
-    _check_options(tokens, start, restarts, at_once, loss_fn, progress)
+    restarts, at_once = check.check_count("restarts", restarts), check.check_count("at_once", at_once)
+    _check_options(tokens, start, loss_fn, progress)
     bag = tokens == "bag"
     settled = choose_text_recipe(recipe, bag=bag, distance=distance, steps=steps, candidates=candidates)
     with seeded(seed, device), differentiable_attention(model):
@@ -112,14 +113,10 @@ def recover_text(
         return _searched(groups, restarts, progress)
 
 
-def _check_options(
-    tokens: object, start: object, restarts: object, at_once: object, loss_fn: object, progress: object
-) -> None:
+def _check_options(tokens: object, start: object, loss_fn: object, progress: object) -> None:
     if tokens is not None:
         check.check_choice("tokens", tokens, ("bag",), other="None")
     check.check_choice("start", start, STARTS)
-    for name, count in (("restarts", restarts), ("at_once", at_once)):
-        check.check_count(name, count)
     for name, function in (("loss_fn", loss_fn), ("progress", progress)):
         if function is not None:
             check.check_callable(name, function)

@@ -92,6 +92,8 @@ def encode(tokenizer: Tokenizer, sentences: Sequence[str], length: int) -> tuple
 
 
 def _texts(sentences: object) -> list[str]:
-    if isinstance(sentences, str) or not isinstance(sentences, Iterable):
-        raise TypeError(f"sentences must be a sequence of strings, found {type(sentences).__name__}")
-    return [check.check_text(f"sentences[{i}]", sentence) for i, sentence in enumerate(sentences)]
+    texts = check.check_sequence("sentences", sentences, "strings")
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"sentences[{i}] must be a string, found {check.shown(text)}")
+    return list(texts)

@@ -116,8 +116,7 @@ def test_clipping_leaves_a_short_gradient_alone():
     given = gradient()
     shared = clip_norm(given, entries(given).norm().item() * 1.0001)
     assert torch.equal(entries(shared), entries(given))
-    assert entries(clip_norm(given, 0.0)).count_nonzero() == 0
-    assert entries(clip_norm([torch.zeros(3)], 0.0)).count_nonzero() == 0
+    assert entries(clip_norm([torch.zeros(3)], 1.0)).count_nonzero() == 0
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.29, 0.5, 0.9, 1.0])
@@ -192,15 +191,20 @@ def test_compose_applies_in_order():
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
-        (lambda g: gaussian_noise(g, -1.0, generator=seeded()), ValueError, "scale must be finite and 0 or"),
+        (
+            lambda g: gaussian_noise(g, -1.0, generator=seeded()),
+            ValueError,
+            "scale must be finite and not neg",
+        ),
         (lambda g: gaussian_noise(g, math.nan, generator=seeded()), ValueError, "scale .* nan"),
         (lambda g: gaussian_noise(g, 1.0, generator=3), TypeError, "generator must be .* found int"),
+        (lambda g: clip_norm(g, 0.0), ValueError, "max_norm must be positive and finite, found 0.0"),
         (lambda g: clip_norm(g, "1"), TypeError, "max_norm must be a number, found str"),
-        (lambda g: prune(g, 1.5), ValueError, r"fraction must be .* in \[0, 1\], found 1.5"),
-        (lambda g: quantise(g, 1), ValueError, "bits must be an int in 2..16"),
-        (lambda g: quantise(g, 8.0), ValueError, "bits must be an int in 2..16"),
-        (lambda g: withhold(g, [5]), ValueError, "5 is no position among 5 entries"),
-        (lambda g: withhold(g, [0.0]), TypeError, "layers must be ints, found float"),
+        (lambda g: prune(g, 1.5), ValueError, r"fraction must be a fraction in 0\.\.1, found 1.5"),
+        (lambda g: quantise(g, 1), ValueError, "bits must be at least 2, found 1"),
+        (lambda g: quantise(g, 8.0), TypeError, "bits must be an int, found float"),
+        (lambda g: withhold(g, [5]), ValueError, r"layers\[0\] must be at most 4, found 5"),
+        (lambda g: withhold(g, [0.0]), TypeError, r"layers\[0\] must be an int, found float"),
         (lambda g: withhold(g, range(5)), ValueError, "leaves nothing"),
         (lambda g: sign(g[0]), TypeError, "gradients must be a sequence of tensors, found Tensor"),
         (lambda g: sign([None, 3]), TypeError, r"gradients\[1\] must be a tensor or None, found int"),

@@ -163,7 +163,7 @@ def test_unfit_arguments_are_refused(digits_of_one_label):
         sf.separate_equal_labels(model, target, found, steps=0, batched=True)
     doubled = nn.Sequential(model, nn.Identity())
     doubled[1].register_forward_hook(lambda _, given, made: 2 * made)
-    with pytest.raises(ValueError, match="does not make the model's output"):
+    with pytest.raises(ValueError, match="model must give the output of its layer"):
         sf.separate_equal_labels(doubled.eval(), target, found, batched=True)
 
 

@@ -89,8 +89,8 @@ def test_assign_is_a_permutation_with_non_finite_inputs():
 
 
 def test_shapes_must_agree():
-    with pytest.raises(ValueError, match="differ in shape"):
+    with pytest.raises(ValueError, match="truth must have the shape of recovered"):
         score(torch.zeros(3), torch.zeros(4))
-    with pytest.raises(ValueError, match="differ in shape"):
+    with pytest.raises(ValueError, match="truth must have the shape of recovered"):
         assign(torch.zeros(2, 3), torch.zeros(3, 3))
     assert assign(torch.zeros(0, 3), torch.zeros(0, 3)) == []

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from sapag_fast import checks as check
 from sapag_fast.distances.kind import same_definition
 
 __all__ = ["GradientFunction", "LayerCall", "NotCovered", "Rule", "find_rule", "register_rule"]
@@ -214,6 +215,7 @@ def register_rule(
         if not callable(rule):
             raise TypeError(f"rule: expected a function or a Rule, found {type(rule).__name__}")
         rule = _FunctionRule(rule)
+    replace = check.check_flag("replace", replace)
     known = _RULES.get(module_type)
     if known is not None and not (replace or same_definition(_definition(known), _definition(rule))):
         raise ValueError(
