@@ -27,13 +27,12 @@ class Answer:
 
 def ask(table: Table, kind: str, options: dict[str, Any], manner: str, rng: np.random.Generator) -> Answer:
     """Call the package in one of `MANNERS`; ``options`` name the backend."""
-    distance = sf.GradientDistance(kind, batched=table.batched, **table.layering, **options)
+    options = table.layering_of(kind) | options
+    distance = sf.GradientDistance(kind, batched=table.batched, **options)
     dummy, target = table.dummy, table.target
     match manner:
         case "plain":
-            value, slopes = sf.distance_and_gradient(
-                dummy, target, kind, batched=table.batched, **table.layering, **options
-            )
+            value, slopes = sf.distance_and_gradient(dummy, target, kind, batched=table.batched, **options)
         case "value":
             return Answer(distance(iter(dummy), tuple(target)), None)
         case "kept":

@@ -69,12 +69,15 @@ def wrong_slopes(
         slack = (
             size * (8 * arithmetic + expected.relatives[at])
             + 2 * HALF_UNIT[dtype] * np.abs(exact)
-            + info.tiny
+            + info.tiny * np.maximum(np.abs(scale), 1)
         )
+        largest = np.maximum(np.abs(exact), np.abs(slope)) + slack  # V is rounded, then multiplied
         with np.errstate(all="ignore"):
             good = np.abs(mine - exact) <= slack
-            good |= (np.abs(exact) + slack > info.max) & (mine * np.sign(exact) >= 0.99 * info.max)
-            good |= size > info.max  # a difference of numbers that the type does not hold
+            good |= (largest > info.max) & (mine * np.sign(exact) >= 0.99 * info.max)
+            good |= (
+                np.maximum(size, np.abs(terms)) > info.max
+            )  # a difference of numbers that the type does not hold
         for r in np.flatnonzero(judged & ~good.all(1)):
             apart = np.abs(eager(int(r))[1][at] - slope[r]) * np.abs(scale[r])
             worst = float(apart.max(initial=0))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from benchmarks.reliability.tables.layers import layer_numbers
 from benchmarks.reliability.tables.layouts import spread
+from benchmarks.reliability.tables.truth import DEFINITIONS
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 # Differences of two such numbers still fit.
@@ -35,6 +36,10 @@ class Table:
     options: dict[str, Any]
     """``layer_weights``, ``variance``, ``bandwidth``, ``l1_weight``, where drawn."""
     words: str
+
+    def layering_of(self, kind: str) -> dict[str, Any]:
+        """Its layering as this kind takes it: one that merges all layers takes no numbers of them."""
+        return self.layering | ({"layers": None} if DEFINITIONS[kind].merged else {})
 
 
 def draw(rng: np.random.Generator, *, small: bool = False) -> Table:

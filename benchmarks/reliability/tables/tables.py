@@ -30,7 +30,8 @@ def own_distance(sums: GradientSums) -> torch.Tensor:
 
 
 class Tables:
-    """Random tables, every kind and backend on each, each asked in a way drawn anew."""
+    """Random tables, every kind on the reference and the CPU kernels, each asked in a way drawn anew, against
+    definitions in long double that share nothing with the package."""
 
     title = "Tables of gradients"
 
@@ -99,7 +100,7 @@ class Tables:
 
     def _check_degenerate(self, facts: TableFacts, kind: str, options: dict, outcome: Outcome) -> None:
         table, definition = facts.table, DEFINITIONS[kind]
-        distance = sf.GradientDistance(kind, batched=table.batched, **table.layering, **options)
+        distance = sf.GradientDistance(kind, batched=table.batched, **table.layering_of(kind), **options)
         found = distance.degenerate(table.target).reshape(-1, 1 if definition.merged else table.layers)
         variance = options.get("variance")
         layers = facts.layers(definition.merged, None if variance is None else variance.numpy())
