@@ -26,6 +26,7 @@ NAMED = [
     "peers",
     "profiler.profile_check",
     "recovery.certificate",
+    "reliability",
     "recovery.recover_mnist",
     "search.attack_speed",
     "search.gpu_attack",

@@ -89,7 +89,7 @@ SEARCH = {
     "--model": Pool(
         [], ["nope", "nope.py:f", "", ":make", REFERENCE.replace("make", "nothing"), "/dev/null:f"]
     ),
-    "--truth": Pool([], ["/nowhere", "", "/dev/null", "/dev"]),
+    "--truth": Pool([], ["/nowhere", "/dev/null", "/dev"]),
     "--output": Pool([], ["/dev/null", "/proc/x", "/dev/null/x"]),
 }
 COMMANDS: dict[str, Command] = {
@@ -136,7 +136,7 @@ COMMANDS: dict[str, Command] = {
                     "withhold:99",
                 ],
             ),
-            "--images": Pool([], ["/nowhere", "", "/dev/null", "/dev"]),
+            "--images": Pool([], ["/nowhere", "/dev/null", "/dev"]),
             "--seed": SEED,
             "--device": DEVICE,
             "--gradient": Pool([], ["/nowhere/x.safetensors", "x.txt", "", "/dev/null"]),
