@@ -29,7 +29,7 @@ def draw_starts(setup: Setup, problem: Problem, generators: Sequence[torch.Gener
     start, restarts = setup.options.start, problem.restarts
     if isinstance(start, Tensor):
         return check.check_start(
-            start.detach(), victims=problem.victims, restarts=restarts, shape=setup.shape
+            start.detach().clone(), victims=problem.victims, restarts=restarts, shape=setup.shape
         )
     kinds = setup.recipe.starts
     of_victim = [kinds[k % len(kinds)] for k in range(restarts)] * problem.victims

@@ -38,7 +38,8 @@ class Targets:
     Attributes
     ----------
     gradient : iterable of Tensor or None
-        One entry for each trainable parameter; with `batched` ``[V, *parameter shape]``.
+        One entry for each trainable parameter; with `batched` ``[V, *parameter shape]``. One victim's is
+        copied; those of many are large, and stay the caller's: they must not change while the attack lives.
     labels : str, Tensor or sequence of int
         ``infer``, ``joint``, or the labels.
     batched : bool
@@ -175,6 +176,8 @@ def prepare(
     gradients = check.check_target(
         targets.gradient, parameters, batched=targets.batched, device=chosen, move=device is not None
     )
+    if not targets.batched:
+        gradients = [None if entry is None else entry.clone() for entry in gradients]
     # Dropout and the like draw from the global generators: seeded here, given back as they were.
     with seeded(options.seed, chosen):
         setup = set_up(
@@ -197,7 +200,7 @@ def attack_on(
         known = draw_logits(setup, generators)
     else:
         known = known_labels(labels, setup, problem, batched=batched)
-        known = known.repeat_interleave(problem.restarts, 0)
+        known = known.repeat_interleave(problem.restarts, 0)  # a copy, too
     check_loss(setup, known[0], joint=problem.joint)
     _ = setup.bases  # refused now, not when the search begins
     return Attack(setup, problem, starts, known, random_state(setup.device), isolated=batched)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from torch.nn import functional as F
 from sapag_fast import recover
 from sapag_fast.matching.isolated import Quantum, quantum_of
 from sapag_fast.models import make_model
+from sapag_fast.search.options import SearchOptions
+from sapag_fast.search.prepare import Targets, prepare
 from sapag_fast.search.tasks import later_restarts
 
 VICTIMS, SHAPE, STEPS = 6, (1, 12, 12), 24
@@ -32,7 +35,7 @@ def gradients(model):
     return [torch.stack(entries) for entries in zip(*each, strict=True)]
 
 
-def _search(model, gradients, victims: Sequence[int] = range(VICTIMS), **options):
+def _search(model, gradients, victims: Sequence[int] = range(VICTIMS), **options: Any):
     victims = list(victims)
     labels = torch.tensor([[victim % 4] for victim in victims])
     usual = {"batched": True, "labels": labels, "steps": STEPS, "restarts": 2}
@@ -89,7 +92,7 @@ def test_how_many_run_at_once_changes_no_bit(model, gradients, whole, at_once):
 @pytest.mark.parametrize("at_once", [5])
 def test_restarts_that_end_early_change_no_bit(model, gradients, at_once):
     """Some victims are solved, each after its own time, and the rows of the batch change."""
-    stop = {"steps": 40}
+    stop: dict[str, Any] = {"steps": 40}
     first = _search(model, gradients, **stop)
     level = float(first.distance.median())
     together = _search(model, gradients, stop_distance=level, **stop)
@@ -152,3 +155,14 @@ def test_later_restarts_are_those_after_the_first_that_counts():
     assert later_restarts(3, [1, 2, 8]) == {2}
     assert later_restarts(3, [0, 4]) == {1, 2, 5}
     assert later_restarts(3, []) == set()
+
+
+def test_an_attack_keeps_what_it_was_given(model, gradients):
+    target = [g[0].clone() for g in gradients]
+    start, labels = torch.rand(1, 1, 1, *SHAPE), torch.tensor([1])
+    options = SearchOptions(start=start, steps=3)
+    attacks = [prepare(model, Targets(target, labels), SHAPE, options=options) for _ in range(2)]
+    found = attacks[0].run()
+    for tensor in (*target, start, labels):
+        tensor.zero_()
+    assert torch.equal(attacks[1].run().inputs, found.inputs)

@@ -50,7 +50,7 @@ def test_scale_makes_up_for_a_distance_that_is_small_all_over(line_search):
     assert torch.equal(raised.distance, height * high.distance)
     assert (low(1.0).distance > 1e3 * raised.distance).all()  # L-BFGS dropped its pairs
     for scale in (0.0, -1.0, torch.inf, torch.nan):
-        with pytest.raises(ValueError, match="scale must be a finite number above 0"):
+        with pytest.raises(ValueError, match="scale must be positive and finite"):
             dataclasses.replace(recipe, scale=scale)
 
 
