@@ -50,7 +50,7 @@ def distance(
     ValueError, TypeError
         As `GradientDistance` does.
     """
-    return GradientDistance.once(
+    return GradientDistance(
         kind,
         batched=batched,
         layer_weights=layer_weights,
@@ -85,7 +85,7 @@ def distance_and_gradient(
     tuple
         D, shape ``()`` or ``[R]``, and V shaped like ``dummy``.
     """
-    return GradientDistance.once(kind, **options).distance_and_gradient(dummy, target, out)
+    return GradientDistance(kind, **options).distance_and_gradient(dummy, target, out)
 
 
 def gradient_variance(

@@ -32,8 +32,8 @@ class GradientDistance:
     float64), fresh and writable. Pairs of None are left out. The target is a constant: no derivative flows
     into it.
 
-    What depends on the target alone is computed at the first call and kept for as long as the same tensors
-    come back unchanged. A change shows in a tensor's version, which all operations raise, in its address
+    What depends on the target alone is kept from the second call on, for as long as the same tensors come
+    back unchanged. A change shows in a tensor's version, which all operations raise, in its address
     (``t.data = ...``) and, on the CPU, in the 64 bytes in the middle of its memory, which writes past torch
     change (``t.data.copy_(...)``, the array behind ``torch.from_numpy``). What changes other bytes alone past
     torch stays unseen, and on a GPU all that goes past torch but a new address: call `forget` after it.
@@ -113,7 +113,6 @@ class GradientDistance:
             check.check_choice("backend", backend, ops.BACKENDS)
         self.backend = backend
         self._known: KnownTarget | None = None
-        self._keeps = True
 
     def __call__(self, dummy: Gradients, target: Gradients) -> Tensor:
         """D, shape ``()`` or ``[R]``, differentiable with respect to ``dummy`` (any number of times)."""
@@ -129,13 +128,6 @@ class GradientDistance:
         if sums is not None:
             known.remember(sums)
         return value
-
-    @classmethod
-    def once(cls, kind: str | Kind, **options: Any) -> "GradientDistance":
-        """A distance for a single call: it keeps nothing of its target."""
-        distance = cls(kind, **options)
-        distance._keeps = False
-        return distance
 
     def forget(self) -> None:
         """Compute what depends on the target anew at the next call: after writes to it that go past torch."""
@@ -185,11 +177,10 @@ class GradientDistance:
         transformed = transforming()
         mine, known = self._prepare(dummy, target, transformed)
         present = None if out is None else outputs(out, mine)
-        every = mine if present is None else present + mine
         if present is not None and not transformed:
-            self._check_outputs(present, mine, known, addresses(every))
+            self._check_outputs(present, mine, known)
         arguments = (known.bound, mine, known.present, known.sums, present)
-        if torch.is_grad_enabled() and True in map(_requires_grad, every):
+        if torch.is_grad_enabled() and True in map(_requires_grad, mine):
             with torch.no_grad():
                 value, slopes, sums = value_and_gradient(*arguments)
         else:
@@ -247,23 +238,25 @@ class GradientDistance:
         given = [t for t in theirs if t is not None]
         bound = self._bind(shapes_of(theirs, self.batched), given, transformed)
         known = KnownTarget(theirs, [t.detach() for t in given], bound)
-        # Of a fake mode everything is fake, and would stay so.
-        if self._keeps and type(bound.size) is Tensor and all(map(Fingerprint.can_be_told, given)):
+        if transformed:
+            return known
+        # A target that comes back once comes back often: until then a fingerprint is not worth its time. Of a
+        # fake mode everything is fake, and would stay so.
+        again = self._known is not None and self._known.is_of(theirs)
+        if again and type(bound.size) is Tensor and all(map(Fingerprint.can_be_told, given)):
             known.fingerprint = Fingerprint(given)
-            self._known = known
+        self._known = known
         return known
 
-    def _check_outputs(
-        self, out: list[Tensor], mine: list[Tensor], known: KnownTarget, lie: list[int]
-    ) -> None:
-        """Refuse to write V over what is read; the addresses of the last call need no second look."""
-        if self.batched and mine[0].dim():
-            lie.append(mine[0].shape[0])
-        if lie != known.apart:
+    def _check_outputs(self, out: list[Tensor], mine: list[Tensor], known: KnownTarget) -> None:
+        """Refuse to write V over what is read; addresses that the last call looked at need no second look."""
+        lie = addresses(out + mine)
+        recoveries = mine[0].shape[:1] if self.batched else ()
+        if lie != known.apart or recoveries != known.recoveries:
             bound = known.bound
             positions = bound.layering.kept
             check_apart(out, mine, known.present, positions, in_place=bound.backend != "cuda")
-            known.apart = lie
+            known.apart, known.recoveries = lie, recoveries
 
     def _bind(self, shapes: tuple, present: list[Tensor], transformed: bool) -> BoundDistance:
         device = present[0].device

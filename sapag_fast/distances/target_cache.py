@@ -34,9 +34,11 @@ class KnownTarget:
     fingerprint : Fingerprint or None
         Of the tensors that are present; None where nobody can tell whether they were written to.
     sums : Tensor or None
-        The target's sums, float64 ``[R or 1, L, 3]``, from the first evaluation on.
+        The target's sums, float64 ``[R or 1, L, 3]``, once an evaluation has computed them.
     apart : list of int
-        How outputs lay in memory, and what they lay beside, that were last found to be apart.
+        Addresses of the outputs and the dummy gradient that were last found to be apart.
+    recoveries : tuple of int
+        Their leading dimension then.
     """
 
     given: list[Tensor | None]
@@ -45,15 +47,15 @@ class KnownTarget:
     fingerprint: "Fingerprint | None" = None
     sums: Tensor | None = None
     apart: list[int] = field(default_factory=list)
+    recoveries: tuple[int, ...] = ()
+
+    def is_of(self, target: list[Tensor | None]) -> bool:
+        """Whether these are the very same tensors."""
+        return len(target) == len(self.given) and all(map(is_, target, self.given))
 
     def is_still(self, target: list[Tensor | None]) -> bool:
         """Whether these are the very same tensors, and nobody is seen to have written to them."""
-        return (
-            self.fingerprint is not None
-            and len(target) == len(self.given)
-            and all(map(is_, target, self.given))
-            and self.fingerprint.holds()
-        )
+        return self.fingerprint is not None and self.is_of(target) and self.fingerprint.holds()
 
     def remember(self, sums: Tensor | None) -> None:
         """Keep the target's sums, if an evaluation had to compute them and they are no fake mode's."""
