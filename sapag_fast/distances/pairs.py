@@ -39,7 +39,7 @@ def outputs(out: object, dummy: Sequence[Tensor]) -> list[Tensor]:
     """
     given = listed("out", out)
     present = [tensor for tensor in given if tensor is not None]
-    for tensor in present:
+    for tensor in () if _PLAIN.issuperset(map(type, present)) else present:
         if not isinstance(tensor, Tensor):
             raise TypeError(f"out: expected tensors and None, found {type(tensor).__name__}")
     if len(present) != len(dummy):
@@ -144,7 +144,7 @@ def check_apart(
     *,
     in_place: bool,
 ) -> None:
-    """Raise unless there is one output for each gradient, in memory that nothing else reads or writes.
+    """Raise unless each output lies in memory that nothing else reads or writes.
 
     Parameters
     ----------
@@ -160,8 +160,6 @@ def check_apart(
     ValueError
         Naming both tensors.
     """
-    if len(out) != len(dummy):
-        raise ValueError(f"out: expected {len(dummy)} tensors, found {len(out)}")
     spans = []
     for i, mine, read, constant in zip(positions, out, dummy, target, strict=True):
         spans.append((*_span(mine), True, f"out[{i}]"))
