@@ -1,5 +1,7 @@
 """The suite's kills: that it sees what is lost, changed or left behind."""
 
+import time
+
 import pytest
 import torch
 
@@ -10,8 +12,6 @@ from sapag_fast.files.tensors import write_tensors
 
 def writes_slowly(folder, output):
     """Two files, the second after a while; goes on with what is there."""
-    import time
-
     output.mkdir(exist_ok=True)
     for name in ("a", "b"):
         if not (output / f"{name}.safetensors").exists():
@@ -23,6 +23,7 @@ def begins_anew(folder, output):
     output.mkdir(exist_ok=True)
     for file in output.iterdir():
         file.unlink()
+    time.sleep(1)
     writes_slowly(folder, output)
 
 
@@ -44,7 +45,7 @@ def fails(folder, output):
 def undisturbed(tmp_path, monkeypatch):
     done = tmp_path / "done"
     assert kills.ended(start(writes_slowly, tmp_path, done)) == 0
-    monkeypatch.setattr(kills, "_undisturbed", lambda name: (tmp_path, kills.results(done), 0.2))
+    monkeypatch.setattr(kills, "_undisturbed", lambda name: (tmp_path, kills.results(done), 1.0))
 
 
 @pytest.mark.usefixtures("undisturbed")
@@ -59,6 +60,7 @@ def undisturbed(tmp_path, monkeypatch):
     ],
 )
 def test_what_a_kill_must_not_do_is_noticed(run, fault, tmp_path, monkeypatch):
+    moments = [0.5, 0.5] if run is begins_anew else [0.05]
     monkeypatch.setattr(kills, "RUNS", {"own": run})
-    faults = kills._killed("own", tmp_path / "out", "SIGKILL", [0.75, 0.2])
+    faults = kills._killed("own", tmp_path / "out", "SIGKILL", moments)
     assert any(fault in found for found in faults) if fault else faults == []
