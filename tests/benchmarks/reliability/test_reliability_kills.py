@@ -23,7 +23,7 @@ def begins_anew(folder, output):
     output.mkdir(exist_ok=True)
     for file in output.iterdir():
         file.unlink()
-    time.sleep(1)
+        time.sleep(1)
     writes_slowly(folder, output)
 
 
