@@ -11,7 +11,6 @@ namespace sapag {
 
 constexpr double kRelativeNormFloor2 = 1e-12;
 constexpr double kRelativeVarianceFloor = 1e-12;
-constexpr double kTinyDummy = 1e-24;
 constexpr double kNear = 0.25;
 
 SAPAG_HD inline bool needs_variance(Kind kind) {
@@ -48,11 +47,21 @@ SAPAG_HD inline double unit_difference(const DifferenceSums& s, double target_sq
     slope->beta = -2 / (a * b) * ((s.cross + s.square) / (a * a));
     return (s.square - gap * gap) / (a * b);
   }
-  if (s.dummy_square <= kTinyDummy * target_square) return 1;
+  if (s.dummy_square <= 0) return 1;
   const double a = std::sqrt(s.dummy_square);
   slope->beta = -2 / (a * b);
   slope->epsilon = 2 * s.inner / (a * a * a * b);
   return 2 - 2 * s.inner / (a * b);
+}
+
+// Whether float32 holds a coefficient with all its digits, or any float32 times it is zero there.
+SAPAG_HD inline bool fits_single(double c) {
+  const double size = std::fabs(c);
+  return (size >= 0x1p-126 && size <= 0x1.fffffep127) || size < 0x1p-280;
+}
+SAPAG_HD inline bool fits_single(const Coefficients& c) {
+  return fits_single(c.alpha) && fits_single(c.beta) && fits_single(c.epsilon) && fits_single(c.gamma) &&
+         fits_single(c.delta);
 }
 
 SAPAG_HD inline void scale(Coefficients* c, double factor) {

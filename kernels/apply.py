@@ -8,7 +8,7 @@
 import triton
 import triton.language as tl
 
-from .memory import address_of, affine, is_aligned, load_tile, store_tile
+from .memory import address_of, affine, fits, is_aligned, load_tile, store_tile
 
 
 @triton.jit(do_not_specialize=["count", "layers"])
@@ -44,12 +44,16 @@ def apply(
     target_at = address_of(addresses, strides, tensor + 1, r) + first
     out_at = address_of(addresses, strides, tensor + 2, r) + first
     aligned = is_aligned(dummy_at | target_at | out_at)
+    fit = fits(alpha, beta, epsilon, gamma, delta, NUMBER)
     left = n
     while left > 0:
         wide = aligned & (left >= ROWS * LANES)
         dummy = load_tile(dummy_at, left, wide, True, DTYPE, ROWS, LANES, VEC)
         target = load_tile(target_at, left, wide, True, DTYPE, ROWS, LANES, VEC)
-        v = affine(dummy, target, alpha, beta, epsilon, gamma, delta, SIGN, NUMBER)
+        if fit:
+            v = affine(dummy, target, alpha, beta, epsilon, gamma, delta, SIGN, NUMBER)
+        else:
+            v = affine(dummy, target, alpha, beta, epsilon, gamma, delta, SIGN, tl.float64).to(NUMBER)
         store_tile(out_at, left, wide, v, True, DTYPE, ROWS, LANES, VEC)
         dummy_at += ROWS * LANES * BYTES
         target_at += ROWS * LANES * BYTES

@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 
 from .kinds import segment_value
-from .memory import address_of, affine, fold, is_aligned, load_tile, store_tile
+from .memory import address_of, affine, apply_wide, fits, fold, is_aligned, load_tile, store_tile
 
 
 @triton.jit
@@ -150,8 +150,16 @@ def fused(
     # 5
     if GRADIENT:
         gamma = delta * 0.0
-        for i in tl.static_range(ROWS):
-            v = affine(dummy[i], target[i], alpha, beta, epsilon, gamma, delta, EXTRA, NUMBER)
-            store_tile(out_at + i * LANES * BYTES, n - i * LANES, wide, v, False, DTYPE, 1, LANES, VEC)
-        v = affine(short_dummy, short_target, alpha, beta, epsilon, gamma, delta, EXTRA, NUMBER)
-        store_tile(short_out_at, m, short_wide, v, False, DTYPE, 1, LANES, VEC)
+        if fits(alpha, beta, epsilon, gamma, delta, NUMBER):
+            for i in tl.static_range(ROWS):
+                v = affine(dummy[i], target[i], alpha, beta, epsilon, gamma, delta, EXTRA, NUMBER)
+                store_tile(out_at + i * LANES * BYTES, n - i * LANES, wide, v, False, DTYPE, 1, LANES, VEC)
+            v = affine(short_dummy, short_target, alpha, beta, epsilon, gamma, delta, EXTRA, NUMBER)
+            store_tile(short_out_at, m, short_wide, v, False, DTYPE, 1, LANES, VEC)
+        else:
+            # fmt: off
+            apply_wide(dummy_at, target_at, out_at, n,
+                       alpha, beta, epsilon, gamma, delta, EXTRA, DTYPE, BYTES, LANES, VEC)
+            apply_wide(short_dummy_at, short_target_at, short_out_at, m,
+                       alpha, beta, epsilon, gamma, delta, EXTRA, DTYPE, BYTES, LANES, VEC)
+            # fmt: on

@@ -23,7 +23,6 @@ KINDS = 9
 
 RELATIVE_NORM_FLOOR2: tl.constexpr = tl.constexpr(1e-12)
 RELATIVE_VARIANCE_FLOOR: tl.constexpr = tl.constexpr(1e-12)
-TINY_DUMMY: tl.constexpr = tl.constexpr(1e-24)
 NEAR: tl.constexpr = tl.constexpr(0.25)
 
 
@@ -63,7 +62,7 @@ def unit_difference(square, cross, dummy_square, inner, target_square):
     """P = ‖u' - u‖² and the coefficients α, β, ε of its gradient with respect to g'."""
     b = tl.sqrt(target_square)
     near = square < NEAR * target_square
-    zero = (dummy_square <= TINY_DUMMY * target_square) & (near == 0)
+    zero = (dummy_square <= 0) & (near == 0)
     a = tl.sqrt(tl.where(near, target_square + 2.0 * cross + square, dummy_square))
     gap = (square + 2.0 * cross) / (a + b)
     ab = a * b

@@ -101,3 +101,49 @@ def affine(dummy, target, alpha, beta, epsilon, gamma, delta, SIGN: tl.constexpr
         sign = tl.where(d > 0, 1.0, tl.where(d < 0, -1.0, 0.0)).to(NUMBER)
         v += gamma.to(NUMBER) + delta.to(NUMBER) * sign
     return v
+
+
+@triton.jit
+def fits(alpha, beta, epsilon, gamma, delta, NUMBER: tl.constexpr):
+    """Whether `affine` computes V in NUMBER without losing what float64 holds."""
+    if tl.float64 == NUMBER:
+        return True
+    good = _fits_single(alpha) & _fits_single(beta) & _fits_single(epsilon)
+    return good & _fits_single(gamma) & _fits_single(delta)
+
+
+@triton.jit
+def _fits_single(c):
+    """Whether float32 holds a coefficient with all its digits, or any float32 times it is zero there."""
+    size = tl.abs(c)
+    return ((size >= 2.0**-126) & (size <= 3.4028234663852886e38)) | (size < 2.0**-280)
+
+
+@triton.jit
+def apply_wide(
+    dummy_at,
+    target_at,
+    out_at,
+    n,
+    alpha,
+    beta,
+    epsilon,
+    gamma,
+    delta,
+    SIGN: tl.constexpr,
+    DTYPE: tl.constexpr,
+    BYTES: tl.constexpr,
+    LANES: tl.constexpr,
+    VEC: tl.constexpr,
+):
+    """V of a run, computed in float64 and element by element: for coefficients that float32 does not hold."""
+    left = n
+    while left > 0:
+        dummy = load_tile(dummy_at, left, False, True, DTYPE, 1, LANES, VEC)
+        target = load_tile(target_at, left, False, True, DTYPE, 1, LANES, VEC)
+        v = affine(dummy, target, alpha, beta, epsilon, gamma, delta, SIGN, tl.float64).to(tl.float32)
+        store_tile(out_at, left, False, v, True, DTYPE, 1, LANES, VEC)
+        dummy_at += LANES * BYTES
+        target_at += LANES * BYTES
+        out_at += LANES * BYTES
+        left -= LANES

@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "../kinds.h"
 #include "blocks.h"
 
 namespace sapag::cpu::SAPAG_CAPABILITY {
@@ -358,8 +359,38 @@ void apply_block(const T* dummy, const T* target, T* out, int64_t n, const Coeff
   if (i < n) some(i, n - i);
 }
 
+// The same in float64, for coefficients that float32 does not hold: V may lie in its range all the same.
+template <class T>
+void apply_wide(const T* dummy, const T* target, T* out, int64_t n, const Coefficients& c) {
+  constexpr int64_t W = 2 * kDoubles;
+  const Affine<double, true> affine{c.alpha, c.beta, c.epsilon, c.gamma, c.delta};
+  const auto run = [&](const Pair<T>& a, const Pair<T>& g, T* to) {
+    const Doubles low = affine(a.low, g.low), high = affine(a.high, g.high);
+    float narrow[W];
+    for (int64_t i = 0; i < kDoubles; ++i) {
+      narrow[i] = static_cast<float>(low[i]);
+      narrow[kDoubles + i] = static_cast<float>(high[i]);
+    }
+    Vec<T> v;
+    std::memcpy(&v, narrow, sizeof v);
+    store(to, v);
+  };
+  int64_t i = 0;
+  for (; i + W <= n; i += W) run(load_pair(dummy + i), load_pair(target + i), out + i);
+  if (i == n) return;
+  T padded[W];
+  run(load_pair(dummy + i, n - i), load_pair(target + i, n - i), padded);
+  std::memcpy(out + i, padded, (n - i) * sizeof(T));
+}
+
 template <class T>
 void apply(const void* dummy, const void* target, void* out, int64_t n, const Coefficients& c, bool stream) {
+  if constexpr (sizeof(Number<T>) == sizeof(float)) {
+    if (!fits_single(c)) {
+      return apply_wide(static_cast<const T*>(dummy), static_cast<const T*>(target), static_cast<T*>(out), n,
+                        c);
+    }
+  }
   auto* const kernel = c.delta != 0 || c.gamma != 0 ? apply_block<T, true> : apply_block<T, false>;
   kernel(static_cast<const T*>(dummy), static_cast<const T*>(target), static_cast<T*>(out), n, c, stream);
 }

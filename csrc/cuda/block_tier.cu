@@ -67,7 +67,7 @@ __device__ __forceinline__ void one_cta(const TierParameters<kPieces>& parameter
   if (!parameters.with_gradient) return;
   __syncthreads();
 
-  const Affine<T> affine(*slope);
+  const Affine<T> affine(*slope, slope);
   for (int i = warp(); i < units; i += warps) {
     apply_held(unit_of<T>(parameters.table, segment, recovery, i), affine, held, i);
   }
@@ -106,7 +106,7 @@ __device__ __forceinline__ void one_warp(const TierParameters<kPieces>& paramete
   __syncwarp();
   if (!parameters.with_gradient) return;
 
-  const Affine<T> affine(*slope);
+  const Affine<T> affine(*slope, slope);
   for (int i = 0; i < segment.units; ++i) {
     apply_unit(unit_of<T>(parameters.table, segment, recovery, i), affine);
   }

@@ -73,7 +73,7 @@ __global__ void __launch_bounds__(kClusterThreads, 3)
   }
   cluster_sync();
 
-  const Affine<T> affine(*slope);
+  const Affine<T> affine(*slope, slope);
   for (int i = warp(); i < units; i += warps) {
     const Unit<T> unit = unit_of<T>(parameters.table, segment, recovery, first + i);
     if (i < parameters.held) {

@@ -137,7 +137,7 @@ __global__ void __launch_bounds__(kGridThreads, 2)
         }
       }
       __syncthreads();
-      const Affine<T> affine(*slope);
+      const Affine<T> affine(*slope, slope);
       const int slot = (part.start + part.from - begin) * kChunkUnits;
       const int from = part.from * kChunkUnits, to = part.to * kChunkUnits;
       const int stop = to < part.segment->units ? to : part.segment->units;

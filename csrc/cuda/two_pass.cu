@@ -116,14 +116,17 @@ __global__ void __launch_bounds__(kPassThreads)
   });
 }
 
+// Six CTAs an SM: left alone, ptxas would rather spill around the call for wide coefficients than use 80
+// registers.
 template <class T, int kPieces>
-__global__ void __launch_bounds__(kPassThreads)
+__global__ void __launch_bounds__(kPassThreads, 6)
     apply_pass(SAPAG_PARAMETER(PassParameters<kPieces>) parameters) {
   for_chunks<true>(parameters, [&](int64_t recovery, const Segment& segment, int chunk) {
     const int64_t row = recovery * parameters.layers + segment.layer;
     if (parameters.marks && !parameters.marks[row]) return;
     // By the same arithmetic also where V is 0: so are the zeros' signs the same.
-    const Affine<T> affine(parameters.marks ? Coefficients{} : parameters.slopes[row]);
+    const Coefficients* const slope = parameters.marks ? nullptr : parameters.slopes + row;
+    const Affine<T> affine(slope ? *slope : Coefficients{}, slope);
     for (int i = chunk * kChunkUnits; i < (chunk + 1) * kChunkUnits && i < segment.units; ++i) {
       apply_unit(unit_of<T>(parameters.table, segment, recovery, i), affine);
     }

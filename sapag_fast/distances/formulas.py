@@ -16,7 +16,6 @@ from sapag_fast.distances.sums import GradientSums
 # constant's rounding.
 RELATIVE_NORM_FLOOR = 1e-6
 RELATIVE_VARIANCE_FLOOR = 1e-12
-TINY_DUMMY = 1e-24  # of the target's square: the dummy gradient of this layer is zero
 NEAR = 0.25  # Σ d² below this part of Σ g²: differences carry more digits than the plain inner product
 
 
@@ -59,7 +58,7 @@ def unit_difference(sums: GradientSums, dead: Tensor) -> Tensor:
     a = (target + 2 * cross + square).sqrt()
     close = (square - ((square + 2 * cross) / (a + b)).square()) / (a * b)
 
-    zero = dead | (sums.dummy_square <= TINY_DUMMY * target)
+    zero = dead | (sums.dummy_square <= 0)
     a = torch.where(near | zero, 1.0, sums.dummy_square).sqrt()
     far = torch.where(zero, 1.0, 2.0 - 2.0 * sums.inner / (a * b))
     return torch.where(near, close, far)

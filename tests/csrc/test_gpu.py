@@ -7,7 +7,7 @@ import pytest
 import torch
 from awkward_tensors import WAYS, awkward_pair
 from gradient_pairs import Gradients
-from plain_distances import plain_distance
+from plain_distances import layers_of, plain_distance
 from torch.nn import functional as F
 
 import sapag_fast as sf
@@ -81,7 +81,9 @@ def test_every_way_to_lie_in_memory(backend, way):
     dummy, target = map(on_gpu, awkward_pair([way, "plain", way], 3))
     for kind in ("sapag", "sapag-global", "tag"):
         exact, slopes = plain_distance([t.cpu() for t in dummy], [t.cpu() for t in target], kind, layers)
-        value, found = sf.distance_and_gradient(dummy, target, kind, layers=layers, backend=backend)
+        value, found = sf.distance_and_gradient(
+            dummy, target, kind, layers=layers_of(kind, layers), backend=backend
+        )
         assert value.item() == pytest.approx(float(exact), rel=1e-5)
         size = max(abs(slope).max() for slope in slopes if slope.size)
         for slope, true in zip(found, slopes, strict=True):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from awkward_tensors import EMPTY, WAYS, awkward_pair
-from plain_distances import plain_distance
+from plain_distances import layers_of, plain_distance
 
 import sapag_fast as sf
 from sapag_fast.distances.kind import kinds
@@ -28,7 +28,7 @@ def check(dummy, target, kind, value, slopes, layer_of):
 
 
 def both(dummy, target, kind, backend, layer_of, out=None):
-    distance = sf.GradientDistance(kind, layers=layer_of, backend=backend)
+    distance = sf.GradientDistance(kind, layers=layers_of(kind, layer_of), backend=backend)
     value, slopes = distance.distance_and_gradient(dummy, target, out)
     check(dummy, target, kind, value, slopes, layer_of)
     leaves = [t.detach().requires_grad_() for t in dummy]
@@ -98,7 +98,7 @@ def test_recoveries_of_every_shape(kind, recoveries, shared, backend):
     target = [torch.randn((rows, *shape), generator=generator) for shape in shapes]
     layer_of = (0, 1, 1, 2, 3)
     value, slopes = sf.distance_and_gradient(
-        dummy, target, kind, layers=layer_of, batched=True, backend=backend
+        dummy, target, kind, layers=layers_of(kind, layer_of), batched=True, backend=backend
     )
     for r in range(recoveries):
         mine, theirs = [t[r] for t in dummy], [t[r % rows] for t in target]

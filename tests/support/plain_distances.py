@@ -56,6 +56,11 @@ def plain_distance(
     return value, [v.reshape(tuple(t.shape)) for v, t in zip(slopes, dummy, strict=True)]
 
 
+def layers_of(kind: str, layer_of: Sequence[int]) -> Sequence[int] | None:
+    """What the package takes as ``layers``: nothing for kinds that see the whole gradient as one."""
+    return None if kind in MERGED else layer_of
+
+
 def _flat(tensor: torch.Tensor) -> np.ndarray:
     return tensor.detach().double().contiguous().numpy().reshape(-1).astype(Real)
 

@@ -63,8 +63,8 @@ MUTATIONS = [
     ),
     Mutation(
         "cluster_tier.cu",
-        "  cluster_sync();\n\n  const Affine<T> affine(*slope);",
-        "  __syncthreads();\n\n  const Affine<T> affine(*slope);",
+        "  cluster_sync();\n\n  const Affine<T> affine(*slope, slope);",
+        "  __syncthreads();\n\n  const Affine<T> affine(*slope, slope);",
         "cluster: CTAs end while others read them",
     ),
     Mutation(

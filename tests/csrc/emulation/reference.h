@@ -119,7 +119,7 @@ inline Measured measure(Kind kind, const SegmentData& data, Real whole, Real ban
   const bool unit = kind == Kind::sapag || kind == Kind::sapag_global || kind == Kind::cosine;
   if (unit) {
     const Real a = std::sqrt(dummy_square), b = std::sqrt(target.square);
-    if (dummy_square <= 1e-24L * target.square) {  // no direction to compare with
+    if (dummy_square <= 0) {  // no direction to compare with
       z = 1;
     } else {
       // |g'| - |g|, and u' - u from differences: else long double does not reach beyond the kernels' double.

@@ -12,6 +12,8 @@ from triton_support import (
     DEVICE,
     NATIVE,
     SMALL,
+    error,
+    on_device,
     reference,
     settings_of,
     small_limits,
@@ -134,6 +136,28 @@ def test_every_way_to_lie_in_memory(way):
                 for slope, true in zip(found, slopes, strict=True):
                     assert slope.shape == true.shape
                     assert (slope.double() - true).norm().item() <= 1e-5 * size + 2e-6
+
+
+@pytest.mark.parametrize("scale", [1e-40, 1e-21, 1e21, 1e37])
+def test_every_magnitude(scale):
+    """Coefficients beyond float32, of fused and of chunked layers; V where float32 holds it."""
+    generator = torch.Generator().manual_seed(7)
+    pieces = [(5, 1.0), (3, 1e-3), (70, 1.0)]
+    target, dummy = ([(scale * s * torch.randn(n, generator=generator)) for n, s in pieces] for _ in "ab")
+    dummy, target = on_device(dummy, target)
+    with small_limits():
+        for name in NATIVE:
+            for mine in (
+                dummy,
+                [t * 1e-13 for t in dummy],
+                [g + 1e-3 * a for a, g in zip(dummy, target, strict=True)],
+            ):
+                exact, slopes = reference(mine, target, name, layers=range(3))
+                value, found = triton_distance(mine, target, name, layers=range(3))
+                assert torch.equal(value, exact.float()) or error(value, exact) <= 1e-6
+                for slope, true in zip(found, slopes, strict=True):
+                    near = torch.isclose(slope, true.float(), rtol=1e-4, atol=1e-37 + 1e-5 * true.abs().max())
+                    assert near.all(), (name, slope, true)
 
 
 def test_layers_in_many_blocks_and_chunks():
