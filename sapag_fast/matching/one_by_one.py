@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -69,7 +70,7 @@ class SingleMatching:
         if stages is not None:
             stages(FORWARD)
         leaves = self.problem.leaves(inputs[0], labels[0])
-        with _without_onednn() if self.small_convolutions else contextlib.nullcontext():
+        with _WITHOUT_ONEDNN if self.small_convolutions else contextlib.nullcontext():
             gradients = self.problem.gradients(
                 leaves[0],
                 leaves[1],
@@ -185,11 +186,24 @@ class _ConvolutionWork(TorchDispatchMode):
         return result
 
 
-@contextlib.contextmanager
-def _without_onednn() -> Iterator[None]:
-    before = torch.backends.mkldnn.enabled
-    torch.backends.mkldnn.enabled = False
-    try:
-        yield
-    finally:
-        torch.backends.mkldnn.enabled = before
+class _WithoutOneDNN:
+    """oneDNN's convolutions switched off for as long as any thread is inside: the switch is the process's."""
+
+    def __init__(self) -> None:
+        self.lock, self.inside, self.before = threading.Lock(), 0, True
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if not self.inside:
+                self.before = torch.backends.mkldnn.enabled
+                torch.backends.mkldnn.enabled = False
+            self.inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self.lock:
+            self.inside -= 1
+            if not self.inside:
+                torch.backends.mkldnn.enabled = self.before
+
+
+_WITHOUT_ONEDNN = _WithoutOneDNN()

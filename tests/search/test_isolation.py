@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -166,3 +167,16 @@ def test_an_attack_keeps_what_it_was_given(model, gradients):
     for tensor in (*target, start, labels):
         tensor.zero_()
     assert torch.equal(attacks[1].run().inputs, found.inputs)
+
+
+def test_two_threads_give_the_bits_of_each_alone(model, gradients):
+    def one(victim):
+        target = [g[victim] for g in gradients]
+        return recover(model, target, SHAPE, labels=torch.tensor([victim % 4]), steps=30).inputs
+
+    alone = [one(victim) for victim in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(one, range(2)))
+    assert torch.equal(together[0], alone[0])
+    assert torch.equal(together[1], alone[1])
+    assert torch.backends.mkldnn.enabled
