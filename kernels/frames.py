@@ -120,7 +120,7 @@ def _make_frame(
     first = target[0]
     if capturing(first.device):
         raise RuntimeError(
-            "these shapes are new: call once with tensors of the same shapes before capturing a CUDA graph"
+            "dummy, target: expected shapes seen before a CUDA graph is captured, found new ones; call once"
         )
     mine = target if dummy is None else dummy
     ordered = tuple(

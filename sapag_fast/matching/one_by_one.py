@@ -107,7 +107,7 @@ class SingleMatching:
             outputs, flows = zip(*roots, strict=True)
             toward = torch.autograd.grad(outputs, leaves if joint else leaves[:1], flows, allow_unused=True)
         if toward[0] is None:
-            raise ValueError("the model's gradient does not depend on its input: nothing to recover from")
+            raise ValueError("model: its gradient does not depend on its input: nothing to recover from")
         if not joint:
             return value, toward[0], None
         return value, toward[0], torch.zeros_like(leaves[1]) if toward[1] is None else toward[1]

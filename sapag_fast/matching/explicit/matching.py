@@ -155,7 +155,7 @@ class ExplicitMatching:
         if self.stages is not None:
             self.stages(REST)
         if toward[0] is None:
-            raise ValueError("the model's gradient does not depend on its input: nothing to recover from")
+            raise ValueError("model: its gradient does not depend on its input: nothing to recover from")
         if not self.problem.joint:
             return value, toward[0], None
         return value, toward[0], torch.zeros_like(leaves[1]) if toward[1] is None else toward[1]

@@ -106,7 +106,7 @@ class Rule:
         """The module's output on a batch of all recoveries ``[R·rows, ...]``, and the ``a`` to capture."""
         given = (*args, *kwargs.values())
         if len(given) != 1 or not isinstance(given[0], Tensor):
-            raise TypeError(f"{type(module).__name__} was called with more than one tensor")
+            raise TypeError(f"model: {type(module).__name__} was called with more than one tensor")
         return original(*args, **kwargs), given[0]
 
     def call(self, module: nn.Module, a: Tensor, b: Tensor, *, wants_a: bool, wants_b: bool) -> LayerCall:
@@ -138,7 +138,7 @@ class _FunctionCall(LayerCall):
         missing = [name for name in names if name not in self.formed]
         if missing:
             raise ValueError(
-                f"the rule of {type(self.module).__name__} gives no gradient for {', '.join(missing)}"
+                f"rule: that of {type(self.module).__name__} gives no gradient for {', '.join(missing)}"
             )
         return {name: self.formed[name].detach() for name in names}
 
