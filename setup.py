@@ -80,7 +80,7 @@ class Build(BuildExtension):
 setup(
     packages=[*find_packages(include=["sapag_fast", "sapag_fast.*"]), "sapag_fast.kernels"],
     package_dir={"sapag_fast.kernels": "kernels"},
-    package_data={"sapag_fast": ["py.typed", "recovery/certificates.json", "audit/templates/*.html"]},
+    package_data={"sapag_fast": ["py.typed", "recovery/certificates.json", "audit/templates/*"]},
     ext_modules=[
         CppExtension(
             "sapag_fast._C",

@@ -206,7 +206,6 @@ class Audit:
             [victim.name for victim in self.victims],
             ((self.scored(name, result), result.history) for name, result in self._kept()),
             status=status,
-            truth=self.truth is not None,
             settings=self.given | {"device": str(self.device)},
             recipes={group.name: asdict(group.recipe) for group in self.groups},
         )

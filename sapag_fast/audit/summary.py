@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-import base64
-import csv
-import io
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from sapag_fast.audit.folder import AuditFolder, file_name
+from sapag_fast.audit.folder import AuditFolder
+from sapag_fast.audit.page import Gallery, page
+from sapag_fast.files.names import csv_table
 from sapag_fast.files.output import finite_json, replacing
 from sapag_fast.reports.finished import Finished
-from sapag_fast.reports.metrics import CLAIMED_SUCCESS_MEANS, SUCCESS_MEANS, SUCCESS_PSNR
-from sapag_fast.reports.pictures import is_image, to_picture
+from sapag_fast.reports.metrics import SUCCESS_MEANS
 from sapag_fast.runtime.extras import needs
 
 with needs("audit", "audits"):
-    import jinja2
     from scipy.stats import binomtest
 
 __all__ = ["quantiles", "write_summary"]
 
-GALLERY = 200
-"""Victims with pictures on the page."""
-_WORST = 10  # of them are marked, one in so many at most
-_SIDE = 84  # about, in pixels, of a picture
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _MEASURED = ("threshold", "precision", "interval", "below", "measured_on")
 _COLUMNS: tuple[str, ...] = (
@@ -56,7 +49,6 @@ def write_summary(
     finished: Iterable[tuple[Finished, Tensor]],
     *,
     status: str,
-    truth: bool,
     settings: Mapping[str, Any],
     recipes: Mapping[str, Any],
 ) -> None:
@@ -71,21 +63,18 @@ def write_summary(
         Each finished victim and the winning restart's distance at each evaluation.
     status : str
         ``finished`` or ``interrupted``.
-    truth : bool
-        Whether the true images are known.
     settings, recipes : mapping
         The options, and by group of victims what they came to.
     """
-    lines, curves, gallery = [], [], []
+    lines, curves, gallery = [], [], Gallery()
     families: dict[str, dict[str, Any]] = {}
     for entry, history in finished:
-        lines.append(_line(entry, truth))
+        lines.append(_line(folder, entry))
         if entry.certificate is not None and entry.certificate["status"] == "certified":
             families[entry.certificate["family"]] = {key: entry.certificate[key] for key in _MEASURED}
         curves.append(history.double().numpy())
-        if len(gallery) < GALLERY:
-            gallery.append((entry.name, _pictures(entry)))
-    figures = _figures(folder, victims, lines, status, truth)
+        gallery.add(lines[-1], entry)
+    figures = _figures(folder, victims, lines, status)
     content = figures | {
         "skipped": folder.skipped,
         "certificates": families,
@@ -97,9 +86,9 @@ def write_summary(
         "versions": folder.manifest.versions,
     }
     text = json.dumps(finite_json(content), indent=1, allow_nan=False) + "\n"
-    _write(folder.folder / "summary.json", text)
-    _write(folder.folder / "summary.csv", _table(victims, lines, folder.skipped))
-    _write(folder.folder / "summary.html", _page(content, lines, curves, gallery, truth))
+    table = csv_table(_COLUMNS, _rows(victims, lines, folder.skipped))
+    _write(folder.folder, {"summary.json": text, "summary.csv": table})
+    _write(folder.folder, {"summary.html": page(content, lines, curves, gallery)})
 
 
 def quantiles(values: Iterable[float]) -> dict[str, float] | None:
@@ -112,7 +101,7 @@ def quantiles(values: Iterable[float]) -> dict[str, float] | None:
     return {f"q{round(100 * q):02d}": float(value) for q, value in zip(_QUANTILES, found, strict=True)}
 
 
-def _line(entry: Finished, truth: bool) -> dict[str, Any]:
+def _line(folder: AuditFolder, entry: Finished) -> dict[str, Any]:
     """One finished victim; its scores averaged over its images."""
     line: dict[str, Any] = {
         "name": entry.name,
@@ -122,9 +111,9 @@ def _line(entry: Finished, truth: bool) -> dict[str, Any]:
         "evaluations": entry.evaluations,
         "labels": [] if entry.labels is None else entry.labels.tolist(),
         "true_labels": [] if entry.true_labels is None else entry.true_labels.tolist(),
-        "file": f"results/{file_name(entry.name)}.safetensors",
+        "file": folder.result_path(entry.name).relative_to(folder.folder).as_posix(),
     }
-    if truth:
+    if entry.scores:
         line["recovered"] = entry.success
         for key in ("psnr", "ssim", "mse"):
             line[key] = float(np.mean([getattr(image, key) for image in entry.scores]))
@@ -132,7 +121,7 @@ def _line(entry: Finished, truth: bool) -> dict[str, Any]:
 
 
 def _figures(
-    folder: AuditFolder, victims: Sequence[str], lines: Sequence[Mapping[str, Any]], status: str, truth: bool
+    folder: AuditFolder, victims: Sequence[str], lines: Sequence[Mapping[str, Any]], status: str
 ) -> dict[str, Any]:
     done, minutes = len(lines), folder.seconds / 60
     restarts = folder.manifest.settings["restarts"]
@@ -159,119 +148,47 @@ def _figures(
         "distance": quantiles(line["distance"] for line in lines),
         "evaluations_of_a_victim": quantiles(evaluations),
     }
-    if truth and lines:
-        successes = sum(line["recovered"] for line in lines)
-        interval = binomtest(successes, done).proportion_ci(method="wilson")
+    known = [line for line in lines if "recovered" in line]
+    if known:
+        successes = sum(line["recovered"] for line in known)
+        interval = binomtest(successes, len(known)).proportion_ci(method="wilson")
         content |= {
             "recovered": successes,
-            "success": successes / done,
+            "scored": len(known),
+            "success": successes / len(known),
             "success_95": [float(interval.low), float(interval.high)],
             "success_means": SUCCESS_MEANS,
-            **{key: quantiles(line[key] for line in lines) for key in ("psnr", "ssim", "mse")},
+            **{key: quantiles(line[key] for line in known) for key in ("psnr", "ssim", "mse")},
         }
-        known = [line for line in lines if line["true_labels"]]
-        if known:
-            right = [sorted(line["labels"]) == sorted(line["true_labels"]) for line in known]
-            content["labels_right"] = sum(right) / len(known)
+        labelled = [line for line in known if line["true_labels"]]
+        if labelled:
+            right = [sorted(line["labels"]) == sorted(line["true_labels"]) for line in labelled]
+            content["labels_right"] = sum(right) / len(labelled)
     return content
 
 
-def _table(victims: Sequence[str], lines: Sequence[Mapping[str, Any]], skipped: Mapping[str, str]) -> str:
+def _rows(
+    victims: Sequence[str], lines: Sequence[Mapping[str, Any]], reasons: Mapping[str, str]
+) -> Iterator[dict[str, Any]]:
     by_name = {line["name"]: line for line in lines}
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, _COLUMNS, restval="", lineterminator="\n")
-    writer.writeheader()
     for name in victims:
         if name in by_name:
-            line = dict(by_name[name])
-            line |= {key: " ".join(map(str, line[key])) for key in ("labels", "true_labels")}
-            writer.writerow(line)
-        elif name in skipped:
-            writer.writerow({"name": name, "status": "skipped", "reason": skipped[name]})
+            labels = {key: " ".join(map(str, by_name[name][key])) for key in ("labels", "true_labels")}
+            yield {**by_name[name], **labels, "reason": reasons.get(name, "")}
+        elif name in reasons:
+            yield {"name": name, "status": "skipped", "reason": reasons[name]}
         else:
-            writer.writerow({"name": name, "status": "waiting"})
-    return text.getvalue()
+            yield {"name": name, "status": "waiting"}
 
 
-def _page(
-    content: Mapping[str, Any],
-    lines: Sequence[Mapping[str, Any]],
-    curves: Sequence[np.ndarray],
-    gallery: Sequence[tuple[str, list]],
-    truth: bool,
-) -> str:
-    from sapag_fast.audit import plots as summary_plots  # matplotlib takes a second
-
-    plots = [("Distance along the search", _address(summary_plots.curves(curves)))] if lines else []
-    if truth and lines:
-        psnr = [line["psnr"] for line in lines]
-        plots.insert(0, ("PSNR, sorted", _address(summary_plots.ranked(psnr, "PSNR (dB)", SUCCESS_PSNR))))
-        scatter = summary_plots.scatter([line["distance"] for line in lines], psnr, SUCCESS_PSNR)
-        plots.append(("PSNR against distance", _address(scatter)))
-    elif lines:
-        distance = [line["distance"] for line in lines]
-        plots.insert(0, ("Distance, sorted", _address(summary_plots.ranked(distance, "distance", None))))
-    shown = {line["name"]: line for line in lines[: len(gallery)]}
-
-    def quality(name: str) -> float:
-        value = shown[name]["psnr"] if truth else -shown[name]["distance"]
-        return -math.inf if math.isnan(value) else value
-
-    worst = set(sorted(shown, key=quality)[: min(_WORST, len(shown) // 4)])
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["figure"] = _figure
-    return environment.get_template("summary.html").render(
-        content=content,
-        plots=plots,
-        gallery=[(shown[name], pairs, name in worst) for name, pairs in gallery if pairs],
-        truth=truth,
-        total=len(lines),
-        certified_means=CLAIMED_SUCCESS_MEANS,
-    )
-
-
-def _pictures(entry: Finished) -> list[tuple[str, str | None]]:
-    """Addresses of every image and the true one beside it."""
-    if not is_image(entry.inputs.shape[1:]):
-        return []
-    true = [None] * len(entry.inputs) if entry.truth is None else [entry.truth[i] for i in entry.order]
-    return [
-        (_address(_png(ours)), None if other is None else _address(_png(other)))
-        for ours, other in zip(entry.inputs, true, strict=True)
-    ]
-
-
-def _png(image: Tensor) -> bytes:
-    picture = to_picture(image)
-    factor = _SIDE / max(picture.size)
-    if factor < 1:
-        picture = picture.resize(
-            (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
-        )
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-def _address(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
-
-
-def _figure(value: object) -> str:
-    """A number as the page shows it."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "-"
-    return (
-        f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
-    )
-
-
-def _write(path: Path, text: str) -> None:
-    with replacing(path, durable=False) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="")
+def _write(folder: Path, texts: Mapping[str, str]) -> None:
+    """Write as many of the files as the disk takes, then say which it does not."""
+    faults = []
+    for name, text in texts.items():
+        try:
+            with replacing(folder / name, durable=False) as temporary:
+                temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
+        except OSError as error:
+            faults.append(f"file {folder / name}: cannot be written: {error.strerror or error}")
+    if faults:
+        raise ValueError(f"{'; '.join(faults)}; all results are kept")
