@@ -33,7 +33,7 @@ def draw(profile: AttackProfile, path: Path) -> None:
     _bars(left, profile)
     _roofline(right, profile)
     shape = "x".join(map(str, profile.input_shape))
-    figure.suptitle(f"{profile.model}, {shape}: {profile.machine['device']}", fontsize=10)
+    figure.suptitle(f"{profile.model}, {shape}: {profile.machine['device']}", fontsize=10, parse_math=False)
     with replacing(path, durable=False) as temporary, temporary.open("wb") as file:
         FigureCanvasAgg(figure).print_png(file)
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sapag_fast.files.output import replacing
 from sapag_fast.profiler.ceilings import Ceilings
 from sapag_fast.profiler.work import Work
 
@@ -231,5 +232,6 @@ class AttackProfile:
         """As JSON, which is also written to `path` if given."""
         text = json.dumps(self.as_dict(), indent=1, default=str) + "\n"
         if path is not None:
-            Path(path).write_text(text)
+            with replacing(path, durable=False) as temporary:
+                temporary.write_text(text, encoding="utf-8")
         return text

@@ -307,7 +307,7 @@ def test_capture_of_many_refuses_what_does_not_fit(many, tmp_path):
     assert "6 images do not fill whole batches" in flat(odd.stderr)
     few = run(*arguments, "--batch-size", 2, "--labels", "1,2", "--gradient", tmp_path / "g")
     assert few.exit_code == 2
-    assert "2 labels for 6 images" in flat(few.stderr)
+    assert "labels: expected 6, one for each image, found 2" in flat(few.stderr)
     full = run(*arguments, "--batch-size", 2, "--gradient", many / "folder")
     assert full.exit_code == 2
     assert "holds files already" in flat(full.stderr)
