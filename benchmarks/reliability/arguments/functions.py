@@ -86,7 +86,7 @@ def _separated(**arguments: Any) -> Any:
 DISTANCE = {
     "kind": choice(*kinds()[:3]),
     "layer_weights": pools.LAYER_ROWS,
-    "variance": pools.LAYER_ROWS,
+    "variance": pools.VARIANCE,
     "bandwidth": positive(0.1, 2).or_none(),
     "merge_bias": Pool([True], ["yes", 2, None, []]),
     "batched": Pool([False], ["yes", 2, None, []]),

@@ -6,6 +6,7 @@ A number is right if it lies within
     + what the sums in double precision may cost (`truth`: 1e-13 relative, 4e-13 absolute on 2 - 2cos)
     + the rounding of the arithmetic, 8 half units in the last place of the terms that V is a difference of
     + the rounding of the result, 2 half units in the last place of its own type
+    + on the reference, which forms V from u' - u, the rounding of that in double precision
     + the type's smallest normal number: what is smaller may be flushed to zero.
 
 The eager formula is asked only where the other terms do not do: where it is not finite itself, it excuses
@@ -57,8 +58,9 @@ def wrong_value(found: Tensor, expected: Expected, eager: Eager) -> str | None:
 def wrong_slopes(
     found: Sequence[Tensor], expected: Expected, layer_of: Sequence[int], batched: bool, eager: Eager,
     factor: np.ndarray | None = None,
+    by_formula: bool = False,
 ) -> str | None:  # fmt: skip
-    """What is wrong with V; ``factor`` ``[R]`` multiplies what is expected."""
+    """What is wrong with V; ``factor`` ``[R]`` multiplies what is expected; ``by_formula``: the reference."""
     dtype = found[0].dtype
     info, arithmetic = torch.finfo(dtype), max(2.0**-53, min(HALF_UNIT[dtype], 2.0**-24))
     layers = joined([rows(t, batched) for t in found], layer_of, len(expected.slopes))
@@ -71,6 +73,8 @@ def wrong_slopes(
             + 2 * HALF_UNIT[dtype] * np.abs(exact)
             + info.tiny * np.maximum(np.abs(scale), 1)
         )
+        if by_formula:
+            slack = slack + expected.floors[at] * np.abs(scale)
         largest = np.maximum(np.abs(exact), np.abs(slope)) + slack  # V is rounded, then multiplied
         with np.errstate(all="ignore"):
             good = np.abs(mine - exact) <= slack

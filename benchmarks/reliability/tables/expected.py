@@ -23,6 +23,7 @@ class Expected:
     """A layer: ``[R, n]``."""
     terms: list[np.ndarray]
     relatives: list[np.ndarray]
+    floors: list[np.ndarray]
     broken: np.ndarray
     close: np.ndarray
     """``[R]``: a layer is so near a bound that it may carry weight or not."""
@@ -101,7 +102,7 @@ class TableFacts:
         close: np.ndarray,
     ) -> Expected:
         zero = np.zeros(self.recoveries, Real)
-        found = Expected(zero, zero.copy(), [], [], [], self.broken, close.any(1))
+        found = Expected(zero, zero.copy(), [], [], [], [], self.broken, close.any(1))
         for at, facts in enumerate(layers):
             share = definition.formula(facts, settings)
             alive = ~dead[:, at]
@@ -120,6 +121,7 @@ class TableFacts:
             found.slopes.append(np.where(alive[:, None], column * slope, 0))
             found.terms.append(np.where(alive[:, None], column * terms, 0))
             found.relatives.append(share.relative)
+            found.floors.append(column * share.floor)
         return found
 
 

@@ -95,22 +95,38 @@ class Facts:
         return (self.direction * self.direction).sum(1)
 
     @cached_property
+    def _unit_pair(self) -> tuple[np.ndarray, np.ndarray]:
+        """The two terms whose difference, by 2/(a b), is ∂‖u' - u‖²/∂g'.
+
+        (g'·g/a²) g' - g, and with d in place of g' where that is small: (g'·g/a²) d - (d·g'/a²) g.
+        """
+        near, squares = self.near[:, None], self.dummy_square
+        along = _over(np.where(near, self.d, self.dummy) * self.inner[:, None], squares)
+        moved = (self.d * self.dummy).sum(1)
+        return along, np.where(near, _over(self.target * moved[:, None], squares), self.target)
+
+    @cached_property
+    def _unit_scale(self) -> np.ndarray:
+        a, b = np.sqrt(self.dummy_square), np.sqrt(self.target_square)
+        return 2 * _over(np.ones_like(a), a * b)[:, None]
+
+    @cached_property
     def unit_gradient(self) -> np.ndarray:
-        """∂‖u' - u‖²/∂g' = 2/a (e - (e·u') u') with e = u' - u and e·u' = ‖e‖²/2; 0 where g' = 0."""
-        a = np.sqrt(self.dummy_square)
-        along = self.unit_square / 2
-        return 2 * _over(self.direction - along[:, None] * _over(self.dummy, a), a)
+        """∂‖u' - u‖²/∂g'; 0 where g' = 0."""
+        along, across = self._unit_pair
+        return self._unit_scale * (along - across)
 
     @cached_property
     def unit_terms(self) -> np.ndarray:
-        """Size of the terms that ∂‖u' - u‖²/∂g' is a difference of, in whatever way it is put together."""
-        a, b = np.sqrt(self.dummy_square), np.sqrt(self.target_square)
-        outer = 2 * _over(np.ones_like(a), a * b)
-        near = np.abs(_over(self.d * self.inner[:, None], self.dummy_square)) + np.abs(
-            _over(self.target * (self.cross + self.square)[:, None], self.dummy_square)
-        )
-        far = np.abs(self.target) + np.abs(_over(self.dummy * self.inner[:, None], self.dummy_square))
-        return outer[:, None] * np.where(self.near[:, None], near, far)
+        """Size of the terms that it is a difference of."""
+        along, across = self._unit_pair
+        return self._unit_scale * (np.abs(along) + np.abs(across))
+
+    @cached_property
+    def unit_floor(self) -> np.ndarray:
+        """What rounding u' and u in double precision does to it, ``[R, 1]``."""
+        a = np.sqrt(self.dummy_square)
+        return Real(16 * 2.0**-53) * _over(np.ones_like(a), a)[:, None]
 
 
 def _over(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:

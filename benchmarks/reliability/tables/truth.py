@@ -31,6 +31,8 @@ class Share:
     """Size of the terms that V is put together from: rounding is measured by them."""
     relative: np.ndarray
     """Relative error of V beside the rounding of its arithmetic, ``[R, 1]``."""
+    floor: np.ndarray | float = 0.0
+    """Absolute error of V where it is formed from u' - u in double precision, ``[R, 1]``."""
 
 
 @dataclass
@@ -66,7 +68,9 @@ def sapag(f: Facts, s: Settings) -> Share:
     slope = _safe(f.target_square, 2 * Real(s.bandwidth) * f.deviation)
     z = f.unit_square * slope
     error = _direction_error(f) * slope + z * (SUMS + f.deviation_error)
-    return _relatively(f, _kernel(z, error, f.unit_gradient * slope[:, None], f.unit_terms * slope[:, None]))
+    share = _kernel(z, error, f.unit_gradient * slope[:, None], f.unit_terms * slope[:, None])
+    share.floor = f.unit_floor * slope[:, None]
+    return _relatively(f, share)
 
 
 def _of_difference(f: Facts, slope: np.ndarray) -> Share:
@@ -95,13 +99,16 @@ def sapag_global(f: Facts, s: Settings) -> Share:
     """1 - exp(-‖u' - u‖² / (2 s))."""
     slope = 1 / (2 * Real(s.bandwidth))
     error = _direction_error(f) * slope
-    return _kernel(f.unit_square * slope, error, f.unit_gradient * slope, f.unit_terms * slope)
+    share = _kernel(f.unit_square * slope, error, f.unit_gradient * slope, f.unit_terms * slope)
+    share.floor = f.unit_floor * slope
+    return share
 
 
 def cosine(f: Facts, s: Settings) -> Share:
     """1 - cos = ‖u' - u‖² / 2."""
     share = _plain(f.unit_square / 2, f.unit_gradient / 2)
     share.value_error, share.terms = _direction_error(f) / 2, f.unit_terms / 2
+    share.floor = f.unit_floor
     return share
 
 
