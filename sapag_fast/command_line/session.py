@@ -27,7 +27,8 @@ def chosen_device(name: str | None) -> torch.device:
     ValueError
         For one that is unknown or not there.
     """
-    return check.check_device("cuda" if name is None and torch.cuda.is_available() else name or "cpu")
+    usual = "cuda" if torch.cuda.is_available() else "cpu"
+    return check.check_device(usual if name is None else name)
 
 
 def built_model(reference: str, weights: Path | None, seed: int, device: torch.device) -> nn.Module:

@@ -81,6 +81,8 @@ def read_arrays(
         shape, images outside [0, 1] (float) and a layout that cannot be told.
     """
     path = regular_file(path, "data set")
+    if split is not None and not isinstance(split, str):
+        raise TypeError(f"split must be a string, found {type(split).__name__}")
     with _opened(path) as archive:
         names = _names(path, archive, images, labels, split)
         shapes = [_header(path, archive, name).shape for name in names]

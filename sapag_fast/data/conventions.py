@@ -152,8 +152,7 @@ def check_unpacked(path: Path, packed: int, unpacked: int, *, held: int) -> None
 
 def existing(path: str | Path, what: str) -> Path:
     """The path of a folder or a regular file. Raises ValueError for anything else."""
-    path = Path(path)
-    return path if path.is_dir() else regular_file(path, what)
+    return Path(path) if isinstance(path, str | Path) and Path(path).is_dir() else regular_file(path, what)
 
 
 def existing_folder(path: str | Path, what: str) -> Path:

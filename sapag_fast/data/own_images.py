@@ -67,7 +67,11 @@ def _image_files(path: Path) -> list[Path]:
 
 
 def _listed(paths: str | Path | Iterable[str | Path]) -> list[Path]:
-    return [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
+    if isinstance(paths, str | Path):
+        return [Path(paths)]
+    if not isinstance(paths, Iterable):
+        raise TypeError(f"paths must be a path or several, found {type(paths).__name__}")
+    return [Path(path) for path in paths]
 
 
 def _times(shape: Iterable[int]) -> str:

@@ -5,6 +5,7 @@ So come CoLA (Warstadt, Singh, Bowman 2019) and GLUE (Wang et al. 2019).
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
@@ -71,8 +72,9 @@ def read_sentences(
         usual = ("sentence", "label") if named else COLA
         given = (usual[0] if sentence is None else sentence, usual[1] if label is None else label)
         columns = [_column(name, top, path) if isinstance(name, str) else name for name in given]
-        last = None if count is None else first + count
-        for line, row in islice(rows, first, last):
+        most = sys.maxsize  # that islice takes, and more than a file has lines
+        last = None if count is None else min(first + count, most)
+        for line, row in islice(rows, min(first, most), last):
             text, number = (_cell(row, column, line, path) for column in columns)
             if not text.strip():
                 raise ValueError(f"{path}, line {line}: the sentence is empty")

@@ -34,9 +34,13 @@ def regular_file(path: str | Path, what: str) -> Path:
 
     Raises
     ------
+    TypeError
+        For what is neither a string nor a path.
     ValueError
         Where there is none, and for a folder, a pipe, a socket, a device and a link without an end.
     """
+    if not isinstance(path, str | Path):
+        raise TypeError(f"path must be a string or a Path, found {type(path).__name__}")
     path = Path(path)
     try:
         mode = path.stat().st_mode

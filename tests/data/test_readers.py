@@ -362,3 +362,12 @@ def test_nothing_is_unpickled(monkeypatch, tmp_path):
     np.savez(tmp_path / "trap.npz", images=np.array([Trap()] * 2), labels=np.zeros(2, int))
     with pytest.raises(ValueError, match="Python objects are not read"):
         data.read_dataset(tmp_path / "trap.npz")
+
+
+@pytest.mark.parametrize("read", [data.read_dataset, data.read_arrays, data.read_idx, data.read_sentences])
+def test_what_is_no_path_is_refused_by_name(read):
+    for given, kind in ((None, "NoneType"), (3, "int")):
+        with pytest.raises(TypeError, match=f"path must be a string or a Path, found {kind}"):
+            read(given)
+    with pytest.raises(TypeError, match="paths must be a path or several, found int"):
+        data.read_images(3, (1, 2, 2))

@@ -93,8 +93,8 @@ LAYER_ROWS = Pool(
     [[1.0], torch.ones(1), np.ones(1), [0.5], None],
     [[nan], [inf], [-1.0], "x", [1.0, 2.0], 3.0, [[[1.0]]], ["a"], [], [1j], lambda: torch.ones(1, 3)],
 )
-VARIANCE = Pool([*LAYER_ROWS.good, [0.0], [nan]], [value for value in LAYER_ROWS.bad[3:]])
-"""A layer whose variance is not positive, or no number, carries no weight."""
+VARIANCE = Pool([*LAYER_ROWS.good, [0.0]], LAYER_ROWS.bad[1:])
+"""nan is that of one element, unbiased: such a layer carries no weight."""
 LAYERS = Pool(
     [[0, 0], (0, 1), None, np.array([0, 0])],
     [[-1, 0], [0.5, 0], [0], [0, 0, 0], "ab", 3, [nan, 0], [None, 0], [[0], [0]], ["0", "0"]],
