@@ -37,12 +37,14 @@ def numbers(rng: np.random.Generator) -> dict[str, Tensor]:
     }
 
 
-def write_any(rng: np.random.Generator, folder: Path, tensors: dict[str, Tensor]) -> Path:
-    """The tensors in one of the formats that are read."""
+def write_any(
+    rng: np.random.Generator, folder: Path, tensors: dict[str, Tensor], *, captured: bool = True
+) -> Path:
+    """The tensors in one of the formats that are read; ``captured``: with the words of a gradient."""
     suffix = str(rng.choice([".safetensors", ".pt", ".pth", ".bin"]))
     path = folder / odd_name(rng, suffix)
     if suffix == ".safetensors":
-        write_gradient(path, tensors, METADATA)
+        write_tensors(path, tensors, METADATA.entries() if captured else None)
     else:
         legacy = bool(rng.random() < 0.4)
         torch.save(tensors, path, _use_new_zipfile_serialization=not legacy)
@@ -78,7 +80,9 @@ def _sane_gradient(value: Any) -> str | None:
 def weights(rng: np.random.Generator, folder: Path) -> Sample:
     tensors, model = numbers(rng), network()
     special = rng.random() < 0.3
-    path = forged_gradient(rng, folder, tensors) if special else write_any(rng, folder, tensors)
+    path = (
+        forged_gradient(rng, folder, tensors) if special else write_any(rng, folder, tensors, captured=False)
+    )
 
     def read() -> nn.Module:
         load_weights(model, path)

@@ -26,8 +26,8 @@ from benchmarks.reliability.tables.expected import Expected, joined, rows
 HALF_UNIT = {
     torch.float64: 2.0**-53,
     torch.float32: 2.0**-24,
-    torch.bfloat16: 2.0**-9,
-    torch.float16: 2.0**-12,
+    torch.bfloat16: 2.0**-8,
+    torch.float16: 2.0**-11,
 }
 Eager = Callable[[int], tuple[float, list[np.ndarray]]]
 
