@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sapag_fast import checks as check
 from sapag_fast.files.regular import regular_file
 
 Sentences = tuple[list[str], Tensor]
@@ -58,6 +59,8 @@ def read_sentences(
             raise ValueError(
                 f"{name} must be {'1 or more' if name == 'count' else '0 or more'}, found {value!r}"
             )
+    if classes is not None:
+        check.check_count("classes", classes)
     texts, numbers = [], []
     # Lines end with "\n" alone: other separators of lines may stand inside a sentence.
     with path.open(encoding="utf-8-sig", newline="\n") as file:

@@ -61,3 +61,13 @@ def test_sentences_arguments(tmp_path):
             data.read_sentences(tmp_path / "a.tsv", **options)
     with pytest.raises(ValueError, match="does not exist"):
         data.read_sentences(tmp_path / "b.tsv")
+
+
+@pytest.mark.parametrize("classes", [0, -1, True, 1.5, "3"])
+def test_a_number_of_classes_that_is_none_is_refused_by_name(tmp_path, classes):
+    path = tmp_path / "a.tsv"
+    path.write_text("label\tsentence\n0\tone\n")
+    with pytest.raises((ValueError, TypeError), match="classes must be"):
+        data.read_sentences(path, classes=classes)
+    with pytest.raises(ValueError, match="only 1 sentences"):
+        data.read_sentences(path, count=2**70)
