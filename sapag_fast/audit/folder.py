@@ -8,19 +8,20 @@ sessions.json            time and memory of every run of the command
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
-import shutil
-import time
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from sapag_fast.audit.manifest import Manifest
+from sapag_fast.audit.manifest import Manifest, some
 from sapag_fast.audit.result import Result
-from sapag_fast.files.output import check_output, finite_json, replacing
+from sapag_fast.audit.sessions import Sessions
+from sapag_fast.files.fault import fault_of
+from sapag_fast.files.output import check_output, finite_json, replacing, sweep
 from sapag_fast.files.tensors import opened_safetensors, read_tensors, write_tensors
 
 __all__ = ["AuditFolder", "file_name"]
@@ -30,7 +31,6 @@ SUMMARIES = ("summary.json", "summary.csv", "summary.html")
 _LOCK = ".audit.lock"
 _DETAILS = "sapag_fast"
 """All of a result is in one metadata entry: safetensors writes several in an order that varies."""
-_NOTE_EVERY = 5.0  # seconds between two notes of the time spent
 
 
 def file_name(name: str) -> str:
@@ -51,13 +51,15 @@ class AuditFolder:
     folder : Path
         Absent, empty, or an earlier audit's.
     overwrite : bool
-        Begin anew.
+        Begin anew: what the earlier audit wrote is removed, and nothing else.
 
     Attributes
     ----------
     fresh : bool
         Whether this session began the audit.
     checkpoint : Path
+    notes : list of str
+        What to tell the user: files of the audit that were lost, files of others that were kept.
 
     Raises
     ------
@@ -70,16 +72,23 @@ class AuditFolder:
         self.checkpoint = folder / CHECKPOINT
         self._manifest: Manifest | None = None
         self.fresh = False
+        self.notes: list[str] = []
         self._lock: Any = None
-        self._began = time.monotonic()
-        self._sessions: list[dict[str, Any]] = []
+        self._sessions: Sessions | None = None
         check_output(folder, overwrite=True)
         others = [path for path in folder.iterdir() if path.name[:6] != ".audit"] if folder.is_dir() else []
-        if others and not overwrite and not (folder / MANIFEST).is_file():
+        if others and not self.begun:
+            names = some([path.name for path in others])
             raise ValueError(
-                f"output folder {folder}: holds files that are no audit's; name another one or pass "
-                "--overwrite"
+                f"output folder {folder}: holds files that are no audit's ({names}); name another"
             )
+        if self.begun:
+            self._check_manifest()
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is an audit to go on with, or to write over."""
+        return (self.folder / MANIFEST).is_file()
 
     @property
     def manifest(self) -> Manifest:
@@ -87,6 +96,13 @@ class AuditFolder:
         if self._manifest is None:
             raise RuntimeError("the folder is not open")
         return self._manifest
+
+    @property
+    def sessions(self) -> Sessions:
+        """All runs of the audit that is open."""
+        if self._sessions is None:
+            raise RuntimeError("the folder is not open")
+        return self._sessions
 
     def open(self, manifest: Manifest) -> None:
         """Begin, or go on with what is there: then its threads, waves and so on count.
@@ -102,25 +118,16 @@ class AuditFolder:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise ValueError(f"output folder {self.folder}: another audit is at work in it") from None
-        if self.overwrite:
-            self._clear()
-        if (self.folder / MANIFEST).exists():
-            there = self._read_manifest()
-            if differences := there.differences(manifest):
-                raise ValueError(
-                    f"output folder {self.folder}: holds another audit: {'; '.join(differences)}; give the "
-                    "same arguments to go on, name another folder, or pass --overwrite to begin anew"
-                )
-            self._manifest = there
-            self._sessions = self._read_json(SESSIONS) if (self.folder / SESSIONS).exists() else []
+        if self.begun and not self.overwrite:
+            self._go_on(manifest)
         else:
-            self._keep(manifest)
-            self.fresh = True
+            self._begin(manifest)
+        self._sweep(manifest)
         (self.folder / RESULTS).mkdir(exist_ok=True)
-        for leftover in (*self.folder.glob(".*.part"), *(self.folder / RESULTS).glob(".*.part")):
-            leftover.unlink()  # of a write that was killed
-        self._sessions.append({"seconds": 0.0, "peak_memory": 0})
-        self._write_json(SESSIONS, self._sessions)
+        self._sessions = Sessions(self.folder / SESSIONS)
+        if self._sessions.lost:
+            lost = f"file {self._sessions.path}: damaged ({self._sessions.lost})"
+            self.notes.append(f"{lost}: the time and memory of earlier sessions are lost")
 
     def close(self) -> None:
         """Let another process work here."""
@@ -129,29 +136,100 @@ class AuditFolder:
 
     def remove(self) -> None:
         """Forget an audit that could not begin, and the folder if there is nothing else in it."""
-        self._clear()
+        self._clear({self.result_path(victim.name) for victim in self.manifest.victims})
+        (self.folder / MANIFEST).unlink(missing_ok=True)
         (self.folder / _LOCK).unlink(missing_ok=True)
         if not any(self.folder.iterdir()):
             self.folder.rmdir()
 
-    def _clear(self) -> None:
-        shutil.rmtree(self.folder / RESULTS, ignore_errors=True)
-        for name in (CHECKPOINT, SESSIONS, *SUMMARIES, MANIFEST):
+    def _go_on(self, manifest: Manifest) -> None:
+        there = self._read_manifest()
+        if differences := there.differences(manifest):
+            raise ValueError(
+                f"output folder {self.folder}: holds another audit: {'; '.join(differences)}; give the "
+                "same arguments to go on, name another folder, or pass --overwrite to begin anew"
+            )
+        self._manifest = there
+        self._keep(there.with_files(manifest))
+        self._look_at_checkpoint()
+
+    def _begin(self, manifest: Manifest) -> None:
+        """Put this audit in the place of an earlier one, and tell what else is in its folder."""
+        earlier = set(self._results())
+        if self.begun:
+            with contextlib.suppress(ValueError):  # a damaged manifest lists nothing
+                there = self._read_manifest()
+                earlier |= {self.result_path(victim.name) for victim in there.victims}
+                self._sweep(there)
+        paths = (self.result_path(victim.name) for victim in manifest.victims)
+        if strange := [path for path in paths if path not in earlier and _is_there(path)]:
+            raise ValueError(
+                f"output folder {self.folder}: {some(strange)}: no audit's, but called as a result; move it "
+                "away or name another folder"
+            )
+        self._clear(earlier)
+        self._keep(manifest)  # in the place of the earlier one: the folder is an audit's at every moment
+        self.fresh = True
+        kept = [path for path in self.folder.iterdir() if path.name not in (_LOCK, RESULTS, MANIFEST)]
+        kept += (self.folder / RESULTS).iterdir() if (self.folder / RESULTS).is_dir() else []
+        if kept:
+            shown = [path.relative_to(self.folder) for path in kept]
+            self.notes.append(f"output folder {self.folder}: kept what no audit wrote: {some(shown)}")
+
+    def _sweep(self, manifest: Manifest) -> None:
+        """Remove what killed writes of an audit's files have left."""
+        sweep(self.folder, {MANIFEST, CHECKPOINT, SESSIONS, *SUMMARIES})
+        sweep(self.folder / RESULTS, {self.result_path(victim.name).name for victim in manifest.victims})
+
+    def _check_manifest(self) -> None:
+        """Raise ValueError for a manifest that is damaged, unless it is an audit's to be written over."""
+        try:
+            self._read_manifest()
+        except ValueError:
+            if self.overwrite and ((self.folder / _LOCK).is_file() or any(self._results())):
+                return
+            raise
+
+    def _clear(self, results: Collection[Path]) -> None:
+        """Remove these results, and what else an audit writes but its manifest."""
+        for path in results:
+            if path.is_symlink() or path.is_file():
+                path.unlink()
+        if (self.folder / RESULTS).is_dir() and not any((self.folder / RESULTS).iterdir()):
+            (self.folder / RESULTS).rmdir()
+        for name in (CHECKPOINT, SESSIONS, *SUMMARIES):
             (self.folder / name).unlink(missing_ok=True)
+
+    def _results(self) -> Iterator[Path]:
+        """Files that are results by what is in them, whatever the manifest lists."""
+        for path in (self.folder / RESULTS).glob("*.safetensors"):
+            name = _name_in(path)
+            if name is not None and path == self.result_path(name):
+                yield path
 
     def skip(self, faults: Mapping[str, str]) -> None:
         """Leave out these victims, by name, for these reasons."""
-        if not faults.items() <= self.skipped.items():
-            self._keep(self.manifest.with_skipped(faults))
+        self._keep(self.manifest.with_skipped(faults))
 
     @property
     def skipped(self) -> Mapping[str, str]:
         """Reasons by name."""
         return self.manifest.skipped
 
-    def pin_wave(self, number: int, gradients: Mapping[str, str]) -> None:
-        """Keep which victims a wave consists of (see `Manifest.with_wave`)."""
-        self._keep(self.manifest.with_wave(number, gradients))
+    def begin_wave(self, number: int | None, gradients: Mapping[str, str], faults: Mapping[str, str]) -> int:
+        """Keep which victims a wave consists of (see `Manifest.with_wave`), and give its number."""
+        number = self.manifest.next_wave if number is None else number
+        self._keep(self.manifest.with_wave(number, gradients, faults))
+        return number
+
+    def part_wave(
+        self, number: int, parts: Sequence[Mapping[str, str]], faults: Mapping[str, str]
+    ) -> list[int]:
+        """Have parts of a wave go on as waves of their own (see `Manifest.with_parts`), from their start."""
+        manifest, numbers = self.manifest.with_parts(number, parts, faults)
+        self._keep(manifest)
+        self.checkpoint.unlink(missing_ok=True)
+        return numbers
 
     def at_once(self, group: str) -> int | None:
         """Searches at once, if the group has found it out."""
@@ -168,12 +246,7 @@ class AuditFolder:
 
     def has(self, name: str) -> bool:
         """Whether the victim's result is there, whole."""
-        path = self.result_path(name)
-        try:
-            with opened_safetensors(path, "result") as opened:
-                return json.loads(opened.metadata()[_DETAILS])["name"] == name
-        except (ValueError, KeyError, TypeError):
-            return False
+        return _name_in(self.result_path(name)) == name
 
     def write(self, name: str, result: Result) -> None:
         """Write the victim's result, unless it is there."""
@@ -190,28 +263,6 @@ class AuditFolder:
         tensors, metadata = read_tensors(self.result_path(name), "result")
         return Result(**tensors, details=json.loads(metadata[_DETAILS]))
 
-    def note_time(self, peak_memory: int, *, now: bool = False) -> None:
-        """Keep how long this session has taken, every few seconds."""
-        session, seconds = self._sessions[-1], time.monotonic() - self._began
-        if now or seconds - session["seconds"] >= _NOTE_EVERY:
-            session |= {"seconds": round(seconds, 3), "peak_memory": peak_memory}
-            self._write_json(SESSIONS, self._sessions)
-
-    @property
-    def seconds(self) -> float:
-        """Wall time of all sessions."""
-        return sum(session["seconds"] for session in self._sessions)
-
-    @property
-    def peak_memory(self) -> int:
-        """Bytes, of the session that took most."""
-        return max(session["peak_memory"] for session in self._sessions)
-
-    @property
-    def sessions(self) -> int:
-        """How often the command ran."""
-        return len(self._sessions)
-
     def _keep(self, manifest: Manifest) -> None:
         """Write the manifest, unless nothing has changed."""
         if manifest is not self._manifest:
@@ -219,18 +270,47 @@ class AuditFolder:
             self._write_json(MANIFEST, manifest.to_json())
 
     def _read_manifest(self) -> Manifest:
-        content = self._read_json(MANIFEST)
         try:
-            return Manifest.from_json(content)
+            return Manifest.from_json(self._read_json(MANIFEST))
         except ValueError as error:
-            raise ValueError(f"file {self.folder / MANIFEST}: damaged: {error}") from None
+            raise ValueError(
+                f"file {self.folder / MANIFEST}: damaged ({error}), so what this audit was begun with is "
+                f"lost; what it found is still in {RESULTS}/; name another folder, or pass --overwrite to "
+                "begin anew"
+            ) from None
+
+    def _look_at_checkpoint(self) -> None:
+        """Remove a checkpoint that cannot be read: its wave begins anew, and ends with the same bits."""
+        if not self.checkpoint.exists():
+            return
+        try:
+            with opened_safetensors(self.checkpoint, "checkpoint") as opened:
+                list(opened.keys())
+        except ValueError as error:
+            self.notes.append(f"{fault_of(error)}: the searches under way begin anew")
+            self.checkpoint.unlink()
 
     def _read_json(self, name: str) -> Any:
         try:
             return json.loads((self.folder / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ValueError(f"file {self.folder / name}: damaged: {error}") from None
+        except (OSError, RecursionError, ValueError) as error:
+            raise ValueError(fault_of(error)) from None
 
     def _write_json(self, name: str, content: object) -> None:
         with replacing(self.folder / name) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _is_there(path: Path) -> bool:
+    return path.exists() or path.is_symlink()
+
+
+def _name_in(path: Path) -> str | None:
+    """The victim whose whole result a file is, by what is in it."""
+    try:
+        with opened_safetensors(path, "result") as opened:
+            details = json.loads(opened.metadata()[_DETAILS])
+            whole = Result.is_whole(opened.keys(), details) and isinstance(details["name"], str)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    return details["name"] if whole else None

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sapag_fast.files.fault import fault_of
 from sapag_fast.files.victims import ListedVictim
 from sapag_fast.runtime.randomness import forked
 from sapag_fast.search.options import SearchOptions
@@ -101,16 +102,22 @@ def grouped(
     for victim in victims:
         if victim.fault is None:
             alike.setdefault((victim.input_shape, victim.batch_size), []).append(victim)
-    groups = []
+    groups, refusals = [], []
     for (shape, batch_size), members in alike.items():
         name = f"{'x'.join(map(str, shape))}, {batch_size} image(s)"
         try:
             with forked(device):
                 setup = set_up(model, shape, batch_size=batch_size, options=search)
+            _ = setup.bases  # a basis that does not fit is refused now
         except RejectedInputsError as error:
             reason = f"input shape {list(shape)}: the model rejects it: {error.__cause__}"
-            faults |= dict.fromkeys((victim.name for victim in members), reason)
+        except Exception as error:  # the shape is what files say
+            refusals.append(error)
+            reason = f"input shape {list(shape)}, batch size {batch_size}: {fault_of(error)}"
+        else:
+            groups.append(Group(tuple(members), setup.recipe, setup.probe.classes, name))
             continue
-        _ = setup.bases  # a basis that does not fit is refused now
-        groups.append(Group(tuple(members), setup.recipe, setup.probe.classes, name))
+        faults |= dict.fromkeys((victim.name for victim in members), reason)
+    if refusals and not groups:
+        raise refusals[0]  # no shape fits the options: it is for them
     return groups, faults

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from sapag_fast.files.output import finite_json
 from sapag_fast.runtime.streams import shown
 
-__all__ = ["Manifest", "ManifestVictim"]
+__all__ = ["Manifest", "ManifestVictim", "some"]
+
+
+_MAPPINGS = ("settings", "model", "versions", "at_once", "skipped")
 
 
 @dataclass(frozen=True)
@@ -24,13 +27,23 @@ class ManifestVictim:
     row : int or None
         Its row in a file of many.
     bytes : int
-        Size of the file.
+        Size of the file; 0 where that could not be told.
+
+    Raises
+    ------
+    ValueError
+        For a name that is no text.
     """
 
     name: str
     file: str
     row: int | None
     bytes: int
+
+    def __post_init__(self) -> None:
+        for part in ("name", "file"):
+            if not isinstance(getattr(self, part), str):
+                raise ValueError(f"victims: {part}: expected a text, found {getattr(self, part)!r}")
 
 
 @dataclass(frozen=True)
@@ -54,7 +67,7 @@ class Manifest:
     waves : mapping
         By number of a wave that was begun, the SHA-256 of its victims' gradients by name, in order.
     skipped : mapping
-        Why a victim is left out, by name.
+        Why a victim was left out, by name; it is tried again by the next session.
 
     Raises
     ------
@@ -106,6 +119,7 @@ class Manifest:
                     **content,
                     "victims": tuple(ManifestVictim(**victim) for victim in content["victims"]),
                     "waves": {int(number): dict(members) for number, members in content["waves"].items()},
+                    **{part: dict(content[part].items()) for part in _MAPPINGS},
                 }
             )
         except (AttributeError, KeyError, TypeError) as error:
@@ -114,7 +128,8 @@ class Manifest:
     def differences(self, other: Manifest) -> list[str]:
         """In what an audit that is there (this one) differs from another, in words.
 
-        What sessions choose or find out does not count.
+        What sessions choose or find out does not count, nor the file of a victim that was left out, nor a
+        file that cannot be looked at now.
         """
         differences = []
         for part in ("settings", "versions"):
@@ -129,26 +144,34 @@ class Manifest:
         ]
         before, after = ({victim.name: victim for victim in part.victims} for part in (self, other))
         if gone := [name for name in before if name not in after]:
-            differences.append(f"victims {_some(gone)} are missing")
+            differences.append(f"victims {some(gone)} are missing")
         if added := [name for name in after if name not in before]:
-            differences.append(f"victims {_some(added)} are new")
-        changed = [name for name in before if name in after and before[name] != after[name]]
+            differences.append(f"victims {some(added)} are new")
+        settled = before.keys() & after.keys() - self.skipped.keys()
+        changed = [name for name in before if name in settled and after[name].bytes]
+        changed = [name for name in changed if before[name] != after[name]]
         if changed:
-            differences.append(f"the gradient files of victims {_some(changed)} have changed")
+            differences.append(f"the gradient files of victims {some(changed)} have changed")
         if not differences and list(before) != list(after):
             differences.append("the victims come in another order")
         return differences
 
     def with_skipped(self, faults: Mapping[str, str]) -> Manifest:
         """Leave out these victims, by name, for these reasons."""
-        return replace(self, skipped={**self.skipped, **faults})
+        return self if faults.items() <= self.skipped.items() else self._changed(skipped=faults)
+
+    def with_files(self, other: Manifest) -> Manifest:
+        """Take the files of the victims that were left out as they are now."""
+        now = {victim.name: victim for victim in other.victims if victim.name in self.skipped}
+        victims = tuple(now.get(victim.name, victim) for victim in self.victims)
+        return self if victims == tuple(self.victims) else replace(self, victims=victims)
 
     def with_at_once(self, group: str, count: int) -> Manifest:
         """Let so many searches of the group run at once."""
         return replace(self, at_once={**self.at_once, group: count})
 
-    def with_wave(self, number: int, gradients: Mapping[str, str]) -> Manifest:
-        """Have a wave consist of these victims, with the SHA-256 of their gradients.
+    def with_wave(self, number: int, gradients: Mapping[str, str], faults: Mapping[str, str]) -> Manifest:
+        """Have a wave consist of these victims, with the SHA-256 of their gradients; leave others out.
 
         The position in the wave decides a victim's random numbers.
 
@@ -159,17 +182,60 @@ class Manifest:
         """
         known = self.waves.get(number)
         if known is None:
-            return replace(self, waves={**self.waves, number: dict(gradients)})
-        if list(known.items()) != list(gradients.items()):
-            changed = [name for name, sha in known.items() if gradients.get(name) != sha]
-            changed += [name for name in gradients if name not in known]
-            raise ValueError(
-                f"gradients of {_some(changed)}: not those with which this audit was begun; restore them, or "
-                "pass --overwrite to begin anew"
-            )
-        return self
+            waves = {**self.waves, number: dict(gradients)} if gradients else self.waves
+            return self._changed(waves=waves, skipped=faults, tried=gradients)
+        changed = [name for name, sha in known.items() if gradients.get(name) != sha]
+        changed += [name for name in gradients if name not in known]
+        _check_none(changed)
+        returned = gradients.keys() & self.skipped.keys()
+        return self._changed(skipped=faults, tried=gradients) if returned else self.with_skipped(faults)
+
+    def with_parts(
+        self, number: int, parts: Sequence[Mapping[str, str]], faults: Mapping[str, str]
+    ) -> tuple[Manifest, list[int]]:
+        """Have parts of a wave go on as waves of their own, and give their numbers.
+
+        The wave keeps the victims that are neither in a part nor left out.
+
+        Raises
+        ------
+        ValueError
+            When the wave was begun with other gradients.
+        """
+        known = self.waves.get(number, {})
+        _check_none([name for part in parts for name in part if part[name] != known.get(name)])
+        gone = faults.keys() | {name for part in parts for name in part}
+        rest = {name: sha for name, sha in known.items() if name not in gone}
+        first = self.next_wave
+        new = {first + position: dict(part) for position, part in enumerate(parts)}
+        return self._changed(waves={**self.waves, number: rest, **new}, skipped=faults), list(new)
+
+    @property
+    def next_wave(self) -> int:
+        """The number of a wave that is begun now."""
+        return max(self.waves, default=-1) + 1
+
+    def _changed(
+        self,
+        *,
+        waves: Mapping[int, Mapping[str, str]] | None = None,
+        skipped: Mapping[str, str],
+        tried: Collection[str] = (),
+    ) -> Manifest:
+        left_out = {name: reason for name, reason in self.skipped.items() if name not in tried}
+        waves = self.waves if waves is None else waves
+        return replace(self, waves=waves, skipped={**left_out, **skipped})
 
 
-def _some(names: Sequence[str]) -> str:
-    listed = ", ".join(shown(name) for name in names[:4])
+def _check_none(changed: Sequence[str]) -> None:
+    if changed:
+        raise ValueError(
+            f"gradients of {some(changed)}: not those with which this audit was begun; restore them, or "
+            "pass --overwrite to begin anew"
+        )
+
+
+def some(names: Sequence[object]) -> str:
+    """The first four of them, for a terminal."""
+    listed = ", ".join(shown(str(name)) for name in names[:4])
     return listed + (f" and {len(names) - 4} more" if len(names) > 4 else "")

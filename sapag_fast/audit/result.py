@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from sapag_fast.recovery.result import Recovery
@@ -15,6 +14,9 @@ from sapag_fast.reports.finished import RECOVERED, Finished, scored
 from sapag_fast.search.options import SearchOptions
 
 __all__ = ["Result"]
+
+_REPORTED = {"name", "certificate", "distance", "evaluations", "status"}
+"""Details without which a result cannot be reported."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,12 @@ class Result:
         assert finished.labels is not None  # a recovery has labels always
         return cls(finished.inputs, finished.labels, history[:made], details)
 
-    def finished(self, name: str, truth: Tensor | None, labels: Sequence[int] | None) -> Finished:
+    @staticmethod
+    def is_whole(tensors: Collection[str], details: Mapping[str, Any]) -> bool:
+        """Whether a file with these tensors and details holds a result."""
+        return set(tensors) == {"inputs", "labels", "history"} and details.keys() >= _REPORTED
+
+    def finished(self, name: str, truth: Tensor | None, labels: Tensor | None) -> Finished:
         """Score the result against the truth ``[B, *input_shape]`` and the true labels, where known."""
         distance = self.details["distance"]
         return Finished(
@@ -74,5 +81,5 @@ class Result:
             status=self.details["status"],
             certificate=self.details["certificate"],
             truth=truth,
-            true_labels=None if labels is None else torch.tensor(labels),
+            true_labels=labels,
         )

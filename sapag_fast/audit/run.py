@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -20,20 +20,23 @@ from sapag_fast.audit.folder import AuditFolder
 from sapag_fast.audit.groups import AuditOptions, Group, grouped
 from sapag_fast.audit.interrupt import deferred_interrupt
 from sapag_fast.audit.manifest import Manifest, ManifestVictim
+from sapag_fast.audit.plan import planned
 from sapag_fast.audit.progress import AuditProgress
 from sapag_fast.audit.result import Result
+from sapag_fast.audit.scoring import Scoring
 from sapag_fast.audit.summary import write_summary
 from sapag_fast.audit.truth import Truth
-from sapag_fast.audit.wave import Wave, WaveSearch
+from sapag_fast.audit.wave import ReadWave, Wave, WaveSearch
+from sapag_fast.files.fault import fault_of, guarded
 from sapag_fast.files.fingerprint import model_fingerprint, structure
-from sapag_fast.files.output import versions
+from sapag_fast.files.output import WriteError, versions
 from sapag_fast.files.victims import ListedVictim
 from sapag_fast.recovery.certificate import families
-from sapag_fast.reports.finished import Finished
 from sapag_fast.runtime.memory import free_bytes, highest_resident
 from sapag_fast.runtime.screen import Screen
 from sapag_fast.runtime.streams import shown, tell
 from sapag_fast.search.capacity import kept_bytes
+from sapag_fast.search.checkpoint import OtherRunError
 
 __all__ = ["Audit"]
 
@@ -79,6 +82,7 @@ class Audit:
         self.device, self.screen = device, screen
         self.by_name = {victim.name: victim for victim in self.victims}
         self.finished: set[str] = set()
+        self._refusals: dict[str, Exception] = {}
         self.groups, self.faults = grouped(model, self.victims, options.search, device)
 
     def run(self) -> int:
@@ -91,14 +95,20 @@ class Audit:
         """
         try:
             self.folder.open(self._manifest())
+            for note in self.folder.notes:
+                tell(shown(note))
             torch.set_num_threads(self.folder.manifest.threads)
             self._warn_of_other_weights()
             self.finished = {victim.name for victim in self.victims if self.folder.has(victim.name)}
-            self._skip(self.faults)
+            self._skip({name: fault for name, fault in self.faults.items() if name not in self.finished})
+            self.scoring = Scoring(self.victims, self.truth)
             try:
                 with deferred_interrupt() as stop, self._progress() as progress:
-                    for wave in self._waves():
-                        self._search(wave, progress, stop)
+                    waves = planned(self.groups, self.folder.manifest, self.finished)
+                    while waves:
+                        waves[:1] = self._search(waves[0], waves[1:], progress, stop)
+                self.folder.checkpoint.unlink(missing_ok=True)  # a kill may come between two waves
+                self._check_refusals()
             except (KeyboardInterrupt, SystemExit):
                 self._summarise("interrupted")
                 raise
@@ -107,6 +117,7 @@ class Audit:
                     self.folder.remove()  # the next try will have other arguments
                 raise
             self._summarise("finished")
+            self._say_what_hit_all()
             return len(self.folder.skipped)
         finally:
             self.folder.close()
@@ -140,57 +151,94 @@ class Audit:
         joint = self.options.labels == "joint"
         return kept_bytes(shape, group.recipe, dtype, joint_classes=(group.classes or 0) if joint else 0)
 
-    def _waves(self) -> Iterator[Wave]:
-        number, size = 0, self.folder.manifest.wave
-        for group in self.groups:
-            for at in range(0, len(group.victims), size):
-                yield Wave(number, group, group.victims[at : at + size])
-                number += 1
-
-    def _search(self, wave: Wave, progress: AuditProgress, stop: Callable[[], bool]) -> None:
-        """Search the members that can be read, if one of them has no result yet."""
-        known = self.finished | self.folder.skipped.keys()
-        if all(victim.name in known for victim in wave.victims):
-            self.folder.checkpoint.unlink(missing_ok=True)  # its last result came just before a kill
-            return
+    def _search(
+        self, wave: Wave, later: Sequence[Wave], progress: AuditProgress, stop: Callable[[], bool]
+    ) -> list[Wave]:
+        """Search the members that can be read, and give the waves that are left of them."""
         search = WaveSearch(self.model, self.folder, self.options, self.device)
         read = search.read(wave)
-        self._skip(read.faults)
-        self.folder.pin_wave(wave.number, read.sha256)
+        faults = {name: fault for name, fault in read.faults.items() if name not in self.finished}
+        self._say_skipped(faults)
+        begun = {} if wave.number is None else self.folder.manifest.waves[wave.number]
+        if wave.number is not None and (lost := begun.keys() - read.sha256.keys()):
+            left = [victim for victim in read.victims if victim.name not in self.finished]
+            faults |= {name: self.folder.skipped[name] for name in lost & self.folder.skipped.keys()}
+            return self._parted(replace(wave, victims=read.victims), read, [left], faults)
+        wave = replace(wave, number=self.folder.begin_wave(wave.number, read.sha256, faults))
         searches = len(read.victims) * self.options.search.restarts
 
         def finished(name: str, result: Result) -> None:
-            self.finished.add(name)
-            progress.finished(self._success(name, result), result.details["distance"])
+            if name not in self.finished:  # a wave may hand it out twice
+                self.finished.add(name)
+                progress.finished(self.scoring.success(name, result), result.details["distance"])
 
         def check(evaluations: int, _: Tensor) -> None:
             progress.searched(searches * evaluations / wave.group.recipe.steps)
-            self.folder.note_time(self._peak_memory())
+            self.folder.sessions.note_time(self._peak_memory())
             if stop():
                 raise KeyboardInterrupt
 
-        later = self.by_name.keys() - self.finished - self.folder.skipped.keys() - read.sha256.keys()
-        progress.begin_wave(searches, len(later) * self.options.search.restarts)
-        # A result that was lost after it had been written is not handed out again by the wave's checkpoint:
-        # then the wave is searched once more from the start.
-        while not self.finished.issuperset(read.sha256):
-            search.search(wave, read, finished, check)
-            if stop():
-                raise KeyboardInterrupt
+        left = sum(victim.name not in self.finished for other in later for victim in other.victims)
+        progress.begin_wave(searches, left * self.options.search.restarts)
+        try:
+            # A result that was lost after it had been written is not handed out again by the wave's
+            # checkpoint: then the wave is searched once more from the start.
+            while not self.finished.issuperset(read.sha256):
+                try:
+                    search.search(wave, read, finished, check)
+                except OtherRunError:
+                    self.folder.checkpoint.unlink()  # another wave's, of which a result was lost or just came
+                if stop():
+                    raise KeyboardInterrupt
+        except (OSError, WriteError):
+            raise  # the disk's or the screen's, no victim's
+        except Exception as error:
+            return self._set_apart(wave, read, error)
+        return []
 
-    def _success(self, name: str, result: Result) -> bool | None:
-        return None if self.truth is None else self.scored(name, result).success
+    def _set_apart(self, wave: Wave, read: ReadWave, error: Exception) -> list[Wave]:
+        """Find the victim that ends its wave's search: halves go on, one alone is left out."""
+        left = [victim for victim in read.victims if victim.name not in self.finished]
+        if not left:
+            raise error
+        if len(read.victims) > 1:
+            middle = len(left) // 2
+            return self._parted(wave, read, [left[:middle], left[middle:]], {})
+        faults: dict[str, str] = {}
+        name = left[0].name
+        with guarded(name, faults):
+            raise error
+        self._refusals[name] = error
+        self._say_skipped(faults)
+        return self._parted(wave, read, [], faults)
 
-    def scored(self, name: str, result: Result) -> Finished:
-        """Score the result against the truth, where that is known."""
-        victim = self.by_name[name]
-        return result.finished(name, None if self.truth is None else self.truth.of(victim), victim.labels)
+    def _parted(
+        self,
+        wave: Wave,
+        read: ReadWave,
+        parts: Sequence[Sequence[ListedVictim]],
+        faults: Mapping[str, str],
+    ) -> list[Wave]:
+        assert wave.number is not None  # it has been begun
+        parts = [part for part in parts if part]
+        gradients = [{victim.name: read.sha256[victim.name] for victim in part} for part in parts]
+        numbers = self.folder.part_wave(wave.number, gradients, faults)
+        return [Wave(number, wave.group, part) for number, part in zip(numbers, parts, strict=True)]
+
+    def _check_refusals(self) -> None:
+        """Raise what the search refused of each victim, where it took none: then it is for the arguments."""
+        refused = list(self._refusals.values())
+        reasons = {fault_of(error) for error in refused}
+        if not self.finished and len(reasons) == 1 and isinstance(refused[0], ValueError | TypeError):
+            raise refused[0]
 
     def _progress(self) -> AuditProgress:
         return AuditProgress(
             self.screen,
             victims=len(self.victims),
-            known=((self._success(name, kept), kept.details["distance"]) for name, kept in self._kept()),
+            known=(
+                (self.scoring.success(name, kept), kept.details["distance"]) for name, kept in self._kept()
+            ),
             skipped=lambda: len(self.folder.skipped),
         )
 
@@ -200,22 +248,39 @@ class Audit:
                 yield victim.name, result
 
     def _summarise(self, status: str) -> None:
-        self.folder.note_time(self._peak_memory(), now=True)
+        self.folder.sessions.note_time(self._peak_memory(), now=True)
         write_summary(
             self.folder,
             [victim.name for victim in self.victims],
-            ((self.scored(name, result), result.history) for name, result in self._kept()),
+            ((self.scoring.finished(name, result), result.history) for name, result in self._kept()),
             status=status,
+            unscored=None if self.truth is None else self.scoring.unscored,
             settings=self.given | {"device": str(self.device)},
             recipes={group.name: asdict(group.recipe) for group in self.groups},
         )
 
     def _skip(self, faults: Mapping[str, str]) -> None:
         """Say and keep which victims are left out."""
-        for name, reason in faults.items():
-            if name not in self.folder.skipped:
-                tell(f"skipped {shown(name)}: {shown(reason)}")
+        self._say_skipped(faults)
         self.folder.skip(faults)
+
+    def _say_skipped(self, faults: Mapping[str, str]) -> None:
+        for name, reason in faults.items():
+            if self.folder.skipped.get(name) != reason:
+                tell(f"skipped {shown(name)}: {shown(reason)}")
+
+    def _say_what_hit_all(self) -> None:
+        """Say loudly where no victim was searched, or none scored: one file cannot be to blame."""
+        for what, faults, count in (
+            ("skipped", self.folder.skipped, len(self.victims)),
+            ("left unscored", self.scoring.unscored, len(self.finished)),
+        ):
+            if count and len(faults) >= count:
+                reason = shown(next(iter(faults.values())))
+                tell(
+                    f"every victim was {what}, the first one for: {reason} "
+                    "(SAPAG_FAST_TRACEBACK=1 shows where an error of the program came from)"
+                )
 
     def _warn_of_other_weights(self) -> None:
         recorded = {victim.weights for victim in self.victims if victim.weights}

@@ -49,6 +49,7 @@ def write_summary(
     finished: Iterable[tuple[Finished, Tensor]],
     *,
     status: str,
+    unscored: Mapping[str, str] | None,
     settings: Mapping[str, Any],
     recipes: Mapping[str, Any],
 ) -> None:
@@ -63,6 +64,8 @@ def write_summary(
         Each finished victim and the winning restart's distance at each evaluation.
     status : str
         ``finished`` or ``interrupted``.
+    unscored : mapping of str to str, or None
+        Why a victim has no scores, by name; None where no true images are known.
     settings, recipes : mapping
         The options, and by group of victims what they came to.
     """
@@ -77,6 +80,7 @@ def write_summary(
     figures = _figures(folder, victims, lines, status)
     content = figures | {
         "skipped": folder.skipped,
+        **({} if unscored is None else {"unscored": unscored}),
         "certificates": families,
         "settings": settings,
         "recipes": recipes,
@@ -86,7 +90,7 @@ def write_summary(
         "versions": folder.manifest.versions,
     }
     text = json.dumps(finite_json(content), indent=1, allow_nan=False) + "\n"
-    table = csv_table(_COLUMNS, _rows(victims, lines, folder.skipped))
+    table = csv_table(_COLUMNS, _rows(victims, lines, {**(unscored or {}), **folder.skipped}))
     _write(folder.folder, {"summary.json": text, "summary.csv": table})
     _write(folder.folder, {"summary.html": page(content, lines, curves, gallery)})
 
@@ -123,7 +127,7 @@ def _line(folder: AuditFolder, entry: Finished) -> dict[str, Any]:
 def _figures(
     folder: AuditFolder, victims: Sequence[str], lines: Sequence[Mapping[str, Any]], status: str
 ) -> dict[str, Any]:
-    done, minutes = len(lines), folder.seconds / 60
+    done, minutes = len(lines), folder.sessions.seconds / 60
     restarts = folder.manifest.settings["restarts"]
     pace = {
         name: count / minutes if minutes else None
@@ -139,10 +143,12 @@ def _figures(
         "restarts": restarts,
         **pace,
         "evaluations": sum(evaluations),
-        "evaluations_per_second": sum(evaluations) / folder.seconds if folder.seconds else None,
-        "seconds": folder.seconds,
-        "sessions": folder.sessions,
-        "peak_memory_bytes": folder.peak_memory,
+        "evaluations_per_second": sum(evaluations) / folder.sessions.seconds
+        if folder.sessions.seconds
+        else None,
+        "seconds": folder.sessions.seconds,
+        "sessions": len(folder.sessions),
+        "peak_memory_bytes": folder.sessions.peak_memory,
         "certified": sum(line["certificate"] == "certified" for line in lines),
         "non_finite": sum(line["status"] == "non-finite" for line in lines),
         "distance": quantiles(line["distance"] for line in lines),

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from sapag_fast.audit.folder import AuditFolder
 from sapag_fast.audit.groups import AuditOptions, Group
 from sapag_fast.audit.result import Result
+from sapag_fast.audit.truth import true_labels
+from sapag_fast.files.fault import guarded
 from sapag_fast.files.fingerprint import fingerprint
 from sapag_fast.files.victims import ListedVictim
 from sapag_fast.recovery.recover import recover
@@ -27,13 +29,13 @@ class Wave:
 
     Attributes
     ----------
-    number : int
-        Of the wave in the audit, from 0 on.
+    number : int or None
+        Of the wave in the audit, once it has been begun.
     group : Group
     victims : sequence of ListedVictim
     """
 
-    number: int
+    number: int | None
     group: Group
     victims: Sequence[ListedVictim]
 
@@ -78,8 +80,9 @@ class WaveSearch:
         self.model, self.folder, self.options, self.device = model, folder, options, device
         self.network = VictimModel(model)
 
+    @torch.no_grad()
     def read(self, wave: Wave) -> ReadWave:
-        """Read the gradients of the victims that can be searched."""
+        """Read the gradients of the victims that can be searched; the others' faults are theirs alone."""
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         count = len(wave.victims)
         targets = [torch.empty(count, *p.shape, dtype=p.dtype, device=self.device) for p in parameters]
@@ -88,18 +91,15 @@ class WaveSearch:
         faults: dict[str, str] = {}
         for victim in wave.victims:
             row = len(victims)
-            try:
+            with guarded(victim.name, faults):
                 gradient = self._whole_gradient(victim)
                 for target, tensor in zip(targets, gradient, strict=True):
                     target[row] = tensor
                     if not torch.isfinite(target[row]).all():
                         raise ValueError(f"its gradient is not finite as {target.dtype}")
                 self._check_labels(wave.group, victim, [target[row : row + 1] for target in targets])
-            except ValueError as error:
-                faults[victim.name] = str(error)
-                continue
-            victims.append(victim)
-            sha256[victim.name] = fingerprint((), gradient)
+                sha256[victim.name] = fingerprint((), gradient)
+                victims.append(victim)
         return ReadWave(victims, [target[: len(victims)] for target in targets], sha256, faults)
 
     def search(
@@ -163,14 +163,14 @@ class WaveSearch:
             # The look at the signs needs no noise images, which serve batches.
             infer_labels(self.network, target, batch_size=1, noise=target[0], classes=group.classes)
         elif self.options.labels == "known":
-            if victim.labels is None:
+            labels = true_labels(victim)
+            if labels is None:
                 raise ValueError("its gradient file does not give the labels")
-            if len(victim.labels) != victim.batch_size:
-                raise ValueError(f"{len(victim.labels)} labels for {victim.batch_size} images")
-            if group.classes is not None and max(victim.labels) >= group.classes:
-                raise ValueError(f"label {max(victim.labels)}: the model has {group.classes} classes")
+            if group.classes is not None and int(labels.max()) >= group.classes:
+                raise ValueError(f"label {int(labels.max())}: the model has {group.classes} classes")
 
     def _labels(self, victims: Sequence[ListedVictim]) -> str | Tensor:
         if self.options.labels != "known":
             return self.options.labels
-        return torch.tensor([victim.labels for victim in victims], device=self.device)
+        known = [labels for victim in victims if (labels := true_labels(victim)) is not None]
+        return torch.stack(known).to(self.device)

@@ -36,7 +36,7 @@ def run(
     folder = AuditFolder(output, overwrite=overwrite)
     model = built_model(model_reference, weights, search.seed, where)
     victims = list_victims(gradients, model, options["input_shape"], options["batch_size"])
-    known = Truth(truth, victims) if truth else None
+    known = Truth(truth, victims, begun=folder.begun and not overwrite) if truth else None
     given = {
         "model": model_reference,
         "weights": weights,

@@ -17,13 +17,17 @@ import torch
 
 from sapag_fast._version import __version__
 
-__all__ = ["check_new_file", "check_output", "finite_json", "replacing", "sweep", "versions"]
+__all__ = ["WriteError", "check_new_file", "check_output", "finite_json", "replacing", "sweep", "versions"]
 
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}\.part", re.DOTALL)
 """What `replacing` calls its temporary files."""
 
 _NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM}
 """A file system that cannot sync a folder says one of these."""
+
+
+class WriteError(ValueError):
+    """A file cannot be written: no fault of what was to be in it."""
 
 
 @contextmanager
@@ -112,11 +116,13 @@ def versions(device: torch.device) -> dict[str, str | int]:
 
 
 def finite_json(value: Any) -> Any:
-    """The value as JSON takes it: no nan, no infinity, no objects."""
+    """The value as JSON takes it: no nan, no infinity, no objects, no half characters of file names."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(key): finite_json(item) for key, item in value.items()}
+        return {finite_json(str(key)): finite_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [finite_json(item) for item in value]
-    return value if isinstance(value, str | int | bool) or value is None else str(value)
+    if isinstance(value, int | bool) or value is None:
+        return value
+    return str(value).encode("utf-8", "backslashreplace").decode()

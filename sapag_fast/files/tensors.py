@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from sapag_fast.files.output import replacing
+from sapag_fast.files.output import WriteError, replacing
 from sapag_fast.files.regular import regular_file, shown
 from sapag_fast.files.torch_file import read_torch_file
 from sapag_fast.files.torch_pickle import RefusedError
@@ -33,7 +33,7 @@ def write_tensors(
 
     Raises
     ------
-    ValueError
+    WriteError
         When it cannot be written; the message names the file.
     """
     # Cloned, because safetensors refuses tensors that share memory (tied weights).
@@ -45,7 +45,7 @@ def write_tensors(
         with replacing(path, durable=durable) as temporary:
             save_file(whole, temporary, dict(metadata or {}))
     except (OSError, SafetensorError) as error:
-        raise ValueError(
+        raise WriteError(
             f"file {path}: cannot be written: {getattr(error, 'strerror', None) or error}"
         ) from None
 

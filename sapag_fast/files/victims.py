@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from sapag_fast.files.fault import guarded
 from sapag_fast.files.gradient_file import (
     STACKED,
     SUFFIXES,
@@ -40,7 +41,7 @@ class ListedVictim:
     row : int or None
         Its row in a file of many victims.
     size : int
-        Bytes of the file.
+        Bytes of the file; 0 where that cannot be told.
     input_shape : tuple of int
         Empty where `fault` says that it is not known.
     batch_size : int
@@ -113,14 +114,18 @@ def list_victims(
     if not files:
         raise ValueError(f"gradients {shown(path)}: holds no gradient file ({', '.join(sorted(SUFFIXES))})")
     by_stem = len({file.stem for file in files}) == len(files)
-    victims = []
+    victims: list[ListedVictim] = []
+    taken: set[str] = set()
     for file in files:
         name = _unicode(file.stem if by_stem else file.name)
-        try:
+        while name in taken:  # spelled out, two names may be one
+            name += "'"
+        taken.add(name)
+        faults: dict[str, str] = {}
+        with guarded(name, faults):
             victims.append(described(name, file, read_metadata(file), input_shape, batch_size))
-        except ValueError as error:
-            size = file.stat().st_size if file.is_file() else 0
-            victims.append(ListedVictim(name, file, None, size, fault=str(error)))
+        if faults:
+            victims.append(ListedVictim(name, file, None, _size(file), fault=faults[name]))
     return victims
 
 
@@ -191,8 +196,18 @@ def _stacked(
         classes = labels[row] if labels else []
         own = ",".join(map(_word, classes if isinstance(classes, list) else [classes]))
         told = {**entries, "labels": own}
-        victim = described(name, path, told, input_shape, batch_size, victims=len(names))
-        yield replace(victim, row=row)
+        faults: dict[str, str] = {}
+        victim = ListedVictim(name, path, row, _size(path))
+        with guarded(name, faults):
+            victim = described(name, path, told, input_shape, batch_size, victims=len(names))
+        yield replace(victim, row=row, fault=faults.get(name, victim.fault))
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
 
 
 def _unicode(name: str) -> str:

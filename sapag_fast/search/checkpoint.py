@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
 
+from sapag_fast.files.output import sweep
 from sapag_fast.files.tensors import read_tensors, write_tensors
 
-__all__ = ["Checkpoint"]
+__all__ = ["Checkpoint", "OtherRunError"]
+
+
+class OtherRunError(ValueError):
+    """A checkpoint belongs to another run."""
 
 
 class Checkpoint:
@@ -37,17 +43,33 @@ class Checkpoint:
             raise ValueError(f"checkpoint {path}: expected a name ending in .safetensors")
         if not self.path.parent.is_dir():
             raise ValueError(f"checkpoint {path}: folder {self.path.parent} does not exist")
+        sweep(self.path.parent, {self.path.name})
         self.belongs_to = belongs_to
         self.every = every
         self._written = time.monotonic()
 
     def read(self) -> dict[str, Tensor] | None:
-        """The state, or None where there is no file. Raises ValueError where it is another run's."""
+        """Read the state, or None where there is no file, or a damaged one: then a warning says so.
+
+        Raises
+        ------
+        OtherRunError
+            Where it is another run's.
+        OSError, ValueError
+            Where it is no file, or may not be read.
+        """
         if not self.path.exists():
             return None
-        state, metadata = read_tensors(self.path, "checkpoint")
+        try:
+            state, metadata = read_tensors(self.path, "checkpoint")
+        except ValueError as error:
+            if not self.path.is_file():
+                raise
+            with self.path.open("rb"):  # raises where the file itself may be whole
+                warnings.warn(f"{error}; the run begins anew", stacklevel=2)
+            return None
         if metadata.get("belongs_to") != self.belongs_to:
-            raise ValueError(
+            raise OtherRunError(
                 f"checkpoint {self.path}: belongs to a run with other arguments, another model or other "
                 "gradients; remove it to begin anew"
             )

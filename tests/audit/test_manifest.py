@@ -20,7 +20,7 @@ MANIFEST = Manifest(
 
 
 def test_it_is_read_as_it_was_written():
-    later = MANIFEST.with_at_once("g", 3).with_wave(0, {"b": "x", "a": "y"}).with_skipped({"c": "why"})
+    later = MANIFEST.with_at_once("g", 3).with_wave(0, {"b": "x", "a": "y"}, {}).with_skipped({"c": "why"})
     content = json.loads(json.dumps(later.to_json()))
     parts = ("settings", "model", "victims", "versions", "threads", "wave", "at_once", "waves", "skipped")
     assert tuple(content) == parts
@@ -56,7 +56,7 @@ def test_differences_in_words():
 
 
 def test_a_wave_keeps_its_gradients():
-    begun = MANIFEST.with_wave(0, {"a": "x", "b": "y"})
-    assert begun.with_wave(0, {"a": "x", "b": "y"}) is begun
+    begun = MANIFEST.with_wave(0, {"a": "x", "b": "y"}, {})
+    assert begun.with_wave(0, {"a": "x", "b": "y"}, {}) is begun
     with pytest.raises(ValueError, match="gradients of b: not those"):
-        begun.with_wave(0, {"a": "x", "b": "z"})
+        begun.with_wave(0, {"a": "x", "b": "z"}, {})

@@ -48,9 +48,12 @@ def finished(name, *, shape=(1, 8, 8), noise=None, distance=1e-6):
     return entry, history
 
 
-def written(folder, names, entries, status="finished"):
-    folder.note_time(2**30, now=True)
-    write_summary(folder, names, entries, status=status, settings={"seed": 0, "tv": None}, recipes={})
+def written(folder, names, entries, truth, status="finished", unscored=None):
+    folder.sessions.note_time(2**30, now=True)
+    unscored = (unscored or {}) if truth else None
+    write_summary(
+        folder, names, entries, status=status, unscored=unscored, settings={"seed": 0, "tv": None}, recipes={}
+    )
     content = json.loads((folder.folder / "summary.json").read_text())
     with (folder.folder / "summary.csv").open(newline="", encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
@@ -59,7 +62,7 @@ def written(folder, names, entries, status="finished"):
 
 def test_success_with_its_interval(folder):
     entries = [finished(f"v{k}", noise=0.001 if k < 9 else 0.5) for k in range(10)]
-    content, lines, page = written(folder, [f"v{k}" for k in range(10)], entries)
+    content, lines, page = written(folder, [f"v{k}" for k in range(10)], entries, True)
     assert content["recovered"] == 9
     assert content["success"] == 0.9
     # Wilson's score interval, by its formula.
@@ -82,7 +85,7 @@ def test_success_with_its_interval(folder):
 def test_what_is_waiting_or_skipped_or_not_finite(folder):
     folder.skip({"s": "damaged & lost"})
     entries = [finished("a"), finished("b", distance=math.inf)]
-    content, lines, page = written(folder, ["a", "b", "s", "w"], entries, "interrupted")
+    content, lines, page = written(folder, ["a", "b", "s", "w"], entries, False, "interrupted")
     assert [line["status"] for line in lines] == ["finished", "finished", "skipped", "waiting"]
     assert lines[2]["reason"] == "damaged & lost"
     assert (content["finished"], content["waiting"], content["skipped_count"]) == (2, 1, 1)
@@ -95,7 +98,7 @@ def test_what_is_waiting_or_skipped_or_not_finite(folder):
 
 
 def test_nothing_finished(folder):
-    content, lines, page = written(folder, ["a"], [], "interrupted")
+    content, lines, page = written(folder, ["a"], [], True, "interrupted")
     assert content["distance"] is None
     assert content["victims_per_minute"] == 0
     assert lines[0]["status"] == "waiting"
@@ -103,7 +106,7 @@ def test_nothing_finished(folder):
 
 
 def test_inputs_that_are_no_images_have_no_pictures(folder):
-    _, _, page = written(folder, ["a"], [finished("a", shape=(7,))])
+    _, _, page = written(folder, ["a"], [finished("a", shape=(7,))], False)
     assert "Pictures" not in page
     assert page.count("<img") == 2  # the plots
 
@@ -112,7 +115,7 @@ def test_every_victim_is_on_the_page_and_pictures_go_to_those_that_leak_most(fol
     monkeypatch.setattr(summary_page, "_MOST_PICTURES", 20_000)
     names = [f"v{k}" for k in range(320)]
     entries = [finished(name, shape=(1, 4, 4), distance=1e-6 * (320 - k)) for k, name in enumerate(names)]
-    _, _, page = written(folder, names, entries)
+    _, _, page = written(folder, names, entries, False)
     assert re.findall(r'data-name="(v\d+)"', page) == names[::-1]
     pictured = page.count('alt="recovered"')
     assert 20 < pictured < 320
@@ -125,7 +128,7 @@ def test_every_victim_is_on_the_page_and_pictures_go_to_those_that_leak_most(fol
 def test_page_needs_nothing_from_elsewhere(folder):
     name = '"><img src=http://evil onerror=alert(1)>,\n"x"\x1b\u202e'
     folder.skip({"</table><script>": "<b>"})
-    _, lines, page = written(folder, [name], [finished(name, noise=0.1)])
+    _, lines, page = written(folder, [name], [finished(name, noise=0.1)], True)
     assert lines[0]["name"] == name
     assert "<img src=http" not in page
     assert "<b>&lt;" not in page
@@ -141,12 +144,12 @@ def test_page_needs_nothing_from_elsewhere(folder):
 
 def test_skipped_victims_come_before_the_others(folder):
     folder.skip({"s": "damaged"})
-    _, _, page = written(folder, ["a", "s"], [finished("a")])
+    _, _, page = written(folder, ["a", "s"], [finished("a")], False)
     assert page.index("damaged") < page.index("<h2>Plots") < page.index('class="victim')
 
 
 def test_page_fits_a_phone(folder):
-    _, _, page = written(folder, ["a"], [finished("a")])
+    _, _, page = written(folder, ["a"], [finished("a")], False)
     assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in page
     assert "@media (max-width: 600px)" in page
 
@@ -188,13 +191,13 @@ def test_settings_in_words():
 
 
 def test_no_python_on_the_page(folder):
-    _, _, page = written(folder, ["a"], [finished("a")])
+    _, _, page = written(folder, ["a"], [finished("a")], False)
     assert not re.search(r"from the recipe|PosixPath|<td>(None|True|False|\()", page)
 
 
 def test_formulas_in_the_table_are_text(folder):
     folder.skip({"@s": "=1+1"})
-    _, lines, _ = written(folder, ["=cmd", "@s"], [finished("=cmd", distance=1e-3)])
+    _, lines, _ = written(folder, ["=cmd", "@s"], [finished("=cmd", distance=1e-3)], False)
     assert [line["name"] for line in lines] == ["'=cmd", "'@s"]
     assert lines[0]["distance"] == "0.001"
     assert lines[1]["reason"] == "'=1+1"
@@ -203,7 +206,7 @@ def test_formulas_in_the_table_are_text(folder):
 def test_what_cannot_be_written_is_named_and_the_rest_is_there(folder):
     (folder.folder / "summary.html").mkdir()
     with pytest.raises(ValueError, match=r"summary\.html: cannot be written: Is a directory"):
-        written(folder, ["a"], [finished("a")])
+        written(folder, ["a"], [finished("a")], False)
     assert json.loads((folder.folder / "summary.json").read_text())["finished"] == 1
 
 

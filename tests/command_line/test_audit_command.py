@@ -281,14 +281,49 @@ def test_refusal_by_the_search_leaves_nothing_behind(many, tmp_path, monkeypatch
     assert not (tmp_path / "o").exists()
 
 
-def test_folder_of_other_files_is_left_alone_unless_told(many, tmp_path):
-    (tmp_path / "mine.txt").write_text("mine")
-    refused = run(*audit(many, output=tmp_path))
+@pytest.mark.parametrize("overwrite", [(), ("--overwrite",)])
+@pytest.mark.parametrize("others", [("mine.txt",), ("audit.json", "results/digit0.safetensors")])
+def test_folder_of_others_is_left_alone(many, tmp_path, others, overwrite):
+    for name in others:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text('{"mine": 1}')
+    before = names_in(tmp_path)
+    refused = run(*audit(many, output=tmp_path), *overwrite)
     assert refused.exit_code == 2
     assert "no audit's" in flat(refused.stderr)
-    assert names_in(tmp_path) == ["mine.txt"]
-    assert run(*audit(many, output=tmp_path), "--overwrite").exit_code == 0
-    assert (tmp_path / "mine.txt").read_text() == "mine"
+    assert names_in(tmp_path) == before
+    assert all((tmp_path / name).read_text() == '{"mine": 1}' for name in others)
+
+
+def test_overwriting_removes_what_the_audit_wrote_and_names_the_rest(many, copied, tmp_path):
+    out = tmp_path / "o"
+    assert run(*audit(many, output=out)).exit_code == 0
+    mine = [out / "mine.txt", out / "results" / "digit9.safetensors", out / "results" / ".digit0.part"]
+    for path in mine:
+        path.write_text("mine")
+    (out / "results" / "digit1.safetensors").write_bytes(b"half")
+    (out / ".audit.json.abcdefgh.part").write_text("half")
+    (copied / "folder" / "digit0.safetensors").unlink()
+    anew = run(*audit(copied, output=out), "--overwrite")
+    assert anew.exit_code == 0, anew.output
+    assert all(path.read_text() == "mine" for path in mine)
+    assert all(str(path.relative_to(out)) in flat(anew.stderr) for path in mine)
+    assert "digit1" not in anew.stderr
+    found = set(names_in(out / "results")) - {path.name for path in mine}
+    assert found == {f"digit{position}.safetensors" for position in range(1, 6)}
+    assert not (out / ".audit.json.abcdefgh.part").exists()
+
+
+def test_a_stranger_s_file_is_no_result_to_be_written_over(many, copied, tmp_path):
+    out = tmp_path / "o"
+    (copied / "folder" / "digit0.safetensors").unlink()
+    assert run(*audit(copied, output=out)).exit_code == 0
+    (out / "results" / "digit0.safetensors").write_text("mine")
+    refused = run(*audit(many, output=out), "--overwrite")
+    assert refused.exit_code == 2
+    assert "digit0.safetensors: no audit's" in flat(refused.stderr)
+    assert (out / "results" / "digit0.safetensors").read_text() == "mine"
+    assert (out / "results" / "digit1.safetensors").exists()
 
 
 def test_two_audits_in_one_folder(many, tmp_path):

@@ -68,7 +68,7 @@ def test_kill_before_anything_is_written(many, tmp_path, uninterrupted):
     out = tmp_path / "o"
     out.mkdir()
     (out / ".audit.lock").touch()
-    (out / ".audit.json.abcd.part").touch()
+    (out / ".audit.json.abcdefgh.part").touch()
     assert run(*audit(many, out)).exit_code == 0
     assert files_of(out / "results") == uninterrupted
 
