@@ -12,7 +12,7 @@ from sapag_fast.search.batch import Batch
 
 NETS = Path(__file__).with_name("stopping_nets.py")
 # Waves of three victims, two searches at once.
-SETTINGS = ("--steps", 60, "--restarts", 2, "--at-once", 2, "--max-memory", "105KB", "--device", "cpu")
+SETTINGS = ("--steps", 60, "--restarts", 2, "--at-once", 2, "--max-memory", "170KB", "--device", "cpu")
 DRAWN = random.Random(11)
 KILLS = [
     [f"step-after {DRAWN.randint(2, 40)} 9", f"step-after {DRAWN.randint(41, 250)} 9", "result-before 1 9"],
