@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sapag_fast.data.picture_file import IMAGE_SUFFIXES, decoded, opened_image
 from sapag_fast.files.regular import regular_file, shown
+from sapag_fast.runtime.extras import needs
 
 __all__ = ["image_files", "read_images"]
 
@@ -40,9 +41,10 @@ def image_files(paths: str | Path | Iterable[str | Path]) -> list[Path]:
 
 
 def _read_image(file: Path, channels: int, height: int, width: int) -> Tensor:
-    with opened_image(file) as opened:
+    with needs("data", "image files"):
         from PIL import Image, ImageOps
 
+    with opened_image(file) as opened:
         image = decoded(opened, channels)
         if image.size != (width, height):
             shrinks = image.width >= width and image.height >= height

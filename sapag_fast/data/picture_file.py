@@ -70,7 +70,8 @@ def decoded(opened: Image, channels: int) -> Image:
         For numbers that do not say which of them is white, and for floating-point ones outside [0, 1]; the
         message says the mode and the values.
     """
-    from PIL import Image, ImageOps
+    with needs("data", "image files"):
+        from PIL import Image, ImageOps
 
     signed = opened.format == "TIFF" and _SIGNED in _tag(opened, _SAMPLE_FORMAT, 1)
     upright = ImageOps.exif_transpose(opened)

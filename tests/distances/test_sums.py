@@ -298,7 +298,7 @@ def test_mismatched_input_after_a_first_good_call(gradients):
     dummy, target = gradients.pair(0.3)
     distance = sf.GradientDistance()
     distance(dummy, target)
-    with pytest.raises(ValueError, match=r"target\[1\]: expected shape \[13\]"):
+    with pytest.raises(ValueError, match=r"target\[1\]: expected shape \(13,\)"):
         distance([dummy[0], torch.ones(13), *dummy[2:]], target)
     with pytest.raises(TypeError, match=r"dummy\[0\]|target\[0\]"):
         distance([t.double() for t in dummy], target)

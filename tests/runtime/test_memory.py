@@ -15,15 +15,15 @@ def test_free_memory_is_some_of_the_machines():
 def test_peak_counts_what_is_held_at_once():
     def one_after_the_other():
         for _ in range(5):
-            torch.ones(4_000_000)
+            torch.ones(16_000_000)
 
     def together():
-        kept = [torch.ones(4_000_000) for _ in range(5)]
+        kept = [torch.ones(16_000_000) for _ in range(5)]
         del kept
 
-    # The allocator need not use again at once what was freed.
-    assert 15e6 < peak_bytes(one_after_the_other, CPU) < 90e6
-    assert 75e6 < peak_bytes(together, CPU) < 90e6
+    # Each is above what the allocator keeps for later; it need not use again at once what was freed.
+    assert 60e6 < peak_bytes(one_after_the_other, CPU) < 360e6
+    assert 300e6 < peak_bytes(together, CPU) < 360e6
     assert peak_bytes(lambda: None, CPU) < 1e6
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sapag_fast.distances.gradient_distance import GradientDistance
+from sapag_fast.distances.kind import find_kind
 from sapag_fast.distances.layering import model_layers
 from sapag_fast.victim.model import VictimModel
 from sapag_fast.victim.problem import Problem
@@ -130,7 +131,8 @@ def make_problem(
     loss_fn=F.cross_entropy,
     **options,
 ) -> Problem:
-    distance = GradientDistance(kind, layers=model_layers(model, "modules"), **options)
+    layers = None if find_kind(kind, "kind").merged else model_layers(model, "modules")
+    distance = GradientDistance(kind, layers=layers, **options)
     return Problem(VictimModel(model), loss_fn, distance, targets, restarts=restarts)
 
 
