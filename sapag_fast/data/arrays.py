@@ -124,7 +124,8 @@ def _names(
                 raise DataError(f"{path}: holds {' or '.join(pair)} twice")
             return pair
     expected = " or ".join(f"{a} and {b}" for a, b in dict.fromkeys(candidates))
-    raise DataError(f"{path}: expected arrays {expected}; found {', '.join(held) or 'none'}")
+    asked = f" for split={split!r}" if split else ""
+    raise DataError(f"{path}: expected arrays {expected}{asked}; found {', '.join(held) or 'none'}")
 
 
 def _header(path: Path, archive: zipfile.ZipFile, name: str) -> _Header:

@@ -48,7 +48,9 @@ def read_class_folders(
     root = split_root(existing_folder(path, "data set"), split)
     names = class_names(root)
     if classes is not None and len(names) > classes:
-        raise ValueError(f"{root}: label {len(names) - 1} ({names[-1]!r}); expected 0..{classes - 1}")
+        raise ValueError(
+            f"{root}: label {len(names) - 1} ({names[-1]!r}); expected 0..{classes - 1} (classes={classes})"
+        )
     listed = [(label, file) for label, name in enumerate(names) for file in _images_in(root / name)]
     chosen = listed[chosen_slice(first, count, len(listed), root)]
     files = [file for _, file in chosen]

@@ -93,7 +93,7 @@ def checked_labels(labels: np.ndarray, classes: int | None, path: Path, first: i
     outside = (labels < 0) | (labels >= (2**63 if classes is None else classes))
     if outside.any():
         at = int(outside.argmax())
-        expected = f"0..{(2**63 if classes is None else classes) - 1}"
+        expected = f"0..{2**63 - 1}" if classes is None else f"0..{classes - 1} (classes={classes})"
         raise DataError(f"{shown(path)}: label {labels[at]} at position {first + at}; expected {expected}")
     return torch.from_numpy(labels.astype(np.int64))
 

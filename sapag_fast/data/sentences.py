@@ -59,6 +59,9 @@ def read_sentences(
             raise ValueError(
                 f"{name} must be {'1 or more' if name == 'count' else '0 or more'}, found {value!r}"
             )
+    for name, column in (("sentence", sentence), ("label", label)):
+        if isinstance(column, bool) or not isinstance(column, int | str | None):
+            raise TypeError(f"{name} must be a column's position or name, found {column!r}")
     if classes is not None:
         check.check_count("classes", classes)
     texts, numbers = [], []
@@ -74,11 +77,14 @@ def read_sentences(
             rows = chain([(at, top)], rows)
         usual = ("sentence", "label") if named else COLA
         given = (usual[0] if sentence is None else sentence, usual[1] if label is None else label)
-        columns = [_column(name, top, path) if isinstance(name, str) else name for name in given]
+        columns = [
+            (name, _column(name, column, top, path) if isinstance(column, str) else column)
+            for name, column in zip(("sentence", "label"), given, strict=True)
+        ]
         most = sys.maxsize  # that islice takes, and more than a file has lines
         last = None if count is None else min(first + count, most)
         for line, row in islice(rows, min(first, most), last):
-            text, number = (_cell(row, column, line, path) for column in columns)
+            text, number = (_cell(row, *column, line, path) for column in columns)
             if not text.strip():
                 raise ValueError(f"{path}, line {line}: the sentence is empty")
             texts.append(text.strip())
@@ -99,15 +105,16 @@ def _rows(file: Iterator[str], path: Path) -> Iterator[tuple[int, list[str]]]:
         raise ValueError(f"{path}, after line {line}: not UTF-8 text: {error.reason}") from None
 
 
-def _column(name: str, header: list[str], path: Path) -> int:
-    if name not in header:
-        raise ValueError(f"{path}: no column {name!r} in the header; found {', '.join(header)[:200]}")
-    return header.index(name)
+def _column(name: str, column: str, header: list[str], path: Path) -> int:
+    if column not in header:
+        found = ", ".join(header)[:200]
+        raise ValueError(f"{path}: {name}: no column {column!r} in the header; found {found}")
+    return header.index(column)
 
 
-def _cell(row: list[str], column: int, line: int, path: Path) -> str:
+def _cell(row: list[str], name: str, column: int, line: int, path: Path) -> str:
     if not -len(row) <= column < len(row):
-        raise ValueError(f"{path}, line {line}: {len(row)} columns, no column {column}")
+        raise ValueError(f"{path}, line {line}: {name}: {len(row)} columns, no column {column}")
     return row[column]
 
 
@@ -116,6 +123,6 @@ def _label(text: str, classes: int | None, line: int, path: Path) -> int:
     if not (text.isascii() and text.removeprefix("-").isdecimal() and len(text) < 25):
         raise ValueError(f"{path}, line {line}: expected a label that is a whole number, found {text[:40]!r}")
     if not 0 <= int(text) < (2**63 if classes is None else classes):
-        expected = "0 or more" if classes is None else f"0..{classes - 1}"
+        expected = "0 or more" if classes is None else f"0..{classes - 1} (classes={classes})"
         raise ValueError(f"{path}, line {line}: label {text}; expected {expected}")
     return int(text)

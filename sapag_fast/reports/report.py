@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sapag_fast.files.names import FileNames
-from sapag_fast.files.output import check_output, finite_json, replacing, versions
+from sapag_fast.files.output import check_output, finite_json, replacing, sweep, versions
 from sapag_fast.files.tensors import write_tensors
 from sapag_fast.reports.finished import Finished
 from sapag_fast.reports.pictures import Row, grid, is_image, save_picture, to_picture
@@ -73,6 +73,7 @@ class Report:
         check_output(self.folder, overwrite)
         if overwrite:
             self._stale = _pictures_of(self.folder)
+            sweep(self.folder, {TENSORS, RESULTS, GRID, *self._stale})
 
     def add(self, *finished: Finished) -> None:
         """Write these recoveries' files and everything that lists them.

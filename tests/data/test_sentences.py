@@ -59,6 +59,11 @@ def test_sentences_arguments(tmp_path):
     for options in ({"count": 0}, {"first": -1}, {"count": 1.0}):
         with pytest.raises(ValueError, match=f"{next(iter(options))} must be"):
             data.read_sentences(tmp_path / "a.tsv", **options)
+    for options in ({"sentence": 1.5}, {"label": True}):
+        with pytest.raises(TypeError, match=f"{next(iter(options))} must be a column"):
+            data.read_sentences(tmp_path / "a.tsv", **options)
+    with pytest.raises(ValueError, match="sentence: 4 columns, no column 9"):
+        data.read_sentences(tmp_path / "a.tsv", 9)
     with pytest.raises(ValueError, match="does not exist"):
         data.read_sentences(tmp_path / "b.tsv")
 

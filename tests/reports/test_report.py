@@ -147,7 +147,9 @@ def test_existing_output_is_refused_or_overwritten(tmp_path):
     (tmp_path / "mine.png").write_text("not ours")
     with pytest.raises(ValueError, match="holds files already"):
         Report(tmp_path, "recover", {}, CPU)
+    (tmp_path / ".recovered.safetensors.abcdefgh.part").write_text("of a write that was killed")
     report = Report(tmp_path, "recover", {}, CPU, overwrite=True)
+    assert not list(tmp_path.glob(".*.part"))
     assert (tmp_path / "old.png").exists()
     report.add(finished("new"))
     assert names_in(tmp_path) == ["grid.png", "mine.png", "new.png", "recovered.safetensors", "results.json"]

@@ -21,6 +21,7 @@ from benchmarks.reliability.victims import MODEL, write_victims
 from sapag_fast.audit import plots  # noqa: F401 (imported before any fork, as the command is)
 from sapag_fast.command_line import audit as _audit_command  # noqa: F401
 from sapag_fast.command_line.main import main
+from sapag_fast.files.output import sweep
 from sapag_fast.files.tensors import write_tensors
 from sapag_fast.search.checkpoint import Checkpoint
 
@@ -45,6 +46,7 @@ def audit(folder: Path, output: Path) -> None:
 def recovery(folder: Path, output: Path) -> None:
     """Written by `sapag_fast.recover` to ``inputs.safetensors``, with its checkpoint beside it."""
     output.mkdir(exist_ok=True)
+    sweep(output, {"inputs.safetensors"})  # as commands do with what they write
     torch.manual_seed(0)
     model = make()
     loss = F.cross_entropy(model(torch.rand(1, *INPUT_SHAPE)), torch.tensor([1]))
