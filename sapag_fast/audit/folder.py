@@ -22,6 +22,7 @@ from sapag_fast.audit.result import Result
 from sapag_fast.audit.sessions import Sessions
 from sapag_fast.files.fault import fault_of
 from sapag_fast.files.output import check_output, finite_json, replacing, sweep
+from sapag_fast.files.regular import regular_file
 from sapag_fast.files.tensors import opened_safetensors, read_tensors, write_tensors
 
 __all__ = ["AuditFolder", "file_name"]
@@ -113,7 +114,10 @@ class AuditFolder:
             When the audit that is there differs; the message says in what.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.folder / _LOCK).open("w")
+        lock = self.folder / _LOCK
+        if lock.exists() or lock.is_symlink():
+            regular_file(lock, "lock of an audit")
+        self._lock = lock.open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -292,7 +296,7 @@ class AuditFolder:
 
     def _read_json(self, name: str) -> Any:
         try:
-            return json.loads((self.folder / name).read_text(encoding="utf-8"))
+            return json.loads(regular_file(self.folder / name, "audit file").read_text(encoding="utf-8"))
         except (OSError, RecursionError, ValueError) as error:
             raise ValueError(fault_of(error)) from None
 

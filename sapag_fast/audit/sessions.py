@@ -10,6 +10,7 @@ from typing import Any
 
 from sapag_fast.files.fault import fault_of
 from sapag_fast.files.output import replacing
+from sapag_fast.files.regular import regular_file
 
 __all__ = ["Sessions"]
 
@@ -35,7 +36,7 @@ class Sessions:
         self._began = time.monotonic()
         self._entries: list[dict[str, Any]] = []
         try:
-            self._entries = self._read() if path.exists() else []
+            self._entries = self._read() if path.exists() or path.is_symlink() else []
         except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             self.lost = fault_of(error)
         self._entries.append({"seconds": 0.0, "peak_memory": 0})
@@ -64,7 +65,7 @@ class Sessions:
     def _read(self) -> list[dict[str, Any]]:
         entries = [
             {"seconds": float(entry["seconds"]), "peak_memory": int(entry["peak_memory"])}
-            for entry in json.loads(self.path.read_text(encoding="utf-8"))
+            for entry in json.loads(regular_file(self.path, "sessions").read_text(encoding="utf-8"))
         ]
         if not all(math.isfinite(entry["seconds"]) for entry in entries):
             raise ValueError("seconds: expected finite numbers")

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sapag_fast.files.names import FileNames
 from sapag_fast.files.output import check_output, finite_json, replacing, sweep, versions
+from sapag_fast.files.regular import regular_file
 from sapag_fast.files.tensors import write_tensors
 from sapag_fast.reports.finished import Finished
 from sapag_fast.reports.pictures import Row, grid, is_image, save_picture, to_picture
@@ -203,7 +204,9 @@ def _truth_in_order(entry: Finished) -> list[Tensor | None]:
 def _pictures_of(folder: Path) -> set[str]:
     """Pictures that an earlier run in this folder lists as its own: bare PNG names only."""
     try:
-        recoveries = json.loads((folder / RESULTS).read_text(encoding="utf-8"))["recoveries"]
+        recoveries = json.loads(regular_file(folder / RESULTS, "results").read_text(encoding="utf-8"))[
+            "recoveries"
+        ]
         names = {image["file"] for recovery in recoveries for image in recovery["images"]}
     except (OSError, ValueError, KeyError, TypeError):
         return set()

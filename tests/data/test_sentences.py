@@ -32,7 +32,7 @@ def test_sentences_reads_no_further_than_the_slice(tmp_path):
     ("content", "options", "words"),
     [
         ("", {}, "is empty"),
-        ("x\t1\t\tyes\nx\t1\n", {}, "line 2: 2 columns, no column 3"),
+        ("x\t1\t\tyes\nx\t1\n", {}, "line 2: sentence: 2 columns, no column 3"),
         ("x\tone\t\tyes\n", {}, "line 1: expected a label that is a whole number, found 'one'"),
         ("x\t-1\t\tyes\n", {}, "line 1: label -1; expected 0 or more"),
         ("x\t2\t\tyes\n", {"classes": 2}, r"line 1: label 2; expected 0\.\.1"),
