@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from sapag_fast.files.output import sweep
+from sapag_fast.files.regular import shown
 from sapag_fast.files.tensors import read_tensors, write_tensors
 
 __all__ = ["Checkpoint", "OtherRunError"]
@@ -34,7 +35,7 @@ class Checkpoint:
     Raises
     ------
     ValueError
-        When the name does not end in .safetensors or the folder does not exist.
+        When the name does not end in .safetensors, the folder does not exist or the path is not in UTF-8.
     """
 
     def __init__(self, path: str | Path, belongs_to: str, *, every: float = 30.0) -> None:
@@ -42,7 +43,10 @@ class Checkpoint:
         if self.path.suffix != ".safetensors":
             raise ValueError(f"checkpoint {path}: expected a name ending in .safetensors")
         if not self.path.parent.is_dir():
-            raise ValueError(f"checkpoint {path}: folder {self.path.parent} does not exist")
+            raise ValueError(f"checkpoint {shown(path)}: folder {shown(self.path.parent)} does not exist")
+        if str(self.path).encode("utf-8", "replace").decode() != str(self.path):
+            # safetensors writes such files, and cannot open them.
+            raise ValueError(f"checkpoint {shown(path)}: expected a path in UTF-8")
         sweep(self.path.parent, {self.path.name})
         self.belongs_to = belongs_to
         self.every = every

@@ -227,5 +227,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
         assert Checkpoint(path, "one").read() is None
     with pytest.raises(ValueError, match="ending in"):
         Checkpoint(tmp_path / "state.pt", "one")
+    with pytest.raises(ValueError, match="path in UTF-8"):
+        Checkpoint(tmp_path / "\udcff.safetensors", "one")
     with pytest.raises(ValueError, match="does not exist"):
         Checkpoint(tmp_path / "no" / "state.safetensors", "one")
