@@ -1,4 +1,8 @@
-"""RELIABILITY.md, from what the parts' runs kept: nothing in it is typed by hand."""
+"""RELIABILITY.md, from what the parts' runs kept.
+
+Nothing in it is typed by hand but what ``explained.json`` beside the results says of faults: by part and by the
+words with which a fault begins.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,10 @@ SHOWN = 20
 
 def write_report(results: Path, path: Path) -> Path:
     records = [json.loads(file.read_text()) for name in PARTS if (file := results / f"{name}.json").exists()]
-    path.write_text("\n\n".join([_head(), *(_section(record) for record in records)]) + "\n")
+    words = results / "explained.json"
+    explained = json.loads(words.read_text()) if words.exists() else {}
+    sections = (_section(record, explained.get(record["part"], {})) for record in records)
+    path.write_text("\n\n".join([_head(), *sections]) + "\n")
     return path
 
 
@@ -29,7 +36,7 @@ def _head() -> str:
     )
 
 
-def _section(record: dict[str, Any]) -> str:
+def _section(record: dict[str, Any], explained: dict[str, str]) -> str:
     part = PARTS[record["part"]]
     unfinished = "" if record["cases"] >= record["amount"] else f" of {record['amount']:,} planned"
     rows = [
@@ -39,13 +46,20 @@ def _section(record: dict[str, Any]) -> str:
     ]
     parts = [f"## {part.title}", prose(part.__doc__ or ""), table(("what", "how many"), rows)]
     if record["faults"]:
-        lines = [f"* case {fault['case']}: {_code(fault['fault'])}" for fault in record["faults"][:SHOWN]]
+        lines = [
+            f"* case {fault['case']}: {_code(fault['fault'])}{_why(fault['fault'], explained)}"
+            for fault in record["faults"][:SHOWN]
+        ]
         more = record["fault_count"] - len(lines)
         parts.append("\n".join(lines + [f"* and {more} more"] * (more > 0)))
     parts.append(
         f"Seed {record['seed']}, {record['seconds'] / 60:.0f} minutes. {machine_line(record['machine'])}"
     )
     return "\n\n".join(parts)
+
+
+def _why(fault: str, explained: dict[str, str]) -> str:
+    return next((f". {words}" for start, words in explained.items() if fault.startswith(start)), "")
 
 
 def _code(text: str) -> str:

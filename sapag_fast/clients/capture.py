@@ -125,8 +125,8 @@ def capture(model: nn.Module, device: torch.device, options: CaptureOptions) -> 
     if options.save_weights:
         write_tensors(options.save_weights, model.state_dict(), {"sapag_fast": __version__})
     _write(options, batches, metadata, first, gradients)
-    victims = f", {len(batches)} victims" if options.batch_size else ""
-    return f"{options.gradient}: {len(first)} gradients of {metadata.batch_size} image(s){victims}"
+    victims = f"{len(batches)} victims of " if options.batch_size else ""
+    return f"{options.gradient}: {victims}{metadata.batch_size} image(s), {len(first)} tensors each"
 
 
 def _check_paths(options: CaptureOptions) -> None:

@@ -98,7 +98,12 @@ def weights(rng: np.random.Generator, folder: Path) -> Sample:
 def checkpoint(rng: np.random.Generator, folder: Path) -> Sample:
     tensors = numbers(rng)
     path = folder / odd_name(rng, ".safetensors")
-    kept = Checkpoint(path, "run")
+    try:
+        kept = Checkpoint(path, "run")
+    except ValueError as error:  # refused before anything is searched
+        assert "UTF-8" in str(error)
+        path = folder / "state.safetensors"
+        kept = Checkpoint(path, "run")
     kept.write(tensors)
 
     def right(value: Any) -> str | None:
