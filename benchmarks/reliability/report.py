@@ -1,7 +1,7 @@
 """RELIABILITY.md, from what the parts' runs kept.
 
-Nothing in it is typed by hand but what ``explained.json`` beside the results says of faults: by part and by the
-words with which a fault begins.
+Nothing in it is typed by hand but what ``explained.json`` beside the results says of faults: by part and by
+the words with which a fault begins.
 """
 
 from __future__ import annotations
