@@ -100,9 +100,9 @@ def test_an_audit_skips_a_withheld_layer_and_says_so(made, tmp_path):
     ("options", "words"),
     [
         (("blur:1",), "defence 'blur:1': expected one of noise:SCALE"),
-        (("sign", "--defence", "prune:2"), "fraction must be finite and in [0, 1], found 2.0"),
+        (("sign", "--defence", "prune:2"), "fraction must be a fraction in 0..1, found 2.0"),
         (("quantise:x",), "defence 'quantise:x'"),
-        (("withhold:99",), "99 is no position among 6 entries"),
+        (("withhold:99",), "layers[0] must be at most 5, found 99"),
         (("withhold:0", "--batch-size", 1), "leave out --batch-size"),
     ],
 )
@@ -122,4 +122,4 @@ def test_a_damaged_record_of_what_is_withheld_is_refused(made, tmp_path, content
     attack[attack.index("--gradient") + 1] = file
     done = run(*attack)
     assert done.exit_code == 2
-    assert "its withheld is not a JSON list of names" in flat(done.stderr)
+    assert "its withheld are not a JSON list" in flat(done.stderr)

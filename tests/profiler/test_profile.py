@@ -167,11 +167,17 @@ def test_overrides_reach_the_attack():
 
 
 def test_what_does_not_fit_into_memory_is_skipped(monkeypatch):
-    monkeypatch.setattr(profile_module, "free_bytes", lambda device: 1)
-    monkeypatch.setattr(profile_module, "_MEMORY_SHARE", -1.0)
+    free = iter((2**40, 1))
+    monkeypatch.setattr(profile_module, "free_bytes", lambda device: next(free))
     profile = sf.profile_attack(small(), SHAPE, recoveries=(1, 4), evaluations=2, seconds=0.2)
     assert [level.recoveries for level in profile.levels] == [1]
     assert "GiB" in profile.skipped[4]
+
+
+def test_where_not_even_the_fewest_fit_it_is_refused(monkeypatch):
+    monkeypatch.setattr(profile_module, "free_bytes", lambda device: 1)
+    with pytest.raises(ValueError, match=r"recoveries: 1 needs about .* GiB that are free"):
+        sf.profile_attack(small(), SHAPE, recoveries=(1, 4), evaluations=2, seconds=0.2)
 
 
 def sequences():
