@@ -88,7 +88,8 @@ class Tag(Objective):
 
     def make(self, count: int) -> GradientDistance:
         """The distance of lists of `count` gradients."""
-        weights = layer_weights(self.scale_scheme, count)
+        scheme = self.scale_scheme if self.scale_scheme in ("linear", "exp") else "equal"  # as in the tool
+        weights = layer_weights(scheme, count)
         return GradientDistance("tag", layers=range(count), layer_weights=weights, l1_weight=self.tag_scale)
 
     def finish(self, distance: Tensor) -> Tensor:
