@@ -181,6 +181,7 @@ def _attack(model: nn.Module, truth: Tensor, labels: Tensor, plan: Plan, network
         recipe=plan.recipe,
         seed=seed,
         batched=True,
+        at_once=len(truth) if isinstance(model, Traced) else None,
     )
     if not separated:
         return found

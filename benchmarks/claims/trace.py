@@ -18,7 +18,8 @@ class Traced(nn.Module):
     network : nn.Module
     truth : Tensor
         ``[V, 1, *input_shape]``: which image of a batch is which would change on the way. V is at least 7, by
-        which the search is told from the trials of a few rows before it.
+        which the search is told from the trials of a few rows before it. All go at once; what measures how
+        many fit into memory would be noted too.
     """
 
     def __init__(self, network: nn.Module, truth: Tensor) -> None:
@@ -33,8 +34,9 @@ class Traced(nn.Module):
             return (x.clamp(0, 1) - true).square().flatten(1).mean(1)
 
         def note(x: Tensor) -> None:
-            if x.shape == true.shape:
-                errors.append(error(x.detach()))
+            # Rows that fill up an evaluation come last.
+            if x.shape[1:] == true.shape[1:] and len(x) >= len(true):
+                errors.append(error(x.detach()[: len(true)]))
 
         # Functions, because the attack may work on a deep copy of the network, which must note here too.
         self.error, self.note = error, note
@@ -44,14 +46,14 @@ class Traced(nn.Module):
         return self.network(x)
 
     def trace(self, found: Recovery) -> Tensor:
-        """Mean squared errors ``[evaluations, V]``.
+        """Mean squared errors ``[evaluations, V]``, up to where the first search ends.
 
         Raises
         ------
         RuntimeError
             When the iterates that were handed out are not among those noted.
         """
-        noted = torch.stack(self.errors[: found.history.shape[0]])
+        noted = torch.stack(self.errors[: int(found.evaluations.min())])
         missing = ((noted - self.error(found.inputs[:, 0])).abs() > 1e-6).all(0)
         if missing.any():
             raise RuntimeError(
