@@ -140,7 +140,7 @@ def audit(**options: Any) -> None:
     Every result is kept as soon as it is there. After Ctrl-C, a crash or a kill, the same command goes on
     where it was, and ends with the same bits. Writes results/NAME.safetensors, summary.html, .json and .csv.
 
-    Exits with status 0 if all victims were searched, 3 if some could not be read and were skipped (the
+    Exits with status 0 if all victims were searched, 3 if some were skipped (the
     summary says which and why), 130 after Ctrl-C, 2 for arguments that do not fit.
     """
     from sapag_fast.command_line.audit import run

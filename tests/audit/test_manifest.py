@@ -60,3 +60,31 @@ def test_a_wave_keeps_its_gradients():
     assert begun.with_wave(0, {"a": "x", "b": "y"}, {}) is begun
     with pytest.raises(ValueError, match="gradients of b: not those"):
         begun.with_wave(0, {"a": "x", "b": "z"}, {})
+
+
+def test_a_victim_that_was_left_out_comes_in_another_file():
+    skipped = MANIFEST.with_skipped({"b": "damaged"})
+    other = replace(MANIFEST, victims=(VICTIMS[0], ManifestVictim("b", "b.pt", 3, 25)))
+    assert MANIFEST.differences(other) == ["the gradient files of victims b have changed"]
+    assert not skipped.differences(other)
+    taken = skipped.with_files(other)
+    assert taken.victims == other.victims
+    assert not taken.with_wave(0, {"b": "x"}, {}).skipped
+    assert skipped.with_files(MANIFEST) is skipped
+
+
+def test_a_file_that_cannot_be_looked_at_has_not_changed():
+    gone = replace(MANIFEST, victims=(replace(VICTIMS[0], bytes=0), VICTIMS[1]))
+    assert not MANIFEST.differences(gone)
+    assert MANIFEST.differences(replace(gone, victims=gone.victims[:1])) == ["victims b are missing"]
+
+
+def test_a_wave_goes_on_in_parts():
+    begun = MANIFEST.with_wave(0, {"a": "1", "b": "2", "c": "3", "d": "4"}, {"e": "damaged"})
+    parted, numbers = begun.with_parts(0, [{"b": "2"}, {"c": "3"}], {"d": "why"})
+    assert numbers == [1, 2]
+    assert parted.waves == {0: {"a": "1"}, 1: {"b": "2"}, 2: {"c": "3"}}
+    assert parted.skipped == {"e": "damaged", "d": "why"}
+    assert parted.next_wave == 3
+    with pytest.raises(ValueError, match="gradients of b: not those"):
+        begun.with_parts(0, [{"b": "other"}], {})
