@@ -121,12 +121,24 @@ def list_victims(
         while name in taken:  # spelled out, two names may be one
             name += "'"
         taken.add(name)
-        faults: dict[str, str] = {}
-        with guarded(name, faults):
-            victims.append(described(name, file, read_metadata(file), input_shape, batch_size))
-        if faults:
-            victims.append(ListedVictim(name, file, None, _size(file), fault=faults[name]))
+        victims.append(_listed(name, file, None, input_shape, batch_size))
     return victims
+
+
+def _listed(
+    name: str,
+    path: Path,
+    entries: Mapping[str, str] | None,
+    input_shape: tuple[int, ...] | None,
+    batch_size: int | None,
+    victims: int = 1,
+) -> ListedVictim:
+    """Describe a victim, by its file's own metadata where no `entries` are given; what fails is its fault."""
+    faults: dict[str, str] = {}
+    with guarded(name, faults):
+        entries = read_metadata(path) if entries is None else entries
+        return described(name, path, entries, input_shape, batch_size, victims)
+    return ListedVictim(name, path, None, _size(path), fault=faults[name])
 
 
 def described(
@@ -196,11 +208,7 @@ def _stacked(
         classes = labels[row] if labels else []
         own = ",".join(map(_word, classes if isinstance(classes, list) else [classes]))
         told = {**entries, "labels": own}
-        faults: dict[str, str] = {}
-        victim = ListedVictim(name, path, row, _size(path))
-        with guarded(name, faults):
-            victim = described(name, path, told, input_shape, batch_size, victims=len(names))
-        yield replace(victim, row=row, fault=faults.get(name, victim.fault))
+        yield replace(_listed(name, path, told, input_shape, batch_size, len(names)), row=row)
 
 
 def _size(file: Path) -> int:

@@ -99,16 +99,9 @@ def choose_matching(
         reason = str(refusal)
     if single is not None:
         return Choice(single, reason)
-    matching = VmapMatching(problem)
-    try:
-        matching.retarget(victims)
-        matching.value_and_gradient(inputs, labels, sharpness)
-    # What vmap cannot batch shows in many ways: data-dependent control flow, .item(), in-place writes,
-    # missing rules.
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        return Choice(sequential, f"{reason}; vmap fails on it ({type(error).__name__})")
+    matching = _vmap_or_why_not(problem, inputs, labels, victims, sharpness)
+    if isinstance(matching, str):
+        return Choice(sequential, f"{reason}; {matching}")
     return Choice(matching, reason)
 
 
@@ -154,14 +147,9 @@ def choose_isolated(
         ways, members = _by_way(first, inputs, labels, sharpness)
     except NotCovered as refusal:
         reason = str(refusal)
-        matching = VmapMatching(problem)
-        try:
-            matching.retarget(victims)
-            matching.value_and_gradient(inputs, labels, sharpness)
-        except Exception as error:
-            if is_out_of_memory(error):
-                raise
-            return Choice(sequential, f"{reason}; vmap fails on it ({type(error).__name__})")
+        matching = _vmap_or_why_not(problem, inputs, labels, victims, sharpness)
+        if isinstance(matching, str):
+            return Choice(sequential, f"{reason}; {matching}")
         ways = [matching]
     tried, rows = ways[0], inputs.shape[0]
     tried.retarget(torch.zeros(rows, dtype=torch.long, device=inputs.device))
@@ -169,6 +157,23 @@ def choose_isolated(
     isolated = IsolatedMatching(ways, members, quantum)
     isolated.retarget(victims)
     return Choice(isolated, reason)
+
+
+def _vmap_or_why_not(
+    problem: Problem, inputs: Tensor, labels: Tensor, victims: Tensor, sharpness: Tensor | None
+) -> VmapMatching | str:
+    """Try vmap on these recoveries; the reason, where it does not bear them."""
+    matching = VmapMatching(problem)
+    try:
+        matching.retarget(victims)
+        matching.value_and_gradient(inputs, labels, sharpness)
+    # What vmap cannot batch shows in many ways: data-dependent control flow, .item(), in-place writes,
+    # missing rules.
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        return f"vmap fails on it ({type(error).__name__})"
+    return matching
 
 
 def _by_way(

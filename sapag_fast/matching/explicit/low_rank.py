@@ -6,7 +6,7 @@ With G = Pᵀ Q all that ghost matching needs of G costs no more than the rows t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch import Tensor
 from sapag_fast.matching.explicit.assignment import Assignment
 from sapag_fast.matching.explicit.ghost import MatrixTarget
 
-__all__ = ["LowRankTarget", "factor", "of_higher_rank"]
+__all__ = ["LowRankTarget", "factor", "factor_each", "stacked"]
 
 _OVERSAMPLING = 8
 _TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-13}
@@ -36,8 +36,13 @@ def factor(target: Tensor, rank: int) -> tuple[Tensor, Tensor] | None:
     tuple of Tensor, or None
         P ``[V, rank, O]`` and Q ``[V, rank, K]``, float64; None if a victim's target has a higher rank.
     """
+    return stacked(factor_each(target, rank))
+
+
+def stacked(each: Iterable[tuple[Tensor, Tensor] | None]) -> tuple[Tensor, Tensor] | None:
+    """All victims' factors as of `factor`; None, and no further one asked for, at the first None."""
     factored = []
-    for factors in _factored(target, rank):
+    for factors in each:
         if factors is None:
             return None
         factored.append(factors)
@@ -45,13 +50,8 @@ def factor(target: Tensor, rank: int) -> tuple[Tensor, Tensor] | None:
     return torch.stack(left), torch.stack(right)
 
 
-def of_higher_rank(target: Tensor, rank: int) -> list[int]:
-    """The victims of targets ``[V, O, K]`` that have a higher rank."""
-    return [victim for victim, factors in enumerate(_factored(target, rank)) if factors is None]
-
-
-def _factored(target: Tensor, rank: int) -> Iterator[tuple[Tensor, Tensor] | None]:
-    """Each victim's factors ``[rank, O]`` and ``[rank, K]``, or None, one after the other.
+def factor_each(target: Tensor, rank: int) -> Iterator[tuple[Tensor, Tensor] | None]:
+    """Each victim's factors ``[rank, O]`` and ``[rank, K]``, one after the other; None of a higher rank.
 
     Notes
     -----

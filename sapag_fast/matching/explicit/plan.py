@@ -14,7 +14,7 @@ from sapag_fast.matching.explicit.assignment import Assignment
 from sapag_fast.matching.explicit.cost import MatrixWork, rates_of, way_costs
 from sapag_fast.matching.explicit.evaluation import Evaluation
 from sapag_fast.matching.explicit.ghost import GhostTarget, MatrixTarget
-from sapag_fast.matching.explicit.low_rank import LowRankTarget, factor, of_higher_rank
+from sapag_fast.matching.explicit.low_rank import LowRankTarget, factor, factor_each, stacked
 
 __all__ = ["WAYS", "Matrix", "Way", "choose_ways", "matrices_in", "needs_elements", "same_way"]
 
@@ -177,12 +177,15 @@ def _cheapest(matrix: Matrix, recoveries: int, assignment: Assignment) -> Way:
         return way_costs(MatrixWork(rows, inputs, outputs, recoveries, assignment.shared, rank), rates)
 
     seconds = costs(rank)
-    factors, unlike = None, []
+    factors: tuple[Tensor, Tensor] | None = None
+    unlike: tuple[int, ...] = ()
     # Factoring takes longer than an evaluation: only where it would be used.
     if _least(seconds) == "low-rank":
-        factors = factor(target, rank)
-        if factors is None and assignment.isolated:
-            unlike = of_higher_rank(target, rank)
+        each = factor_each(target, rank)
+        if assignment.isolated:
+            each = list(each)
+            unlike = tuple(victim for victim, its in enumerate(each) if its is None)
+        factors = stacked(each)
     if factors is None:
         seconds = costs(None)
     ways: dict[str, MatrixTarget | None] = {"materialised": None}
@@ -194,7 +197,7 @@ def _cheapest(matrix: Matrix, recoveries: int, assignment: Assignment) -> Way:
     best = _least(seconds)
     listed = ", ".join(f"{way} {value * 1e3:.3g} ms" for way, value in seconds.items())
     saved = seconds["materialised"] - seconds[best]
-    return Way(best, ways[best], f"estimated: {listed}", saved, tuple(unlike))
+    return Way(best, ways[best], f"estimated: {listed}", saved, unlike)
 
 
 def _least(seconds: Mapping[str, float]) -> str:
