@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Protocol
 
 import numpy as np
@@ -37,6 +40,13 @@ class Part(Protocol):
     def show(self, seed: int, number: int) -> str:
         """The case in words, to be run again by hand."""
         ...
+
+
+@contextmanager
+def scratch_folder(part: str) -> Iterator[Path]:
+    """A folder for one case's files, which goes with all that can be removed of it."""
+    with TemporaryDirectory(prefix=f"{part}-", ignore_cleanup_errors=True) as name:
+        yield Path(name)
 
 
 def generator(part: str, seed: int, number: int) -> np.random.Generator:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -20,7 +17,7 @@ from benchmarks.reliability.arguments.commands import COMMANDS
 from benchmarks.reliability.arguments.functions import FUNCTIONS
 from benchmarks.reliability.arguments.pools import Pool
 from benchmarks.reliability.bounds import Hang, bounded
-from benchmarks.reliability.part import Outcome, generator
+from benchmarks.reliability.part import Outcome, generator, scratch_folder
 from sapag_fast.command_line.main import main
 
 REFUSED = 2
@@ -54,7 +51,7 @@ class Arguments:
     def check(self, seed: int, number: int) -> Outcome:
         name, command, changes, bad = self.draw(seed, number)
         outcome = Outcome()
-        with _folder() as folder, bounded(30), warnings.catch_warnings():
+        with scratch_folder(self.name) as folder, bounded(30), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             answer = _command if command else _function
             try:
@@ -63,7 +60,7 @@ class Arguments:
                 fault, end = str(error), "hung"
         outcome.counts[f"{'commands' if command else 'functions'} {end}"] += 1
         if fault:
-            outcome.faults.append(f"{self.show(seed, number)}: {fault}")
+            outcome.faults.append(f"{self.show(seed, number)}: {fault}".replace(f"{folder}/", ""))
         return outcome
 
 
@@ -133,12 +130,3 @@ def _names(text: str, name: str) -> bool:
     plain = name.lstrip("-").replace("-", "_")
     forms = {plain, plain.replace("_", "-"), plain.replace("_", " "), plain.rstrip("s")}
     return any(re.search(rf"(?<![\w]){re.escape(form)}s?(?![\w])", text, re.IGNORECASE) for form in forms)
-
-
-@contextmanager
-def _folder() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="arguments-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 
@@ -14,7 +10,7 @@ from benchmarks.reliability.bounds import MEMORY, Hang, bounded
 from benchmarks.reliability.files import audits, datasets, gradients, images
 from benchmarks.reliability.files.damage import INTACT, damage
 from benchmarks.reliability.files.sample import Make, Sample
-from benchmarks.reliability.part import Outcome, generator
+from benchmarks.reliability.part import Outcome, generator, scratch_folder
 
 SECONDS = 10  # that a reader may take
 
@@ -53,7 +49,7 @@ class Files:
 
     def show(self, seed: int, number: int) -> str:
         rng, reader = generator(self.name, seed, number), self.reader(number)
-        with _folder() as folder:
+        with scratch_folder("hostile") as folder:
             sample = READERS[reader](rng, folder)
             words = damage(rng, sample.path)
             return f"{reader}, {sample.path.name!r}, {sample.words or 'plain'}: {words}"
@@ -64,7 +60,7 @@ class Files:
     def check(self, seed: int, number: int) -> Outcome:
         rng, reader = generator(self.name, seed, number), self.reader(number)
         outcome = Outcome()
-        with _folder() as folder:
+        with scratch_folder("hostile") as folder:
             sample = READERS[reader](rng, folder)
             words = damage(rng, sample.path)
             here = f"{reader}, {sample.words or sample.path.suffix}, {words}"
@@ -75,7 +71,7 @@ class Files:
             if (folder / "canary").exists():
                 outcome.faults.append(f"{here}: code in the file was run")
             if fault:
-                outcome.faults.append(f"{here}: {fault}")
+                outcome.faults.append(f"{here}: {fault}".replace(f"{folder}/", ""))
         return outcome
 
 
@@ -110,12 +106,3 @@ def _read(sample: Sample, intact: bool, folder: Path) -> tuple[str | None, str]:
 def _is_text(name: str) -> bool:
     """Whether the name is UTF-8; safetensors opens no other."""
     return name.isascii() or name.encode("utf-8", "replace").decode() == name
-
-
-@contextmanager
-def _folder() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="hostile-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -97,19 +97,15 @@ def weights(rng: np.random.Generator, folder: Path) -> Sample:
 
 def checkpoint(rng: np.random.Generator, folder: Path) -> Sample:
     tensors = numbers(rng)
-    path = folder / odd_name(rng, ".safetensors")
-    try:
-        kept = Checkpoint(path, "run")
-    except ValueError:  # no UTF-8: refused before anything is searched
-        path = folder / "state.safetensors"
-        kept = Checkpoint(path, "run")
+    kept = Checkpoint(folder / "state.safetensors", "run")
     kept.write(tensors)
+    path = kept.path.rename(folder / odd_name(rng, ".safetensors"))
 
     def right(value: Any) -> str | None:
         same = value is not None and all(torch.equal(value[name], t) for name, t in tensors.items())
         return None if same else "another state than was written"
 
-    return Sample(path, kept.read, right)
+    return Sample(path, lambda: Checkpoint(path, "run").read(), right)
 
 
 def victims(rng: np.random.Generator, folder: Path) -> Sample:
