@@ -2,11 +2,10 @@
 
 import pytest
 import torch
+from built_in_kinds import NATIVE
 
 import sapag_fast as sf
-from sapag_fast.distances import kind as distances
 
-NATIVE = [name for name in distances.kinds() if distances.find_kind(name).native is not None]
 SMALL = [(4, 3), (4,), (2, 4), (2,)]
 
 

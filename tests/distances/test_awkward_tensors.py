@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from awkward_tensors import EMPTY, WAYS, awkward_pair
+from built_in_kinds import NATIVE
 from plain_distances import layers_of, plain_distance
 
 import sapag_fast as sf
-from sapag_fast.distances.kind import kinds
 
 BACKENDS = ["cpu", "reference"]
 ANGLES = ("sapag", "sapag-global", "cosine", "layer-cosine")
@@ -37,7 +37,7 @@ def both(dummy, target, kind, backend, layer_of, out=None):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("kind", kinds())
+@pytest.mark.parametrize("kind", NATIVE)
 def test_nothing_in_the_first_tensor(kind, backend):
     """Where V goes has no address there."""
     both(*awkward_pair(["none", "vector"], 0), kind, backend, (0, 1))
@@ -55,7 +55,7 @@ def test_nothing_in_any_place(empty, place, backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("kind", kinds())
+@pytest.mark.parametrize("kind", NATIVE)
 def test_nothing_at_all(kind, backend):
     dummy, target = awkward_pair(["none", "no rows"], 0)
     value, slopes = sf.distance_and_gradient(dummy, target, kind, backend=backend)
@@ -81,13 +81,13 @@ def test_random_lists(seed, backend):
     out = [torch.full_like(t, torch.nan, memory_format=torch.contiguous_format) for t in dummy]
     if any(o.stride() != t.stride() for o, t in zip(out, dummy, strict=True)):
         out = None  # V lies as the dummy gradient does
-    both(dummy, target, draw.choice(kinds()), backend, layer_of, out)
+    both(dummy, target, draw.choice(NATIVE), backend, layer_of, out)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("recoveries", [1, 3])
-@pytest.mark.parametrize("kind", kinds())
+@pytest.mark.parametrize("kind", NATIVE)
 def test_recoveries_of_every_shape(kind, recoveries, shared, backend):
     """A number each, nothing each, and one row that stands for all."""
     generator = torch.Generator().manual_seed(5)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from built_in_kinds import NATIVE
 from gradient_pairs import Gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,8 +12,6 @@ from hypothesis import strategies as st
 import sapag_fast as sf
 from sapag_fast.distances import kind as distances
 from sapag_fast.distances.sums import GradientSums
-
-KINDS = distances.kinds()
 
 
 def error(found: torch.Tensor, exact: torch.Tensor) -> float:
@@ -32,7 +31,7 @@ def exact_and_found(dummy, target, kind, **options):
 
 
 @pytest.mark.parametrize("gap", [1.0, 1e-2, 1e-4])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", NATIVE)
 def test_float32_keeps_five_digits_towards_the_target(gradients, kind, gap):
     dummy, target = gradients.pair(gap)
     (exact, slopes), (value, found) = exact_and_found(dummy, target, kind)
@@ -42,7 +41,7 @@ def test_float32_keeps_five_digits_towards_the_target(gradients, kind, gap):
 
 
 @pytest.mark.parametrize("ratio", [1e-1, 1e-3, 1e-5, 1e3])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", NATIVE)
 def test_dummy_gradients_of_another_size(gradients, kind, ratio):
     """Saturated units make early dummy gradients far smaller than the target: digits must survive there."""
     dummy, target = gradients.pair(0.7, seed=3)
@@ -100,7 +99,7 @@ shape = st.lists(st.integers(1, 9), min_size=1, max_size=3).map(tuple)
     shapes=st.lists(shape, min_size=1, max_size=6),
     recoveries=st.sampled_from([None, 1, 2, 5, 64]),
     shared=st.booleans(),
-    kind=st.sampled_from(KINDS),
+    kind=st.sampled_from(NATIVE),
     gap=st.sampled_from([1.0, 1e-3]),
     seed=st.integers(0, 1000),
 )
@@ -122,7 +121,7 @@ def test_random_shapes(shapes, recoveries, shared, kind, gap, seed):
         assert (slope.double() - true).norm().item() <= 1e-5 * scale + floor
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", NATIVE)
 def test_recoveries_are_independent(gradients, kind):
     dummy, target = gradients.pair(0.5, recoveries=7)
     value, slopes = sf.distance_and_gradient(dummy, target, kind, batched=True)
@@ -132,7 +131,7 @@ def test_recoveries_are_independent(gradients, kind):
         assert all(torch.equal(s[r], a) for s, a in zip(slopes, alone_slopes, strict=True))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", NATIVE)
 def test_degenerate_layers_carry_no_weight(kind):
     generator = torch.Generator().manual_seed(1)
     target = [
@@ -161,7 +160,7 @@ def test_degenerate_layers_carry_no_weight(kind):
         assert not mask.any()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", NATIVE)
 def test_zero_dummy_layer(gradients, kind):
     dummy, target = gradients.pair(0.5, shapes=[(40, 3), (17,)])
     dummy[0].zero_()
@@ -170,7 +169,7 @@ def test_zero_dummy_layer(gradients, kind):
     assert all(error(s, t) <= 1e-5 for s, t in zip(found, slopes, strict=True))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", NATIVE)
 def test_identical_gradients_have_distance_zero(gradients, kind):
     _, target = gradients.pair()
     value, slopes = sf.distance_and_gradient([t.clone() for t in target], target, kind)
@@ -180,7 +179,7 @@ def test_identical_gradients_have_distance_zero(gradients, kind):
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("where", ["dummy", "target"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", NATIVE)
 def test_non_finite_input_spoils_its_own_recovery_only(gradients, kind, where, bad):
     dummy, target = gradients.pair(0.5, recoveries=4)
     clean, _ = sf.distance_and_gradient(dummy, target, kind, batched=True)
@@ -198,7 +197,7 @@ def test_non_finite_dummy_shows_in_a_degenerate_layer():
     assert math.isnan(sf.distance(dummy, target, merge_bias=False))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", NATIVE)
 def test_options(gradients, kind):
     dummy, target = gradients.pair(0.3)
     given = {

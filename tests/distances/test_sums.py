@@ -6,11 +6,12 @@ import sys
 
 import pytest
 import torch
+from built_in_kinds import NATIVE
 
 import sapag_fast as sf
 from sapag_fast.distances import operators as ops
 from sapag_fast.distances.formulas import value_and_coefficients
-from sapag_fast.distances.kind import find_kind, kinds
+from sapag_fast.distances.kind import find_kind
 from sapag_fast.distances.layering import layer_sizes, layering, shapes_of
 from sapag_fast.distances.sums import GradientSums, difference_sums, target_sums
 
@@ -178,9 +179,6 @@ def test_same_bits_for_every_number_of_threads(recoveries):
     for value, slopes in results[1:]:
         assert torch.equal(value, results[0][0])
         assert all(torch.equal(a, b) for a, b in zip(slopes, results[0][1], strict=True))
-
-
-NATIVE = [name for name in kinds() if find_kind(name).native is not None]
 
 
 @pytest.mark.parametrize("name", NATIVE)

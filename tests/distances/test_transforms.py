@@ -2,13 +2,13 @@
 
 import pytest
 import torch
+from built_in_kinds import NATIVE
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
 
 import sapag_fast as sf
 from sapag_fast.distances import kind as distances
 
-NATIVE = [name for name in distances.kinds() if distances.find_kind(name).native is not None]
 BACKENDS = ["cpu", "reference"]
 SMALL = [(4, 3), (4,), (2, 4), (2,)]
 

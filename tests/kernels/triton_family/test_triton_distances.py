@@ -4,7 +4,8 @@ import math
 
 import pytest
 import torch
-from triton_support import DEVICE, NATIVE, OPS, error, on_device, reference, settings_of, triton_distance
+from built_in_kinds import NATIVE
+from triton_support import DEVICE, OPS, error, on_device, reference, settings_of, triton_distance
 
 SHAPES = [(12, 1, 5, 5), (12,), (40, 51), (7,), (1,), (33, 129), (33,), (97, 170), (64,)]
 

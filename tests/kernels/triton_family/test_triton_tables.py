@@ -8,9 +8,9 @@ import random
 import pytest
 import torch
 from awkward_tensors import awkward_pair
+from built_in_kinds import NATIVE
 from triton_support import (
     DEVICE,
-    NATIVE,
     SMALL,
     error,
     on_device,

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import sapag_fast as sf
-from sapag_fast.distances.kind import find_kind, kinds
+from sapag_fast.distances.kind import find_kind
 from sapag_fast.distances.layering import layering, shapes_of
 from sapag_fast.kernels import (
     evaluation,
@@ -21,7 +21,6 @@ from sapag_fast.kernels.plans import Limits, Tile
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
-NATIVE = [name for name in kinds() if find_kind(name).native is not None]
 OPS = torch.ops.sapag_fast_triton
 
 # Every loop, tile and boundary within a few dozen elements.
