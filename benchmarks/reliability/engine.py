@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.reliability.part import Part
+from benchmarks.reliability.sources import sources_digest
 from benchmarks.shared.interleaved import machine
 from sapag_fast.files.tensors import replacing
 
@@ -35,6 +36,7 @@ class Record:
     part: str
     seed: int
     amount: int
+    sources: str
     machine: dict[str, Any] = field(default_factory=machine)
     blocks: list[int] = field(default_factory=list)
     cases: int = 0
@@ -46,12 +48,13 @@ class Record:
     @classmethod
     def of(cls, part: Part, seed: int, amount: int, folder: Path) -> Record:
         """What an earlier run of the same cases on the same sources kept, or a new one."""
-        fresh, path = cls(part.name, seed, amount), record_path(folder, part.name)
+        fresh = cls(part.name, seed, amount, sources_digest(part.sources))
+        path = record_path(folder, part.name)
         if not path.exists():
             return fresh
         known = json.loads(path.read_text())
-        same = (known["seed"], known["amount"], known["machine"]["commit"])
-        if same != (seed, amount, fresh.machine["commit"]):
+        same = (known["seed"], known["amount"], known.get("sources"))
+        if same != (seed, amount, fresh.sources):
             return fresh
         return cls(**{**known, "counts": Counter(known["counts"])})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +34,8 @@ class Part(Protocol):
     patience: float
     """Seconds without an end of a case after which it counts as hanging."""
     environment: Mapping[str, str]
+    sources: Sequence[str]
+    """Paths below the repository's root on which its figures depend."""
 
     def check(self, seed: int, number: int) -> Outcome: ...
 

@@ -231,6 +231,7 @@ def test_compile(gradients, state, backend, dynamic):
         options = {"bandwidth": 0.5, "layers": (0, 0), "layer_weights": [2.0], "backend": backend}
         return 2 * sf.distance(scaled, target, **options) + kept(scaled, target)
 
+    torch.compiler.reset()  # else all cases count as recompilations of one function, of which few are allowed
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager", dynamic=dynamic)
     leaves = [t.clone().requires_grad_(state != "no leaf") for t in dummy]
     with STATES.get(state, torch.enable_grad)():

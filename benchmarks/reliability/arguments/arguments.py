@@ -18,6 +18,7 @@ from benchmarks.reliability.arguments.functions import FUNCTIONS
 from benchmarks.reliability.arguments.pools import Pool
 from benchmarks.reliability.bounds import Hang, bounded
 from benchmarks.reliability.part import Outcome, generator, scratch_folder
+from benchmarks.reliability.sources import EVERYTHING
 from sapag_fast.command_line.main import main
 
 REFUSED = 2
@@ -33,6 +34,7 @@ class Arguments:
     name, title = "arguments", "Combinations of arguments"
     amount, block, patience = 1500, 100, 120.0
     environment = MappingProxyType({"OMP_NUM_THREADS": "1"})
+    sources = EVERYTHING
 
     def draw(self, seed: int, number: int) -> tuple[str, bool, dict[str, Any], set[str]]:
         """What is called, whether by the command line, the arguments replaced, and which are nonsense."""

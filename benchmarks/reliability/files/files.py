@@ -11,6 +11,7 @@ from benchmarks.reliability.files import audits, datasets, gradients, images
 from benchmarks.reliability.files.damage import INTACT, damage
 from benchmarks.reliability.files.sample import Make, Sample
 from benchmarks.reliability.part import Outcome, generator, scratch_folder
+from benchmarks.reliability.sources import EVERYTHING
 
 SECONDS = 10  # that a reader may take
 
@@ -46,6 +47,7 @@ class Files:
     amount = 1000 * len(READERS)
     block, patience = 25 * len(READERS), 60.0
     environment = MappingProxyType({"OMP_NUM_THREADS": "1"})
+    sources = EVERYTHING
 
     def show(self, seed: int, number: int) -> str:
         rng, reader = generator(self.name, seed, number), self.reader(number)

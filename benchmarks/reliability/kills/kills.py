@@ -28,6 +28,7 @@ from benchmarks.reliability.kills.runs import (
     with_broken_screen,
 )
 from benchmarks.reliability.part import Outcome, generator
+from benchmarks.reliability.sources import EVERYTHING
 
 SIGNALS = ("SIGKILL", "SIGTERM", "SIGINT")
 SCREENS = ("/dev/full", "pipe")
@@ -43,6 +44,7 @@ class Kills:
     name, title = "kills", "Kills"
     amount, block, patience = 100, 25, 200.0
     environment = MappingProxyType({"OMP_NUM_THREADS": "1"})
+    sources = EVERYTHING
 
     def draw(self, seed: int, number: int) -> tuple[str, str, list[float], np.random.Generator]:
         """What is run, what ends it, and when, as parts of its time."""

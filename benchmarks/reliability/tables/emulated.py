@@ -38,6 +38,7 @@ class Emulated:
     name, title = "cuda", "Tables on the CUDA kernels, emulated"
     amount, block, patience = 4000, 1000, 300.0
     environment = MappingProxyType({"OMP_NUM_THREADS": "1"})
+    sources = ("csrc", "tests/csrc/emulation", "benchmarks/reliability/tables/emulated.py")
 
     def show(self, seed: int, number: int) -> str:
         return f"run_tables {seed * SEEDS + number} 1"

@@ -24,6 +24,8 @@ class Expected:
     terms: list[np.ndarray]
     relatives: list[np.ndarray]
     floors: list[np.ndarray]
+    """Beside the errors: the rounding of u' - u, where D and V are formed from it."""
+    value_floor: np.ndarray
     broken: np.ndarray
     close: np.ndarray
     """``[R]``: a layer is so near a bound that it may carry weight or not."""
@@ -102,7 +104,7 @@ class TableFacts:
         close: np.ndarray,
     ) -> Expected:
         zero = np.zeros(self.recoveries, Real)
-        found = Expected(zero, zero.copy(), [], [], [], [], self.broken, close.any(1))
+        found = Expected(zero, zero, [], [], [], [], zero, self.broken, close.any(1))
         for at, facts in enumerate(layers):
             share = definition.formula(facts, settings)
             alive = ~dead[:, at]
@@ -122,6 +124,7 @@ class TableFacts:
             found.terms.append(np.where(alive[:, None], column * terms, 0))
             found.relatives.append(share.relative)
             found.floors.append(column * share.floor)
+            found.value_floor = found.value_floor + np.where(alive, weight * share.value_floor, 0)
         return found
 
 

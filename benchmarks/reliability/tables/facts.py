@@ -12,6 +12,8 @@ from functools import cached_property
 import numpy as np
 
 Real = np.longdouble
+UNIT_ROUNDING = Real(16 * 2.0**-53)
+"""Of a direction that is formed in double precision: of its norm, and of its elements."""
 
 
 @dataclass
@@ -126,7 +128,12 @@ class Facts:
     def unit_floor(self) -> np.ndarray:
         """What rounding u' and u in double precision does to it, ``[R, 1]``."""
         a = np.sqrt(self.dummy_square)
-        return Real(16 * 2.0**-53) * _over(np.ones_like(a), a)[:, None]
+        return UNIT_ROUNDING * _over(np.ones_like(a), a)[:, None]
+
+    @cached_property
+    def unit_square_floor(self) -> np.ndarray:
+        """What the same rounding does to ‖u' - u‖², ``[R]``."""
+        return UNIT_ROUNDING * (2 * np.sqrt(self.unit_square) + UNIT_ROUNDING)
 
 
 def _over(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:

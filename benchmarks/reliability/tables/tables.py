@@ -11,6 +11,7 @@ import torch
 
 import sapag_fast as sf
 from benchmarks.reliability.part import Outcome, generator
+from benchmarks.reliability.sources import DISTANCES
 from benchmarks.reliability.tables.backends import MANNERS, SHARES, Answer, ask, wrong_form
 from benchmarks.reliability.tables.compare import HALF_UNIT, wrong_slopes, wrong_value
 from benchmarks.reliability.tables.draw import Table, draw
@@ -42,6 +43,7 @@ class Tables:
         self.name, self.backends, self.amount = name, backends, amount
         self.block, self.small, self.patience = block, small, 120.0
         self.environment = MappingProxyType({"OMP_NUM_THREADS": "1"} | (environment or {}))
+        self.sources = DISTANCES
 
     def draw(self, seed: int, number: int) -> tuple[Table, np.random.Generator]:
         rng = generator(self.name, seed, number)
@@ -148,7 +150,7 @@ def wrong_answer(
     """What is wrong with an answer, if anything."""
     if problem := wrong_form(facts.table, answer):
         return problem
-    if problem := wrong_value(answer.value, expected, lambda r: eager(facts, kind, r)):
+    if problem := wrong_value(answer.value, expected, lambda r: eager(facts, kind, r), by_formula):
         return problem
     if answer.slopes is None:
         return None

@@ -33,6 +33,8 @@ class Share:
     """Relative error of V beside the rounding of its arithmetic, ``[R, 1]``."""
     floor: np.ndarray | float = 0.0
     """Absolute error of V where it is formed from u' - u in double precision, ``[R, 1]``."""
+    value_floor: np.ndarray | float = 0.0
+    """The same of D, ``[R]``."""
 
 
 @dataclass
@@ -70,6 +72,7 @@ def sapag(f: Facts, s: Settings) -> Share:
     error = _direction_error(f) * slope + z * (SUMS + f.deviation_error)
     share = _kernel(z, error, f.unit_gradient * slope[:, None], f.unit_terms * slope[:, None])
     share.floor = f.unit_floor * slope[:, None]
+    share.value_floor = f.unit_square_floor * slope
     return _relatively(f, share)
 
 
@@ -101,6 +104,7 @@ def sapag_global(f: Facts, s: Settings) -> Share:
     error = _direction_error(f) * slope
     share = _kernel(f.unit_square * slope, error, f.unit_gradient * slope, f.unit_terms * slope)
     share.floor = f.unit_floor * slope
+    share.value_floor = f.unit_square_floor * slope
     return share
 
 
@@ -109,6 +113,7 @@ def cosine(f: Facts, s: Settings) -> Share:
     share = _plain(f.unit_square / 2, f.unit_gradient / 2)
     share.value_error, share.terms = _direction_error(f) / 2, f.unit_terms / 2
     share.floor = f.unit_floor
+    share.value_floor = f.unit_square_floor / 2
     return share
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.reliability import engine
 from benchmarks.reliability.part import generator
+from benchmarks.reliability.sources import sources_digest
 
 PLANTED = """
 import os, sys, time
@@ -37,6 +38,7 @@ class Planted:
     block: int = 7
     patience: float = 3.0
     environment: dict = field(default_factory=dict)
+    sources: tuple[str, ...] = ("setup.py",)
 
 
 @pytest.fixture
@@ -67,16 +69,32 @@ def test_a_case_that_kills_hangs_or_raises_is_a_fault_and_the_others_run(planted
     assert len(lines) == 1, "what is done is not run again"
 
 
-def test_another_seed_or_commit_starts_anew(planted, tmp_path):
+def test_another_seed_or_source_starts_anew(planted, tmp_path):
     record = engine.Record.of(planted, 3, 7, tmp_path)
     record.add(0, engine.BlockResult(cases=7))
     record.write(tmp_path)
     assert engine.Record.of(planted, 3, 7, tmp_path).cases == 7
     assert engine.Record.of(planted, 4, 7, tmp_path).cases == 0
-    path = engine.record_path(tmp_path, "planted")
-    kept = json.loads(path.read_text())
-    path.write_text(json.dumps({**kept, "machine": {**kept["machine"], "commit": "other"}}))
+    planted.sources = ("setup.py", "tests/conftest.py")
     assert engine.Record.of(planted, 3, 7, tmp_path).cases == 0
+
+
+def test_the_digest_is_of_names_and_contents_of_sources_alone(tmp_path):
+    (tmp_path / "room" / "deeper").mkdir(parents=True)
+    file, other = tmp_path / "room" / "a.py", tmp_path / "room" / "deeper" / "b.h"
+    file.write_text("1")
+    other.write_text("2")
+    digest = sources_digest(["room"], tmp_path)
+    (tmp_path / "room" / "notes.md").write_text("of no weight")
+    (tmp_path / "elsewhere.py").write_text("nor this")
+    assert sources_digest(["room", "room/a.py"], tmp_path) == digest
+    other.write_text("3")
+    assert sources_digest(["room"], tmp_path) != digest
+    other.write_text("2")
+    file.rename(file.with_name("c.py"))
+    assert sources_digest(["room"], tmp_path) != digest
+    with pytest.raises(FileNotFoundError, match="gone"):
+        sources_digest(["gone"], tmp_path)
 
 
 def test_a_case_follows_from_its_part_seed_and_number():

@@ -181,8 +181,11 @@ inline Measured measure(Kind kind, const SegmentData& data, Real whole, Real ban
       result.gradient[i] += extra * static_cast<Real>((d > 0) - (d < 0));
       size_of_terms += std::fabs(extra);
     }
+    // A factor that double precision does not hold is zero, whatever it is multiplied by.
+    const Real lost = saturating ? std::fabs(outer * slope * direction[i]) * 0x1p-1022L : 0;
     result.gradient_error[i] = size_of_terms * (8 * precision.arithmetic + factor_error) +
-                               2 * precision.stored * std::fabs(result.gradient[i]) + precision.stored_least;
+                               2 * precision.stored * std::fabs(result.gradient[i]) + precision.stored_least +
+                               lost;
   }
   if (kind == Kind::tag) {
     result.value += l1_weight * weight * absolute;
