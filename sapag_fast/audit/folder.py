@@ -154,7 +154,7 @@ class AuditFolder:
                 "same arguments to go on, name another folder, or pass --overwrite to begin anew"
             )
         self._manifest = there
-        self._keep(there.with_files(manifest))
+        self._keep(there.with_files(manifest, there.skipped.keys()))
         self._look_at_checkpoint()
 
     def _begin(self, manifest: Manifest) -> None:
@@ -210,6 +210,10 @@ class AuditFolder:
             name = _name_in(path)
             if name is not None and path == self.result_path(name):
                 yield path
+
+    def note_files(self, manifest: Manifest, names: Collection[str]) -> None:
+        """Keep that these victims' files, as they are now, hold the gradients that were searched."""
+        self._keep(self.manifest.with_files(manifest, names))
 
     def skip(self, faults: Mapping[str, str]) -> None:
         """Leave out these victims, by name, for these reasons."""

@@ -28,6 +28,9 @@ class ManifestVictim:
         Its row in a file of many.
     bytes : int
         Size of the file; 0 where that could not be told.
+    modified : int
+        Nanoseconds of its last change, as known when its gradient was last compared; 0 where that is not
+        known. It does not count when two are compared: a copy of a file has another.
 
     Raises
     ------
@@ -39,6 +42,7 @@ class ManifestVictim:
     file: str
     row: int | None
     bytes: int
+    modified: int = field(default=0, compare=False)
 
     def __post_init__(self) -> None:
         for part in ("name", "file"):
@@ -160,11 +164,12 @@ class Manifest:
         """Leave out these victims, by name, for these reasons."""
         return self if faults.items() <= self.skipped.items() else self._changed(skipped=faults)
 
-    def with_files(self, other: Manifest) -> Manifest:
-        """Take the files of the victims that were left out as they are now."""
-        now = {victim.name: victim for victim in other.victims if victim.name in self.skipped}
+    def with_files(self, other: Manifest, names: Collection[str]) -> Manifest:
+        """Take the files of these victims as they are now."""
+        now = {victim.name: victim for victim in other.victims if victim.name in names}
         victims = tuple(now.get(victim.name, victim) for victim in self.victims)
-        return self if victims == tuple(self.victims) else replace(self, victims=victims)
+        same = all(asdict(a) == asdict(b) for a, b in zip(victims, self.victims, strict=True))
+        return self if same else replace(self, victims=victims)
 
     def with_at_once(self, group: str, count: int) -> Manifest:
         """Let so many searches of the group run at once."""

@@ -27,6 +27,7 @@ from sapag_fast.audit.scoring import Scoring
 from sapag_fast.audit.summary import write_summary
 from sapag_fast.audit.truth import Truth
 from sapag_fast.audit.wave import ReadWave, Wave, WaveSearch
+from sapag_fast.audit.written import compare_written
 from sapag_fast.files.fault import fault_of, guarded
 from sapag_fast.files.fingerprint import model_fingerprint, structure
 from sapag_fast.files.output import WriteError, versions
@@ -94,12 +95,19 @@ class Audit:
             How many victims were skipped.
         """
         try:
-            self.folder.open(self._manifest())
+            manifest = self._manifest()
+            self.folder.open(manifest)
             for note in self.folder.notes:
                 tell(shown(note))
             torch.set_num_threads(self.folder.manifest.threads)
             self._warn_of_other_weights()
             self.finished = {victim.name for victim in self.victims if self.folder.has(victim.name)}
+            compare_written(
+                self.folder,
+                manifest,
+                self.model,
+                [victim for victim in self.victims if victim.name in self.finished],
+            )
             self._skip({name: fault for name, fault in self.faults.items() if name not in self.finished})
             self.scoring = Scoring(self.victims, self.truth)
             try:
@@ -128,7 +136,7 @@ class Audit:
             settings=self.options.settings() | given,
             model={"weights": model_fingerprint(self.model), "modules": structure(self.model)},
             victims=[
-                ManifestVictim(victim.name, victim.path.name, victim.row, victim.size)
+                ManifestVictim(victim.name, victim.path.name, victim.row, victim.size, victim.modified)
                 for victim in self.victims
             ],
             # The thresholds decide when restarts stop.
@@ -255,9 +263,12 @@ class Audit:
             ((self.scoring.finished(name, result), result.history) for name, result in self._kept()),
             status=status,
             unscored=None if self.truth is None else self.scoring.unscored,
-            settings=self.given | {"device": str(self.device)},
+            settings=self.given | {"device": str(self.device)} | self._truth_order(),
             recipes={group.name: asdict(group.recipe) for group in self.groups},
         )
+
+    def _truth_order(self) -> dict[str, str]:
+        return {"truth_order": self.truth.order} if self.truth is not None and self.truth.order else {}
 
     def _skip(self, faults: Mapping[str, str]) -> None:
         """Say and keep which victims are left out."""

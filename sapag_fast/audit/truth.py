@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -38,7 +39,8 @@ class Truth:
     """The true images of listed victims: all looked at when it is made, read again when they are asked for.
 
     Batches of images are the victims' whose names they have (see `batch_name`). Where no name fits, all
-    images are dealt out in order. A victim without its images, or with one that cannot be read, has none.
+    images are dealt out in order, which nothing vouches for: `order` says so. A victim without its images, or
+    with one that cannot be read, has none.
 
     Parameters
     ----------
@@ -52,6 +54,8 @@ class Truth:
     ----------
     faults : dict of str to str
         Why a victim has no truth, by name.
+    order : str
+        Which image is whose, where only their order tells; else empty.
 
     Raises
     ------
@@ -64,6 +68,7 @@ class Truth:
     ) -> None:
         self.faults: dict[str, str] = {}
         self._files: dict[str, list[Path]] = {}
+        self.order = ""
         readable = [victim for victim in victims if victim.fault is None]
         try:
             images = [victim for victim in readable if is_image(victim.input_shape)]
@@ -71,7 +76,10 @@ class Truth:
                 name = readable[0].name
                 raise ValueError(f"--truth: the input of {name!r} is not an image of 1 or 3 channels")
             there = [path for path in paths if path.exists()] if begun else []
-            self._files = _dealt_out(data.image_files(there or paths), images, victims)
+            files = data.image_files(there or paths)
+            self._files, in_order = _dealt_out(files, images, victims)
+            if in_order:
+                self.order = _told(files, victims, self._files)
         except (ValueError, OSError) as error:
             if not begun:
                 raise
@@ -92,13 +100,13 @@ class Truth:
 
 def _dealt_out(
     files: list[Path], images: Sequence[ListedVictim], victims: Sequence[ListedVictim]
-) -> dict[str, list[Path]]:
-    """Find the files of each victim, by name where one fits, else in order."""
+) -> tuple[dict[str, list[Path]], bool]:
+    """Find the files of each victim, by name where one fits, else in order: True."""
     sizes = {victim.batch_size for victim in images}
     usual = sizes.pop() if len(sizes) == 1 else None
     batches = {batch_name(batch): batch for batch in _batches(files, usual)}
     if images and all(victim.name in batches for victim in images):
-        return {victim.name: batches[victim.name] for victim in images}
+        return {victim.name: batches[victim.name] for victim in images}, False
     named = _named(files, images)
     counts = [victim.batch_size if victim.fault is None else usual or 1 for victim in victims]
     if len(files) == sum(counts):
@@ -109,13 +117,30 @@ def _dealt_out(
         }
         # Some names may fit by chance; where they stand elsewhere, names tell more than the order.
         if all(in_order[name] == batch for name, batch in named.items()):
-            return in_order
+            return in_order, len(named) < len(images)
     if not named:
         raise ValueError(
             f"--truth gives {len(files)} images, whose names are not the victims'; the gradients stand for "
             f"{sum(counts)}"
         )
-    return named
+    return named, False
+
+
+def _told(files: list[Path], victims: Sequence[ListedVictim], dealt: dict[str, list[Path]]) -> str:
+    """Say how images were dealt out in order, and where numbers in their names are in another order."""
+    pairs = [f"{dealt[victim.name][0].name} for {victim.name}" for victim in victims]
+    shown = ", ".join(pairs[:3]) + (f" ... {pairs[-1]}" if len(pairs) > 3 else "")
+    words = f"--truth: names do not tell which image is whose, so they are taken in order: {shown}"
+    moved = next((a for a, b in zip(files, sorted(files, key=_counted), strict=True) if a != b), None)
+    if moved is None or len({file.parent for file in files}) > 1:
+        return words
+    return f"{words}; by the numbers in their names, {moved.name} would come elsewhere: check the pairs"
+
+
+def _counted(file: Path) -> list[tuple[int, str]]:
+    """The key of an order in which 2 comes before 10."""
+    parts = re.split(r"(\d+)", file.name)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
 def _batches(files: list[Path], size: int | None) -> Iterator[list[Path]]:

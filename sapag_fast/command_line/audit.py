@@ -37,6 +37,8 @@ def run(
     model = built_model(model_reference, weights, search.seed, where)
     victims = list_victims(gradients, model, options["input_shape"], options["batch_size"])
     known = Truth(truth, victims, begun=folder.begun and not overwrite) if truth else None
+    if known is not None and known.order:
+        tell(known.order)
     given = {
         "model": model_reference,
         "weights": weights,
@@ -50,5 +52,5 @@ def run(
     skipped = Audit(model, victims, known, folder, audit_options, given, where, Screen()).run()
     say(f"Results, summary.html, summary.json and summary.csv are in {output}.")
     if skipped:
-        tell(f"{skipped} victims were skipped; the summary says why")
+        tell(f"{skipped} {'victim was' if skipped == 1 else 'victims were'} skipped; the summary says why")
     return not skipped

@@ -16,7 +16,7 @@ from sapag_fast.checks import check_separate
 from sapag_fast.command_line.session import built_model, chosen_device, keep_results, search_options_of
 from sapag_fast.files.fingerprint import model_fingerprint
 from sapag_fast.files.gradient_file import read_gradient
-from sapag_fast.files.victims import described
+from sapag_fast.files.victims import described, file_state
 from sapag_fast.recovery.recover import recover
 from sapag_fast.recovery.result import Recovery
 from sapag_fast.reports.finished import Finished, scored
@@ -147,8 +147,9 @@ def read_victims(
         names = [f"{position:02d}-{name}" for position, name in enumerate(names)]
     victims = []
     for name, path in zip(names, gradients, strict=True):
+        state = file_state(path)
         gradient, metadata = read_gradient(model, path)
-        listed = described(name, path, metadata, input_shape, batch_size)
+        listed = described(name, path, state, metadata, input_shape, batch_size)
         if listed.fault:
             raise ValueError(f"gradient file {path}: {listed.fault}")
         if listed.weights and listed.weights != model_fingerprint(model):

@@ -23,7 +23,7 @@ from sapag_fast.files.gradient_file import (
 from sapag_fast.files.regular import shown
 from sapag_fast.files.tensors import opened_safetensors
 
-__all__ = ["ListedVictim", "described", "list_victims"]
+__all__ = ["ListedVictim", "described", "file_state", "list_victims"]
 
 # What a gradient file may claim unasked: numbers of a batch, always and by the file's size, and inputs.
 _ALWAYS_PLAUSIBLE, _NUMBERS_A_BYTE, _MOST_IMAGES = 1 << 22, 256, 1 << 16
@@ -40,8 +40,8 @@ class ListedVictim:
     path : Path
     row : int or None
         Its row in a file of many victims.
-    size : int
-        Bytes of the file; 0 where that cannot be told.
+    size, modified : int
+        Bytes of the file and nanoseconds of its last change, when it was listed; 0 where that cannot be told.
     input_shape : tuple of int
         Empty where `fault` says that it is not known.
     batch_size : int
@@ -57,6 +57,7 @@ class ListedVictim:
     path: Path
     row: int | None
     size: int
+    modified: int = 0
     input_shape: tuple[int, ...] = ()
     batch_size: int = 1
     labels: tuple[int, ...] | None = None
@@ -69,8 +70,15 @@ class ListedVictim:
         Raises
         ------
         ValueError
-            Where it does not fit the model or is not finite.
+            Where it does not fit the model or is not finite, and where the file is another now than the one
+            that was listed: what was listed of it may be wrong of this one.
         """
+        gradient = self._read(model)
+        if (self.size, self.modified) != file_state(self.path):
+            raise ValueError(f"gradient file {shown(self.path)}: has changed since it was listed")
+        return gradient
+
+    def _read(self, model: nn.Module) -> list[Tensor | None]:
         if self.row is None:
             return read_gradient(model, self.path)[0]
         with opened_safetensors(self.path, "gradient") as opened:
@@ -106,10 +114,10 @@ def list_victims(
     if not path.exists():
         raise ValueError(f"gradients {shown(path)}: does not exist")
     if not path.is_dir():
-        entries = read_metadata(path)
+        state, entries = file_state(path), read_metadata(path)
         if STACKED in entries:
-            return list(_stacked(path, entries, model, input_shape, batch_size))
-        return [described(path.stem, path, entries, input_shape, batch_size)]
+            return list(_stacked(path, state, entries, model, input_shape, batch_size))
+        return [described(path.stem, path, state, entries, input_shape, batch_size)]
     files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
     if not files:
         raise ValueError(f"gradients {shown(path)}: holds no gradient file ({', '.join(sorted(SUFFIXES))})")
@@ -121,13 +129,14 @@ def list_victims(
         while name in taken:  # spelled out, two names may be one
             name += "'"
         taken.add(name)
-        victims.append(_listed(name, file, None, input_shape, batch_size))
+        victims.append(_listed(name, file, file_state(file), None, input_shape, batch_size))
     return victims
 
 
 def _listed(
     name: str,
     path: Path,
+    state: tuple[int, int],
     entries: Mapping[str, str] | None,
     input_shape: tuple[int, ...] | None,
     batch_size: int | None,
@@ -137,13 +146,14 @@ def _listed(
     faults: dict[str, str] = {}
     with guarded(name, faults):
         entries = read_metadata(path) if entries is None else entries
-        return described(name, path, entries, input_shape, batch_size, victims)
-    return ListedVictim(name, path, None, _size(path), fault=faults[name])
+        return described(name, path, state, entries, input_shape, batch_size, victims)
+    return ListedVictim(name, path, None, *state, fault=faults[name])
 
 
 def described(
     name: str,
     path: Path,
+    state: tuple[int, int],
     entries: Mapping[str, str],
     input_shape: tuple[int, ...] | None,
     batch_size: int | None,
@@ -151,11 +161,12 @@ def described(
 ) -> ListedVictim:
     """Take what the options say, else the metadata; the fault tells what is missing or makes no sense.
 
+    The file's `state` (size and last change) is of before its metadata were read.
     What options give is not looked up in the metadata. What the file alone claims must be plausible: its size
     (of `victims` together) bounds the memory that a search of it is begun with.
     """
     given = {"input_shape": input_shape, "batch_size": batch_size}
-    victim = ListedVictim(name, path, None, path.stat().st_size, batch_size=batch_size or 1)
+    victim = ListedVictim(name, path, None, *state, batch_size=batch_size or 1)
     try:
         told = GradientMetadata.parsed({key: e for key, e in entries.items() if given.get(key) is None})
         shape, images = input_shape or told.input_shape, batch_size or told.batch_size or 1
@@ -183,6 +194,7 @@ def _check_plausible(shape: tuple[int, ...], images: int, nbytes: int) -> None:
 
 def _stacked(
     path: Path,
+    state: tuple[int, int],
     entries: Mapping[str, str],
     model: nn.Module,
     input_shape: tuple[int, ...] | None,
@@ -208,14 +220,16 @@ def _stacked(
         classes = labels[row] if labels else []
         own = ",".join(map(_word, classes if isinstance(classes, list) else [classes]))
         told = {**entries, "labels": own}
-        yield replace(_listed(name, path, told, input_shape, batch_size, len(names)), row=row)
+        yield replace(_listed(name, path, state, told, input_shape, batch_size, len(names)), row=row)
 
 
-def _size(file: Path) -> int:
+def file_state(file: Path) -> tuple[int, int]:
+    """Its size in bytes and its last change in nanoseconds; zeros where that cannot be told."""
     try:
-        return file.stat().st_size
+        found = file.stat()
     except OSError:
-        return 0
+        return 0, 0
+    return found.st_size, found.st_mtime_ns
 
 
 def _unicode(name: str) -> str:

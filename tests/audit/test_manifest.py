@@ -8,7 +8,7 @@ import pytest
 
 from sapag_fast.audit.manifest import Manifest, ManifestVictim
 
-VICTIMS = (ManifestVictim("a", "a.pt", None, 10), ManifestVictim("b", "b.pt", 3, 20))
+VICTIMS = (ManifestVictim("a", "a.pt", None, 10), ManifestVictim("b", "b.pt", 3, 20, 7))
 MANIFEST = Manifest(
     settings={"restarts": 2, "input_shape": (1, 8, 8), "weights": Path("w")},
     model={"weights": "1", "modules": "2"},
@@ -25,7 +25,7 @@ def test_it_is_read_as_it_was_written():
     parts = ("settings", "model", "victims", "versions", "threads", "wave", "at_once", "waves", "skipped")
     assert tuple(content) == parts
     assert content["waves"] == {"0": [["b", "x"], ["a", "y"]]}
-    assert content["victims"][1] == {"name": "b", "file": "b.pt", "row": 3, "bytes": 20}
+    assert content["victims"][1] == {"name": "b", "file": "b.pt", "row": 3, "bytes": 20, "modified": 7}
     read = Manifest.from_json(content)
     assert read == later
     assert not read.differences(MANIFEST)
@@ -67,10 +67,10 @@ def test_a_victim_that_was_left_out_comes_in_another_file():
     other = replace(MANIFEST, victims=(VICTIMS[0], ManifestVictim("b", "b.pt", 3, 25)))
     assert MANIFEST.differences(other) == ["the gradient files of victims b have changed"]
     assert not skipped.differences(other)
-    taken = skipped.with_files(other)
+    taken = skipped.with_files(other, {"b"})
     assert taken.victims == other.victims
     assert not taken.with_wave(0, {"b": "x"}, {}).skipped
-    assert skipped.with_files(MANIFEST) is skipped
+    assert skipped.with_files(MANIFEST, {"b"}) is skipped
 
 
 def test_a_file_that_cannot_be_looked_at_has_not_changed():
@@ -88,3 +88,13 @@ def test_a_wave_goes_on_in_parts():
     assert parted.next_wave == 3
     with pytest.raises(ValueError, match="gradients of b: not those"):
         begun.with_parts(0, [{"b": "other"}], {})
+
+
+def test_a_file_with_another_time_is_the_same_file_until_its_gradient_is_compared():
+    touched = replace(MANIFEST, victims=(VICTIMS[0], replace(VICTIMS[1], modified=8)))
+    assert not MANIFEST.differences(touched)
+    assert MANIFEST.with_files(touched, {"a"}) is MANIFEST
+    assert MANIFEST.with_files(touched, {"b"}).victims[1].modified == 8
+    old = json.loads(json.dumps(MANIFEST.to_json()))
+    del old["victims"][1]["modified"]
+    assert Manifest.from_json(old).victims[1].modified == 0

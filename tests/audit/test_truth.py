@@ -49,9 +49,19 @@ def test_truth_by_name_may_hold_more(listed, tmp_path):
 
 
 def test_truth_in_order(listed, tmp_path):
-    assert shades(Truth(pictures(tmp_path / "t", ["a", "b", "c"]), listed), listed) == [0, 1, 2]
+    truth = Truth(pictures(tmp_path / "t", ["a", "b", "c"]), listed)
+    assert shades(truth, listed) == [0, 1, 2]
+    assert truth.order.endswith("taken in order: a.png for v0, b.png for v1, c.png for v2")
+    assert not Truth(pictures(tmp_path / "n", ["v1", "v0", "v2"]), listed).order
     with pytest.raises(ValueError, match="gives 2 images"):
         Truth(pictures(tmp_path / "u", ["a", "b"]), listed)
+
+
+def test_an_order_in_which_ten_comes_before_two_is_told(listed, tmp_path):
+    truth = Truth(pictures(tmp_path / "t", ["1", "2", "10"]), listed)
+    assert shades(truth, listed) == [0, 2, 1]
+    assert "1.png for v0, 10.png for v1, 2.png for v2" in truth.order
+    assert "by the numbers in their names, 10.png would come elsewhere" in truth.order
 
 
 def test_truth_is_for_images(model, tmp_path):

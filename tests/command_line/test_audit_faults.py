@@ -9,9 +9,11 @@ import warnings
 import pytest
 import torch
 from command_calls import NETS, files_of, flat, replaced, run
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from sapag_fast.audit import wave as audit_wave
+from sapag_fast.command_line import audit as command_audit
 
 QUICK = ("--steps", 20, "--restarts", 1, "--device", "cpu")
 
@@ -213,6 +215,47 @@ def test_finished_victim_whose_file_is_gone_keeps_its_result(copied, tmp_path, a
     (out / "results" / "digit3.safetensors").unlink()
     ends(3, *audit(copied, output=out))
     assert summary(out)["skipped"].keys() == {"digit3"}
+
+
+def swapped(path, times):
+    """The same file with a gradient that is that many times as large; as many bytes."""
+    size = path.stat().st_size
+    with safe_open(path, "pt") as opened:
+        metadata = opened.metadata()
+    save_file({name: times * tensor for name, tensor in load_file(path).items()}, path, metadata)
+    assert path.stat().st_size == size
+
+
+def test_file_of_a_finished_victim_that_holds_another_gradient_is_refused(copied, tmp_path, alone):
+    out, path = tmp_path / "o", copied / "folder" / "digit3.safetensors"
+    ends(0, *audit(copied, output=out))
+    kept = path.read_bytes()
+    swapped(path, 2.0)
+    done = ends(2, *audit(copied, output=out))
+    assert "gradients of digit3: not those with which their results were found" in flat(done.stderr)
+    path.write_bytes(kept)  # with another time of its last change, as a copy has
+    ends(0, *audit(copied, output=out))
+    noted = {v["name"]: v["modified"] for v in json.loads((out / "audit.json").read_text())["victims"]}
+    assert noted["digit3"] == path.stat().st_mtime_ns
+    assert files_of(out / "results") == alone
+
+
+def test_file_that_is_replaced_while_the_audit_runs_is_skipped(copied, tmp_path, monkeypatch, alone):
+    """Its labels and shape were read before: they may be another's."""
+    path, listed = copied / "folder" / "digit3.safetensors", command_audit.list_victims
+
+    def replacing(*arguments):
+        victims = listed(*arguments)
+        swapped(path, 1.0)
+        return victims
+
+    monkeypatch.setattr(command_audit, "list_victims", replacing)
+    done = ends(3, *audit(copied, output=tmp_path / "o"))
+    assert "digit3.safetensors: has changed since it was listed" in flat(done.stderr)
+    assert "1 victim was skipped" in flat(done.stderr)
+    monkeypatch.undo()
+    ends(0, *audit(copied, output=tmp_path / "o"))
+    assert files_of(tmp_path / "o" / "results") == alone
 
 
 @pytest.mark.parametrize("damage", ["empty", "missing", "folder"])

@@ -1,0 +1,56 @@
+"""Gradient files that were written to after their victims had been searched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import nn
+
+from sapag_fast.audit.folder import AuditFolder
+from sapag_fast.audit.manifest import Manifest, some
+from sapag_fast.files.fault import guarded
+from sapag_fast.files.fingerprint import fingerprint
+from sapag_fast.files.victims import ListedVictim
+from sapag_fast.runtime.streams import shown, tell
+
+__all__ = ["compare_written"]
+
+
+def compare_written(
+    folder: AuditFolder, manifest: Manifest, model: nn.Module, finished: Iterable[ListedVictim]
+) -> None:
+    """Read the files that were written to since, and compare their gradients with those that were searched.
+
+    Parameters
+    ----------
+    folder : AuditFolder
+        Open.
+    manifest : Manifest
+        Of the files as they are now.
+    model : nn.Module
+    finished : iterable of ListedVictim
+        Those that have a result. One whose file cannot be read keeps it, and that is said.
+
+    Raises
+    ------
+    ValueError
+        Where a file holds another gradient.
+    """
+    known = {victim.name: victim.modified for victim in folder.manifest.victims}
+    written = [victim for victim in finished if victim.modified not in (0, known[victim.name])]
+    faults: dict[str, str] = {}
+    same, others = [], []
+    for victim in written:
+        result = folder.read(victim.name)
+        searched = None if result is None else result.details.get("gradient_sha256")
+        with guarded(victim.name, faults):
+            gradient = [tensor for tensor in victim.gradient(model) if tensor is not None]
+            (same if fingerprint((), gradient) == searched else others).append(victim.name)
+    for name, reason in faults.items():
+        tell(f"kept the result of {shown(name)}, whose file has changed and cannot be read: {shown(reason)}")
+    if others:
+        raise ValueError(
+            f"gradients of {some(others)}: not those with which their results were found; restore them, or "
+            "pass --overwrite to begin anew"
+        )
+    folder.note_files(manifest, same)
