@@ -221,7 +221,7 @@ def check_recipe(recipe: object) -> None:
     if isinstance(recipe, Recipe):
         return
     if recipe == "text":
-        raise ValueError("recipe 'text' is for sentences, which sapag_fast.recover_text recovers")
+        raise ValueError("recipe: 'text' is for sentences, which sapag_fast.recover_text recovers")
     check.check_choice("recipe", recipe, ("auto", *RECIPES), other="a Recipe")
 
 
