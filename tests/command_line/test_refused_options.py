@@ -34,7 +34,7 @@ REFUSED = {
     "shape beyond int64": ((*RECOVER, "--input-shape", "1x9999999999x9999999999"), "--input-shape"),
     "shape of a thousand digits": ((*RECOVER, "--input-shape", "9" * 5000), "--input-shape"),
     "recipe": ((*RECOVER, "--recipe", "cake"), "recipe must be one of auto"),
-    "recipe of sentences": ((*RECOVER, "--recipe", "text"), "recipe 'text' is for sentences"),
+    "recipe of sentences": ((*RECOVER, "--recipe", "text"), "recipe: 'text' is for sentences"),
     "distance": ((*RECOVER, "--distance", "l3"), "distance must be one of sapag"),
     "device": ((*RECOVER, "--device", "nope"), "device must be one of this machine, found 'nope'"),
     "a gradient in the output": ((*RECOVER[:-1], "."), "--output: . would be written over what --gradient"),
