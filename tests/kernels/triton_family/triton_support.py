@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -54,8 +55,27 @@ def quick_interpreter():
     interpreter._patch_lang = lambda fn: SimpleNamespace(restore=lambda: None)
 
 
+def right_bfloat16():
+    """The interpreter's own conversions are wrong for subnormal bfloat16, and round halves up, not to even."""
+    from triton import language as tl
+    from triton.runtime import interpreter
+
+    convert = interpreter._convert_float
+
+    def converted(data, source, destination, rounding_mode):
+        if (source, destination) == (tl.bfloat16, tl.float32):
+            return np.frombuffer(data.tobytes(), np.uint16).astype(np.uint32).reshape(data.shape) << 16
+        if (source, destination) == (tl.float32, tl.bfloat16):
+            numbers = torch.from_numpy(np.ascontiguousarray(data).view(np.float32).copy())
+            return numbers.bfloat16().view(torch.uint16).numpy().reshape(data.shape)
+        return convert(data, source, destination, rounding_mode)
+
+    interpreter._convert_float = converted
+
+
 if INTERPRETED:
     quick_interpreter()
+    right_bfloat16()
 
 
 def settings_of(name, target, *, batched=False, merge_bias=True, layers=None, **options):
