@@ -56,7 +56,7 @@ def quick_interpreter():
 
 
 def right_bfloat16():
-    """The interpreter's own conversions are wrong for subnormal bfloat16, and round halves up, not to even."""
+    """The interpreter's own conversions are wrong for subnormal bfloat16, and round halves up."""
     from triton import language as tl
     from triton.runtime import interpreter
 
