@@ -4,8 +4,9 @@ Nothing but the truth tells success for certain. On some tasks, though, the sear
 certain distance had found their victims' inputs, and those that had not stayed above. ``certificates.json``
 keeps what ``python -m benchmarks.recovery.certificate`` has measured: for each family of tasks the threshold
 and the share of successes among the searches that came below it, on victims of known truth. An attack
-belongs to a family by what an attacker knows. Where none fits, or where no threshold separates, the answer
-is ``unknown``.
+belongs to a family by what an attacker knows, the network's operators among it. Where none fits, or where no
+threshold separates, the answer is ``unknown``. It is, too, where the gradient does not determine the input:
+then a small distance says nothing (`identifiability`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import torch
 
 from sapag_fast.distances.gradient_distance import GradientDistance
 from sapag_fast.distances.kind import Kind
+from sapag_fast.recovery.identifiability import Identifiability
 from sapag_fast.search.prepare import Attack
 from sapag_fast.victim.problem import Problem, rebuilt
 
@@ -29,6 +31,14 @@ __all__ = ["Certificate", "Certifier", "Family", "Task", "certifier_for", "certi
 FILE = Path(__file__).with_name("certificates.json")
 NEVER = -1.0
 """A threshold that no distance meets."""
+UNCHECKED = "the search was ended before it was checked that the gradient determines the input"
+SHAPING = frozenset(
+    (
+        "view", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "unflatten", "t", "transpose",
+        "permute", "unsqueeze", "squeeze", "expand", "alias", "detach", "clone", "contiguous",
+    )
+)  # fmt: skip
+"""Operators that keep every number, and give them another shape."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,8 @@ class Task:
     batch_size : int
     layers : int
         Of the distance.
+    operators : frozenset of str
+        Those that the network runs.
     """
 
     piecewise_linear: bool
@@ -56,6 +68,7 @@ class Task:
     input_shape: tuple[int, ...]
     batch_size: int
     layers: int
+    operators: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -77,6 +90,8 @@ class Family:
         Fewest and most inputs behind one gradient.
     layers : pair of int
         Fewest and most layers of the distance.
+    operators : tuple of str
+        Those of the networks that were measured, without those that only give a tensor another shape.
     threshold : float or None
         The largest distance that certifies; None where none separates well enough.
     searches, below, hits : int
@@ -97,6 +112,7 @@ class Family:
     sides: tuple[int, int]
     batch_sizes: tuple[int, int]
     layers: tuple[int, int]
+    operators: tuple[str, ...]
     threshold: float | None
     searches: int
     below: int
@@ -105,8 +121,12 @@ class Family:
     interval: tuple[float, float] | None
     measured_on: str
 
+    def strange(self, task: Task) -> list[str]:
+        """Operators of the task's network that no measured network has."""
+        return sorted(task.operators - SHAPING - set(self.operators))
+
     def holds(self, task: Task) -> bool:
-        """Whether a task is one of this family."""
+        """Whether a task is one of this family, whatever its operators."""
         shape = task.input_shape
         return (
             task.piecewise_linear == self.piecewise_linear == task.surrogate
@@ -134,6 +154,8 @@ class Certificate:
     threshold, precision, interval, below, measured_on
         The measured share of successes at such distances, its 95 % interval, of how many searches, and what
         it was measured on. Success: a mean squared error below 0.01 of every image, on pixels in [0, 1].
+    check : Identifiability or None
+        Whether the gradient determines the input; None where the distance already says too little.
     """
 
     status: str
@@ -144,6 +166,7 @@ class Certificate:
     interval: tuple[float, float] | None = None
     below: int | None = None
     measured_on: str | None = None
+    check: Identifiability | None = None
 
     @property
     def certified(self) -> bool:
@@ -170,8 +193,12 @@ class Certifier:
         threshold = None if self.family is None else self.family.threshold
         return [NEVER if why or threshold is None else threshold for why in self.reasons]
 
-    def certificate(self, victim: int, distance: float) -> Certificate:
-        """For a victim whose recovery has come to this distance."""
+    def is_close(self, victim: int, distance: float) -> bool:
+        """Whether the distance certifies the victim's recovery, if its gradient determines it."""
+        return distance <= self.thresholds[victim]
+
+    def certificate(self, victim: int, distance: float, check: Identifiability | None = None) -> Certificate:
+        """For a victim whose recovery has come to this distance, and what the check of it said."""
         family, reason = self.family, self.reasons[victim]
         if family is None:
             return Certificate("unknown", reason)
@@ -180,8 +207,11 @@ class Certifier:
             reason = "no distance was found to tell success from failure in this family"
         elif not reason and threshold is not None and not distance <= threshold:
             reason = "the distance is above the threshold"
+        elif not reason:
+            reason = UNCHECKED if check is None else check.fault
         measured = (family.name, family.threshold, family.precision, family.interval, family.below)
-        return Certificate("unknown" if reason else "certified", reason, *measured, family.measured_on)
+        status = "unknown" if reason else "certified"
+        return Certificate(status, reason, *measured, family.measured_on, check)
 
 
 @lru_cache(maxsize=1)
@@ -201,6 +231,7 @@ def certifier_of(attack: Attack) -> Certifier:
         input_shape=setup.input_shape,
         batch_size=setup.batch_size,
         layers=len(set(problem.distance.layers or ())),
+        operators=setup.probe.operators,
     )
     return certifier_for(problem, task, unusual=_unusual(attack))
 
@@ -224,8 +255,10 @@ def certifier_for(
     if any(target is None for target in problem.targets) or problem.network.constants:
         reason = "parts of the gradient are not there"
     fitting = [family for family in (families() if known is None else known) if family.holds(task)]
-    if reason or not fitting:
-        reason = reason or "no family of tasks like this one"
+    strange = fitting[0].strange(task) if fitting else []
+    if reason or not fitting or strange:
+        words = f"a network with the operators {', '.join(strange)}" if strange else ""
+        reason = reason or words or "no family of tasks like this one"
         return Certifier(None, [f"not measured: {reason}"] * problem.victims)
     # A layer without weight constrains nothing.
     idle = rebuilt(problem.distance, batched=True).degenerate(problem.targets).any(-1).tolist()

@@ -10,13 +10,13 @@ from torch import Tensor, device, nn
 
 from sapag_fast import checks as check
 from sapag_fast.recovery.certificate import certifier_of
+from sapag_fast.recovery.hand_out import HandOut
 from sapag_fast.recovery.progress import progress_callback
-from sapag_fast.recovery.result import Recovery, winners
+from sapag_fast.recovery.result import Recovery
 from sapag_fast.search.interrupted import Interrupted
 from sapag_fast.search.loop import Hooks
 from sapag_fast.search.options import SearchOptions, takes_search_options
 from sapag_fast.search.prepare import Attack, Targets, prepare
-from sapag_fast.search.tasks import AttackResult
 
 __all__ = ["recover"]
 
@@ -114,25 +114,12 @@ def _run(
         When Ctrl-C ends the search.
     """
     certifier = certifier_of(attack)
-
-    def recovery(result: AttackResult, first: int = 0) -> Recovery:
-        return winners(
-            result,
-            restarts=attack.problem.restarts,
-            joint=attack.problem.joint,
-            recipe=attack.setup.recipe,
-            certifier=certifier,
-            first=first,
-        )
-
-    def hand_out(victim: int, result: AttackResult) -> None:
-        if on_finished is not None:
-            on_finished(victim, recovery(result, victim))
-
+    hand_out = HandOut(attack, certifier, on_finished)
     certified_at = certifier.thresholds if attack.setup.options.stop_certified else None
     with progress_callback(progress, attack.setup.recipe.steps) as callback:
-        hooks = Hooks(callback, None if on_finished is None else hand_out)
+        hooks = Hooks(callback, hand_out.take)
         result = attack.run(certified_at=certified_at, hooks=hooks, checkpoint=checkpoint)
+    recovery = hand_out.whole(result)
     if result.interrupted:
-        raise Interrupted(recovery(result))
-    return recovery(result)
+        raise Interrupted(recovery)
+    return recovery

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from sapag_fast.recovery.certificate import Certificate, Certifier
+from sapag_fast.recovery.identifiability import Identifiability
 from sapag_fast.search.recipe import Recipe
 from sapag_fast.search.tasks import AttackResult
 
@@ -104,12 +106,13 @@ def winners(
     joint: bool,
     recipe: Recipe,
     certifier: Certifier,
+    checks: Mapping[int, Identifiability] | None = None,
     first: int = 0,
 ) -> Recovery:
     """Take of each victim (its `restarts` tasks lie side by side) the restart that matches best.
 
     Where no restart has come to the surrogate's last stage, the network's own distance decides; `first` is
-    the number of the first victim.
+    the number of the first victim, `checks` are by number.
     """
     victims = result.distance.shape[0] // restarts
     by_victim = (victims, restarts)
@@ -123,7 +126,8 @@ def winners(
     )
     labels = result.labels[winner]
     distance = result.distance[winner]
-    certificates = (certifier.certificate(v, d) for v, d in enumerate(distance.tolist(), first))
+    known = checks or {}
+    certificates = (certifier.certificate(v, d, known.get(v)) for v, d in enumerate(distance.tolist(), first))
     return Recovery(
         inputs=result.inputs[winner],
         labels=labels.argmax(-1) if joint else labels,

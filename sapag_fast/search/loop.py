@@ -6,7 +6,7 @@ some have ended, waiting ones take their rows, and when none waits the batch shr
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -15,7 +15,7 @@ from sapag_fast.search.checkpoint import Checkpoint
 from sapag_fast.search.run import Run, Search
 from sapag_fast.search.tasks import AttackResult
 
-__all__ = ["Hooks", "Search", "run_search"]
+__all__ = ["Ended", "Hooks", "Search", "run_search"]
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,31 @@ class Hooks:
     ----------
     progress : callable, optional
         Called with (evaluations, averaged over all tasks; ``[T]`` lowest distances) at each check.
-    on_victim : callable, optional
-        Called with (victim, its result, T = restarts) once all tasks of a victim have ended. What it raises
-        ends the search.
+    on_victims : callable, optional
+        Called with `Ended` whenever all tasks of further victims have ended, and gives those that it has
+        taken; the others come again. What it raises ends the search.
     """
 
     progress: Callable[[int, Tensor], object] | None = None
-    on_victim: Callable[[int, AttackResult], object] | None = None
+    on_victims: Callable[[Ended], Iterable[int]] | None = None
+
+
+@dataclass(frozen=True)
+class Ended:
+    """Victims of which all tasks have ended, and that have not been taken.
+
+    Attributes
+    ----------
+    victims : sequence of int
+    result : callable
+        Gives the result of one of them, T = restarts.
+    last : bool
+        Whether there will be no others.
+    """
+
+    victims: Sequence[int]
+    result: Callable[[int], AttackResult]
+    last: bool
 
 
 def run_search(
@@ -71,11 +89,8 @@ def run_search(
         run.load(state)
 
     def hand_out() -> None:
-        if hooks.on_victim is None:
-            return
-        for victim in run.newly_ended():
-            hooks.on_victim(victim, run.result(victim))
-            run.handed_out.add(victim)
+        if hooks.on_victims is not None and (victims := run.newly_ended()):
+            run.handed_out.update(hooks.on_victims(Ended(victims, run.result, run.all_ended)))
 
     try:
         hand_out()  # what had ended, but was not handed out, before a stop

@@ -267,6 +267,11 @@ class Run:
         done = sum(self.outcomes.ended) * self.steps + int(self.batch.age[busy].sum())
         return done // len(self.outcomes.ended), lowest
 
+    @property
+    def all_ended(self) -> bool:
+        """Whether no task is left."""
+        return all(self.outcomes.ended)
+
     def newly_ended(self) -> list[int]:
         """Victims of which all tasks have ended and that have not been handed out."""
         ended, k = self.outcomes.ended, self.restarts

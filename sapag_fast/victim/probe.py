@@ -60,11 +60,14 @@ class Probe:
         Whether piecewise-linear activations ran.
     nbytes : int
         Of what the operators gave.
+    operators : frozenset of str
+        Names of the operators that ran, in place or not.
     """
 
     output: Tensor
     piecewise_linear: bool
     nbytes: int = 0
+    operators: frozenset[str] = frozenset()
 
     @property
     def classes(self) -> int | None:
@@ -91,4 +94,5 @@ def probe(network: VictimModel, input_shape: Sequence[int], batch_size: int) -> 
             f"input_shape {list(input_shape)} with batch_size {batch_size}: the model rejects inputs "
             f"of shape {[batch_size, *input_shape]} ({type(error).__name__}: {error})"
         ) from error
-    return Probe(output, recorder.piecewise_linear, recorder.nbytes)
+    operators = frozenset(name.removesuffix("_") for name in recorder.names)
+    return Probe(output, recorder.piecewise_linear, recorder.nbytes, operators)

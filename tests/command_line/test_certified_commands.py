@@ -24,6 +24,7 @@ def measured(monkeypatch):
         sides=(8, 8),
         batch_sizes=(1, 1),
         layers=(1, 9),
+        operators=("addmm", "convolution", "sigmoid"),
         threshold=1e-2,
         searches=200,
         below=150,

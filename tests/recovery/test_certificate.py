@@ -21,6 +21,7 @@ from sapag_fast.recovery.certificate import (
     certifier_for,
     families,
 )
+from sapag_fast.recovery.identifiability import DETERMINED, Identifiability
 from sapag_fast.recovery.recover import recover
 from sapag_fast.search.recipe import RECIPES
 from sapag_fast.victim.model import VictimModel
@@ -35,6 +36,7 @@ FAMILY = Family(
     sides=(16, 16),
     batch_sizes=(1, 2),
     layers=(4, 4),
+    operators=("addmm", "convolution", "sigmoid"),
     threshold=1e-4,
     searches=200,
     below=150,
@@ -43,6 +45,11 @@ FAMILY = Family(
     interval=(0.975, 1.0),
     measured_on="digits",
 )
+
+
+OPERATORS = frozenset(("addmm", "convolution", "sigmoid", "t", "view"))
+RETURNED = Identifiability(left=DETERMINED, numbers=256, evaluations=90)
+STAYED = Identifiability(left=0.045, numbers=256, evaluations=90)
 
 
 @pytest.fixture
@@ -63,6 +70,7 @@ def _certifier(
     shape=SHAPE,
     batch_size=1,
     piecewise_linear=False,
+    operators=OPERATORS,
     **options,
 ):
     layers = model_layers(model, "modules")
@@ -77,6 +85,7 @@ def _certifier(
         input_shape=shape,
         batch_size=batch_size,
         layers=len(set(layers)),
+        operators=operators,
     )
     return certifier_for(problem, task, **{"known": (FAMILY,)} | options)
 
@@ -106,6 +115,14 @@ def test_the_family_is_told_by_what_an_attacker_knows():
     assert "a loss of one's own" in found.certificate(0, 0.0).reason
 
 
+def test_operators_that_were_not_measured_are_named():
+    model, _, target = _victims(2)
+    found = _certifier(model, target, operators=OPERATORS | {"slice", "avg_pool2d"})
+    assert found.thresholds == [NEVER, NEVER]
+    assert found.certificate(0, 0.0).reason.endswith("a network with the operators avg_pool2d, slice")
+    assert _certifier(model, target, operators=OPERATORS - {"convolution"}).thresholds == [1e-4, 1e-4]
+
+
 def test_a_gradient_with_parts_missing_is_unknown():
     model, _, target = _victims(2)
     withheld = [*target[:-1], None]
@@ -122,13 +139,21 @@ def test_layers_without_weight_leave_their_victim_alone_unknown():
     found = _certifier(model, target)
     assert found.thresholds == [1e-4, NEVER, 1e-4]
     assert "carry no weight" in found.certificate(1, 0.0).reason
-    assert found.certificate(2, 0.0).certified
+    assert found.certificate(2, 0.0, RETURNED).certified
 
 
 def test_what_a_certificate_says():
     certifier = Certifier(FAMILY, ["", ""])
     known = {"family": "digits", "threshold": 1e-4, "precision": 1.0, "interval": (0.975, 1.0), "below": 150}
-    assert certifier.certificate(1, 1e-4) == Certificate("certified", "", **known, measured_on="digits")
+    known["measured_on"] = "digits"
+    assert certifier.certificate(1, 1e-4, RETURNED) == Certificate("certified", "", **known, check=RETURNED)
+    blind = certifier.certificate(1, 1e-4, STAYED)
+    assert blind.status == "unknown"
+    assert "perturbed, it did not come back (blind in about 128 of 256 directions)" in blind.reason
+    assert certifier.certificate(1, 1e-4).status == "unknown"
+    assert "before it was checked" in certifier.certificate(1, 1e-4).reason
+    nothing = dataclasses.replace(STAYED, left=torch.nan)
+    assert "blind in about 256 of 256" in certifier.certificate(1, 1e-4, nothing).reason
     for distance in (1.01e-4, float("inf"), float("nan")):
         found = certifier.certificate(0, distance)
         assert (found.status, found.certified) == ("unknown", False)

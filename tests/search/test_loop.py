@@ -1,6 +1,7 @@
 """The batch stays full, ends what is done, survives a lack of memory, and goes on from its checkpoint."""
 
 import dataclasses
+from itertools import pairwise
 
 import pytest
 import torch
@@ -27,6 +28,17 @@ def _attack(matching, victims, restarts, *, recipe=RECIPE, starts=None, **option
         check_every=CHECK,
         **options,
     )
+
+
+def each(take):
+    """Take every victim that has ended at once."""
+
+    def taken(ended):
+        for victim in ended.victims:
+            take(victim, ended.result(victim))
+        return ended.victims
+
+    return taken
 
 
 def _equal(a, b):
@@ -127,7 +139,7 @@ def test_a_solved_victim_takes_no_further_restart():
         4,
         recipe=recipe,
         rows=3,
-        on_victim=lambda v, r: ended.append((v, r.distance.min().item())),
+        on_victims=each(lambda v, r: ended.append((v, r.distance.min().item()))),
     )
     best = found.distance.view(3, 4)
     assert (best[:, 0] <= 1e-2).all()
@@ -143,7 +155,12 @@ def test_victims_are_handed_out_as_they_end():
     handed = {}
     progress = []
     found = _attack(
-        Bowls(4), 4, 2, rows=3, on_victim=handed.__setitem__, progress=lambda *seen: progress.append(seen)
+        Bowls(4),
+        4,
+        2,
+        rows=3,
+        on_victims=each(handed.__setitem__),
+        progress=lambda *seen: progress.append(seen),
     )
     assert sorted(handed) == [0, 1, 2, 3]
     for victim, result in handed.items():
@@ -153,6 +170,21 @@ def test_victims_are_handed_out_as_they_end():
     assert done == sorted(done)
     assert done[-1] == STEPS
     assert torch.equal(progress[-1][1], found.distance)
+
+
+def test_victims_that_are_not_taken_come_again():
+    seen = []
+
+    def take(ended):
+        seen.append((list(ended.victims), ended.last))
+        return ended.victims if ended.last else ended.victims[:1]
+
+    _attack(Bowls(4), 4, 2, rows=3, on_victims=take)
+    assert [last for _, last in seen].count(True) == 1
+    assert seen[-1][1]
+    first = [victims[0] for victims, _ in seen[:-1]]
+    assert sorted(first + seen[-1][0]) == [0, 1, 2, 3]
+    assert any(set(before[0][1:]) & set(after[0]) for before, after in pairwise(seen))
 
 
 def test_memory_that_runs_out_halves_the_batch():
@@ -177,7 +209,7 @@ class KilledError(Exception):
 def test_a_killed_run_goes_on_with_the_same_bits(tmp_path, rows, optimizer, checks):
     recipe = dataclasses.replace(RECIPE, optimizer=optimizer)
     handed = []
-    whole = _attack(Bowls(3), 3, 4, recipe=recipe, rows=rows, on_victim=lambda v, _: handed.append(v))
+    whole = _attack(Bowls(3), 3, 4, recipe=recipe, rows=rows, on_victims=each(lambda v, _: handed.append(v)))
     path = tmp_path / "state.safetensors"
     seen, again = [], []
 
@@ -190,7 +222,7 @@ def test_a_killed_run_goes_on_with_the_same_bits(tmp_path, rows, optimizer, chec
         checkpoint = Checkpoint(path, "this run", every=0)
         return _attack(
             Bowls(3), 3, 4, recipe=recipe, rows=rows, checkpoint=checkpoint,
-            on_victim=lambda v, _: again.append(v), **options,
+            on_victims=each(lambda v, _: again.append(v)), **options,
         )  # fmt: skip
 
     with pytest.raises(KilledError):

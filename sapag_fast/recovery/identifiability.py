@@ -1,0 +1,110 @@
+"""Whether a gradient determines the input that a search has found.
+
+Where it does not, a small distance says nothing: whatever the gradient is blind to came from the start and
+the penalties. So each input that is close enough to be certified is perturbed and searched on, without
+penalties: a direction that the gradient determines comes back, and one that it is blind to stays. Measured in
+``benchmarks/recovery/identifiability.py``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from sapag_fast.search.prepare import Attack
+
+__all__ = ["DETERMINED", "NOISE", "SHARE", "Identifiability", "check_identifiability"]
+
+NOISE = 0.3
+"""Standard deviation of the perturbation, of inputs in [0, 1]."""
+SHARE = 0.15
+"""Evaluations of a check, of those of a search."""
+DETERMINED = 0.02
+"""The largest mean square that a determined input keeps of the perturbation's 0.09."""
+_SEED = 20220710
+
+
+@dataclass(frozen=True)
+class Identifiability:
+    """What is left of a perturbation after the search has gone on.
+
+    Attributes
+    ----------
+    left : float
+        Its mean square; the perturbation's was ``NOISE ** 2``.
+    numbers : int
+        Of an input, or of all inputs behind one gradient.
+    evaluations : int
+        That the check took.
+    """
+
+    left: float
+    numbers: int
+    evaluations: int
+
+    @property
+    def blind(self) -> int:
+        """In about how many directions the gradient is blind: the share of the perturbation that stayed."""
+        share = 1.0 if math.isnan(self.left) else min(1.0, self.left / NOISE**2)
+        return round(self.numbers * share)
+
+    @property
+    def fault(self) -> str:
+        """Why the input is not determined; empty where it is."""
+        if self.left <= DETERMINED:
+            return ""
+        return (
+            "the gradient does not determine the input: perturbed, it did not come back (blind in about "
+            f"{self.blind} of {self.numbers} directions)"
+        )
+
+
+def check_identifiability(
+    attack: Attack, victims: Sequence[int], inputs: Tensor, labels: Tensor, *, at_once: int
+) -> list[Identifiability]:
+    """Perturb what was found of some victims, and search on.
+
+    What it says of a victim follows from that victim, whatever the others are (see `Attack.isolated`).
+
+    Parameters
+    ----------
+    attack : Attack
+    victims : sequence of int
+        W of its victims.
+    inputs : Tensor
+        ``[W, B, *input_shape]``, found.
+    labels : Tensor
+        ``[W, B, ...]``.
+    at_once : int
+        The most searches at once.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        When Ctrl-C ends the check.
+    """
+    rows = torch.as_tensor(victims, dtype=torch.long)
+    steps = max(1, round(SHARE * attack.setup.recipe.steps))
+    recipe = replace(attack.setup.recipe, steps=steps, tv=0.0, box=0.0, stop_distance=0.0)
+    options = replace(attack.setup.options, at_once=at_once)
+    chance = torch.Generator().manual_seed(_SEED)
+    noise = torch.randn(inputs.shape[1:], generator=chance, dtype=torch.float64).to(inputs)
+    targets = [None if t is None else t[rows.to(t.device)] for t in attack.problem.targets]
+    again = replace(
+        attack,
+        setup=replace(attack.setup, recipe=recipe, options=options),
+        problem=replace(attack.problem, targets=targets, restarts=1),
+        starts=inputs + NOISE * noise,
+        labels=labels,
+    )
+    result = again.run()
+    if result.interrupted:
+        raise KeyboardInterrupt
+    left = (result.inputs - inputs).square().flatten(1).mean(1).tolist()
+    numbers = inputs[0].numel()
+    made = result.evaluations.tolist()
+    return [Identifiability(one, numbers, count) for one, count in zip(left, made, strict=True)]
