@@ -2,21 +2,22 @@
 
 from sapag_fast.text.analytic import match_positions, span_residuals, span_test
 from sapag_fast.text.bag import Bag, infer_length, read_bag
+from sapag_fast.text.certificate import TextCertificate
 from sapag_fast.text.metrics import TextScores, score_text
 from sapag_fast.text.network import TextNetwork, find_tables
 from sapag_fast.text.recipe import TEXT_RECIPES, TextRecipe
 from sapag_fast.text.recover import recover_text
-from sapag_fast.text.recovery import TextRecovery, certify
+from sapag_fast.text.recovery import TextRecovery
 from sapag_fast.text.tokenizer import encode, train_tokenizer
 
 __all__ = [
     "TEXT_RECIPES",
     "Bag",
+    "TextCertificate",
     "TextNetwork",
     "TextRecipe",
     "TextRecovery",
     "TextScores",
-    "certify",
     "encode",
     "find_tables",
     "infer_length",

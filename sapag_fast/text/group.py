@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,47 +12,19 @@ from sapag_fast.search.basis import make_basis
 from sapag_fast.search.loop import Search, run_search
 from sapag_fast.search.starts import recovery_generator
 from sapag_fast.search.tasks import AttackResult
+from sapag_fast.text.attack import TextAttack
 from sapag_fast.text.bag import Bag
+from sapag_fast.text.certificate import TextCertificate, certify
 from sapag_fast.text.continuous import ScaledEmbeddings
 from sapag_fast.text.decode import assign_tokens, nearest_tokens
 from sapag_fast.text.discrete import Climb, search_sentences
-from sapag_fast.text.network import Tables
-from sapag_fast.text.recipe import CERTIFIED, TextRecipe
+from sapag_fast.text.recipe import CERTIFIED
 from sapag_fast.text.scoring import Scorer
 from sapag_fast.text.soft import SoftAssignment, padded_bags
-from sapag_fast.victim.problem import Problem
 
-__all__ = ["Group", "TextAttack"]
+__all__ = ["Group"]
 
 _TRIED = 4  # searches on whose starts the way of batching is chosen
-
-
-@dataclass(frozen=True, eq=False)
-class TextAttack:
-    """What the searches for sentences of all lengths share.
-
-    Attributes
-    ----------
-    problem : Problem
-        In word embeddings, with the targets of all V victims.
-    tables : Tables
-        The model's embeddings.
-    labels : Tensor
-        ``[V, 1]``.
-    recipe : TextRecipe
-        The recipe in force.
-    seed : int
-        Of all random numbers.
-    at_once : int
-        Searches, and sentences, at once.
-    """
-
-    problem: Problem
-    tables: Tables
-    labels: Tensor
-    recipe: TextRecipe
-    seed: int
-    at_once: int
 
 
 class Group:
@@ -79,6 +50,8 @@ class Group:
         A, of their gradients.
     evaluations : list of int
         A, of the continuous searches.
+    certificates : list of TextCertificate
+        A, of the best sentences as they were when `certify` was last called.
     mode, mode_reason : str
         How recoveries were batched, and why not in a faster way.
     """
@@ -95,6 +68,7 @@ class Group:
         self.best, self.continuous = [unknown] * count, [unknown] * count
         self.distance, self.continuous_distance = [float("inf")] * count, [float("inf")] * count
         self.evaluations = [0] * count
+        self.certificates = [TextCertificate() for _ in self.victims]
         self.starts: list[list[tuple[float, Tensor]]] = [[] for _ in self.victims]
         self.nearest: dict[int, Tensor] = {}
         # Twice the same one where there is but one: its sentences come in batches all the same.
@@ -108,7 +82,7 @@ class Group:
 
     @property
     def unsolved(self) -> list[int]:
-        """Those of the A that are not certified yet."""
+        """Those of the A whose distance is above the threshold."""
         return [index for index, distance in enumerate(self.distance) if distance > self.floor]
 
     @property
@@ -122,7 +96,7 @@ class Group:
             self._meet(index, sentence)
 
     def search(self, restart: int) -> None:
-        """Run a continuous and a discrete search for all that are not certified.
+        """Run a continuous and a discrete search for all whose distance is above the threshold.
 
         Raises
         ------
@@ -138,6 +112,14 @@ class Group:
         if result.interrupted:
             raise KeyboardInterrupt
         self._search_sentences(restart)
+
+    def certify(self) -> None:
+        """Compare every sentence that was found with others; those below the threshold only once."""
+        for index, victim in enumerate(self.victims):
+            sentence, distance = self.best[index], self.distance[index]
+            if distance < float("inf") and not self.certificates[index].compared:
+                bag = None if self.bags is None else self.bags[victim]
+                self.certificates[index] = certify(self.attack, self.scorer, victim, sentence, distance, bag)
 
     def _noise(self, index: int, restart: int, width: int | None = None) -> Tensor:
         """A normal start ``[1, T, width]``."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-__all__ = ["Tables", "TextNetwork", "differentiable_attention", "find_tables"]
+__all__ = ["Tables", "TextNetwork", "differentiable_layers", "find_tables"]
 
 
 class TextNetwork(nn.Module):
@@ -150,11 +150,11 @@ def _position_embedding(looked_up: list[tuple[nn.Embedding, Tensor]]) -> tuple[n
 
 
 @contextlib.contextmanager
-def differentiable_attention(model: nn.Module) -> Iterator[None]:
-    """Have attention computed by plain matrix products: fused kernels have no second derivative.
+def differentiable_layers(model: nn.Module) -> Iterator[None]:
+    """Have attention and recurrent layers computed plainly: fused kernels have no second derivative.
 
-    PyTorch's own attention takes its mathematical form, and Hugging Face models their ``eager``
-    implementation, as long as this lasts.
+    PyTorch's own attention takes its mathematical form, Hugging Face models their ``eager`` implementation,
+    and models with recurrent layers do without cuDNN, as long as this lasts.
     """
     configs: dict[int, Any] = {}
     for module in model.modules():
@@ -162,11 +162,15 @@ def differentiable_attention(model: nn.Module) -> Iterator[None]:
         if getattr(config, "_attn_implementation", "eager") not in ("eager", None):
             configs[id(config)] = config
     before = [(config, config._attn_implementation) for config in configs.values()]
+    cudnn = torch.backends.cudnn.enabled
+    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
     try:
         for config in configs.values():
             config._attn_implementation = "eager"
+        torch.backends.cudnn.enabled = cudnn and not recurrent
         with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
+        torch.backends.cudnn.enabled = cudnn
         for config, implementation in before:
             config._attn_implementation = implementation

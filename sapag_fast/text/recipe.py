@@ -13,7 +13,8 @@ __all__ = ["CERTIFIED", "TEXT_RECIPES", "TextRecipe", "choose_text_recipe"]
 CERTIFIED: dict[str, float] = {"sapag": 1e-8}
 """By kind of distance, from where on down a sentence counts as the truth. On encoders of two layers, trained
 and not, with 8 to 32 tokens the truth lies below 1e-10 in float32, and the closest sentence with one swap or
-replacement above 1e-3. Kinds that are not here have no such scale, or none was measured.
+replacement above 1e-3. On other networks that is looked at (`certify`). Kinds that are not here have no such
+scale, or none was measured.
 """
 
 

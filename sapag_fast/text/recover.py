@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral
 
 import torch
@@ -17,11 +17,12 @@ from sapag_fast.distances.layering import model_layers
 from sapag_fast.runtime.randomness import seeded
 from sapag_fast.search.interrupted import Interrupted
 from sapag_fast.text.analytic import match_positions, span_test
+from sapag_fast.text.attack import TextAttack
 from sapag_fast.text.bag import Bag, infer_length, read_bag
-from sapag_fast.text.group import Group, TextAttack
-from sapag_fast.text.network import Tables, TextNetwork, differentiable_attention, find_tables
+from sapag_fast.text.group import Group
+from sapag_fast.text.network import Tables, TextNetwork, differentiable_layers, find_tables
 from sapag_fast.text.recipe import TextRecipe, choose_text_recipe
-from sapag_fast.text.recovery import TextRecovery, certify
+from sapag_fast.text.recovery import TextRecovery
 from sapag_fast.victim.labels import find_last_layer, infer_labels
 from sapag_fast.victim.model import VictimModel
 from sapag_fast.victim.problem import LossFunction, Problem
@@ -66,7 +67,7 @@ def recover_text(
     length : int or sequence of int, optional
         Tokens T in the sentence or in each victim's; None: from the position embedding's gradient.
     embedding : nn.Embedding, optional
-        The word embedding, where the model does not tell.
+        The word embedding, where the model does not tell it.
     tokens : {"bag"} or None
         ``bag``: from the non-zero rows of the word embedding's gradient. None: any may be anywhere.
     labels : str, Tensor or sequence of int
@@ -86,7 +87,7 @@ def recover_text(
     Returns
     -------
     TextRecovery
-        The best sentence of each victim.
+        The best sentence of each victim, and what its distance says of its truth.
 
     Raises
     ------
@@ -102,13 +103,14 @@ def recover_text(
     _check_options(tokens, start, loss_fn, progress)
     bag = tokens == "bag"
     settled = choose_text_recipe(recipe, bag=bag, distance=distance, steps=steps, candidates=candidates)
-    with seeded(seed, device), differentiable_attention(model):
+    with seeded(seed, device), differentiable_layers(model):
         tables = find_tables(model, embedding)
         lengths = _lengths(length, tables, targets)
         problem = _problem(model, loss_fn, settled, layers, targets, tables)
         known = _labels(labels, problem, loss_fn is None, batched)
-        attack = TextAttack(problem, tables, known, settled, seed, at_once)
-        groups = _groups(attack, lengths, _bags(tables, targets, lengths) if bag else None)
+        rows = _word_gradient(tables, targets) if bag else None
+        attack = TextAttack(problem, tables, known, rows, length is None, settled, seed, at_once)
+        groups = _groups(attack, lengths)
         _begin_at(start, model, targets, groups)
         return _searched(groups, restarts, progress)
 
@@ -182,16 +184,18 @@ def _labels(
     )
 
 
-def _bags(tables: Tables, targets: Sequence[Tensor | None], lengths: Sequence[int]) -> dict[int, Bag]:
-    """Each victim's bag."""
+def _word_gradient(tables: Tables, targets: Sequence[Tensor | None]) -> Tensor:
+    """``[V, vocabulary, H]``, whose rows tell the bags."""
     gradient = None if tables.word_entry is None else targets[tables.word_entry]
     if gradient is None:
         raise ValueError("tokens='bag': needs the word embedding's gradient, which is not given; give None")
-    return {victim: read_bag(gradient[victim], length) for victim, length in enumerate(lengths)}
+    return gradient
 
 
-def _groups(attack: TextAttack, lengths: Sequence[int], bags: Mapping[int, Bag] | None) -> list[Group]:
+def _groups(attack: TextAttack, lengths: Sequence[int]) -> list[Group]:
     """The victims of each length, shortest first."""
+    rows = attack.word_gradient
+    bags = None if rows is None else {v: read_bag(rows[v], length) for v, length in enumerate(lengths)}
     groups = []
     for length in sorted(set(lengths)):
         victims = [victim for victim, own in enumerate(lengths) if own == length]
@@ -233,6 +237,7 @@ def _searched(
         for restart in range(restarts):
             for group in groups:
                 group.search(restart)
+                group.certify()
             if progress is not None:
                 progress(restart + 1, torch.tensor(_by_victim(groups, lambda group: group.distance)))
     except KeyboardInterrupt:
@@ -257,7 +262,7 @@ def _recovery(groups: Sequence[Group]) -> TextRecovery:
         lengths=tuple(_by_victim(groups, lambda group: [group.length] * len(group.victims))),
         labels=attack.labels[:, 0],
         distance=torch.tensor(distance, dtype=torch.float64),
-        certificate=tuple(certify(value, attack.recipe.distance) for value in distance),
+        certificates=tuple(_by_victim(groups, lambda group: group.certificates)),
         bags=None if bags is None else tuple(bags[victim] for victim in sorted(bags)),
         continuous=sentences(lambda group: group.continuous),
         continuous_distance=torch.tensor(

@@ -7,28 +7,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from sapag_fast.text.bag import Bag
-from sapag_fast.text.recipe import CERTIFIED, TextRecipe
+from sapag_fast.text.certificate import TextCertificate
+from sapag_fast.text.recipe import TextRecipe
 
-__all__ = ["TextRecovery", "certify"]
-
-
-def certify(distance: float, kind: str) -> str:
-    """Say whether the distance can only be that of the truth.
-
-    Parameters
-    ----------
-    distance : float
-        Of a sentence's gradient.
-    kind : str
-        Of the distance.
-
-    Returns
-    -------
-    str
-        ``certified``, or ``unknown``: it may be right all the same, and kinds that are not in `CERTIFIED`
-        have no scale on which their distance would tell.
-    """
-    return "certified" if distance <= CERTIFIED.get(kind, -1.0) else "unknown"
+__all__ = ["TextRecovery"]
 
 
 @dataclass(frozen=True)
@@ -46,8 +28,8 @@ class TextRecovery:
         ``[V]``, int64.
     distance : Tensor
         ``[V]``, of the tokens' gradient.
-    certificate : tuple of str
-        V of ``certified`` and ``unknown``, see `certify`.
+    certificates : tuple of TextCertificate
+        V, what the distance says of each sentence's truth, and why.
     bags : tuple of Bag or None
         What the word embedding's gradient gave away; None without the bag.
     continuous : Tensor
@@ -70,7 +52,7 @@ class TextRecovery:
     lengths: tuple[int, ...]
     labels: Tensor
     distance: Tensor
-    certificate: tuple[str, ...]
+    certificates: tuple[TextCertificate, ...]
     bags: tuple[Bag, ...] | None
     continuous: Tensor
     continuous_distance: Tensor
@@ -79,3 +61,8 @@ class TextRecovery:
     mode: str
     mode_reason: str
     recipe: TextRecipe
+
+    @property
+    def certificate(self) -> tuple[str, ...]:
+        """V of ``certified``, ``certified up to order`` and ``unknown``: the status of each certificate."""
+        return tuple(certificate.status for certificate in self.certificates)

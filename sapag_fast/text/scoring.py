@@ -47,6 +47,12 @@ class Scorer:
     def __call__(self, sentences: Tensor, victim: int) -> Tensor:
         """Distances ``[N]`` (inf where not finite) of sentences ``[N, T]`` to the target of `victim`."""
         self.scored[victim] += len(sentences)
+        return self.compare(sentences, victim)
+
+    def compare(self, sentences: Tensor, victim: int) -> Tensor:
+        """As a call, but not counted as the search's."""
+        if not len(sentences):
+            return self.embedding.new_empty(0)
         parts = [self._pass(some, victim) for some in sentences.split(self.rows)]
         return torch.cat(parts).nan_to_num(nan=torch.inf)
 
