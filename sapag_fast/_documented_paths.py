@@ -15,6 +15,7 @@ PATHS = {
     "certificate": "recovery.certificate",
     "defences": "clients.defences",
     "explicit": "matching.explicit",
+    "losses": "victim.losses",
     "metrics": "reports.metrics",
     "recipes": "search.recipe",
     "sums": "distances.sums",

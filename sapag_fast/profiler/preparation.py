@@ -17,6 +17,7 @@ from sapag_fast.search.prepare import attack_on
 from sapag_fast.search.run import Run
 from sapag_fast.search.setup import Setup, set_up
 from sapag_fast.search.starts import make_start, recovery_generator
+from sapag_fast.victim.losses import CrossEntropy, Loss
 
 __all__ = ["Preparation", "prepare_profile"]
 
@@ -66,7 +67,7 @@ def prepare_profile(
     model: nn.Module,
     input_shape: Sequence[int],
     *,
-    loss_fn: Callable[[Tensor, Tensor], Tensor] | None,
+    loss_fn: str | Loss | Callable[[Tensor, Tensor], Tensor] | None,
     batch_size: int,
     labels: Tensor | Sequence[int] | None,
     options: SearchOptions,
@@ -111,15 +112,20 @@ def _check_options(options: SearchOptions) -> None:
 
 
 def _labels(labels: Tensor | Sequence[int] | None, setup: Setup, generator: torch.Generator) -> Tensor:
-    """``[1, B, ...]``: given, or random classes."""
-    classes, output = setup.probe.classes, setup.probe.output
+    """``[1, B, ...]``: given, or random ones of the loss's kind."""
+    classes, output, loss = setup.probe.classes, setup.probe.output, setup.loss
     if labels is None:
+        if not isinstance(loss, CrossEntropy):
+            drawn = torch.randn(loss.joint_shape(output), generator=generator)
+            targets = loss.joint_targets(drawn.to(setup.device, setup.dtype))
+            return loss.decided(targets, torch.zeros_like(output))[None]
         if classes is None:
             found = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise ValueError(
                 f"labels: random ones need a model whose output is [B, classes], found {found}; give labels="
             )
         return torch.randint(classes, (1, setup.batch_size), generator=generator).to(setup.device)
-    return check.check_labels(
+    given = check.check_labels(
         labels, victims=1, batch_size=setup.batch_size, batched=False, classes=None, device=setup.device
     )
+    return loss.fitted(given, output)

@@ -22,6 +22,7 @@ from sapag_fast.profiler.preparation import Preparation, prepare_profile
 from sapag_fast.profiler.result import AttackProfile, Level
 from sapag_fast.runtime.memory import free_bytes
 from sapag_fast.search.options import SearchOptions, takes_search_options
+from sapag_fast.victim.loss import Loss
 
 __all__ = ["profile_attack"]
 
@@ -38,7 +39,7 @@ def profile_attack(
     evaluations: int = 100,
     seconds: float = 10.0,
     trace: str | Path | None = None,
-    loss_fn: Callable[[Tensor, Tensor], Tensor] | None = None,
+    loss_fn: str | Loss | Callable[[Tensor, Tensor], Tensor] | None = None,
     batch_size: int = 1,
     labels: Tensor | Sequence[int] | None = None,
     device: torch.device | str | None = None,
@@ -66,7 +67,7 @@ def profile_attack(
     trace : str or Path, optional
         Where to write a Chrome or Perfetto trace (JSON) of a few steps at the largest R.
     labels : Tensor or sequence of int, optional
-        ``[B, ...]``, for models whose output is not ``[B, classes]``; None: random classes.
+        ``[B, ...]``, for models whose output is not ``[B, classes]``; None: random ones of the loss's kind.
     options, **changes : SearchOptions
         As in `recover`; restarts, memory and what ends a search early are no business of a profile.
 

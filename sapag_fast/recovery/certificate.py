@@ -269,7 +269,7 @@ def _unusual(attack: Attack) -> str:
     """What sets the attack apart from those that were measured; empty if nothing does."""
     problem, setup, options = attack.problem, attack.setup, attack.setup.options
     reasons = (
-        ("a loss of one's own", not setup.default_loss),
+        ("a loss of one's own", not setup.loss.plain),
         ("labels searched jointly", problem.joint),
         (
             "a distance or layers of one's own",

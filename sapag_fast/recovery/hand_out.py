@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sapag_fast.recovery.certificate import Certifier
 from sapag_fast.recovery.identifiability import Identifiability, check_identifiability
+from sapag_fast.recovery.joint_labels import with_joint_labels
 from sapag_fast.recovery.result import Recovery, winners
 from sapag_fast.search.loop import Ended
 from sapag_fast.search.prepare import Attack
@@ -71,15 +72,15 @@ class HandOut:
     def recovery(self, result: AttackResult, first: int = 0) -> Recovery:
         """Take the winners, with what is known of them; `first` is the number of the first victim."""
         problem = self.attack.problem
-        return winners(
+        recovery = winners(
             result,
             restarts=problem.restarts,
-            joint=problem.joint,
             recipe=self.attack.setup.recipe,
             certifier=self.certifier,
             checks=self._checks,
             first=first,
         )
+        return with_joint_labels(self.attack, recovery, first) if problem.joint else recovery
 
     @property
     def _at_once(self) -> int:

@@ -17,6 +17,7 @@ from sapag_fast.search.interrupted import Interrupted
 from sapag_fast.search.loop import Hooks
 from sapag_fast.search.options import SearchOptions, takes_search_options
 from sapag_fast.search.prepare import Attack, Targets, prepare
+from sapag_fast.victim.loss import Loss
 
 __all__ = ["recover"]
 
@@ -27,7 +28,7 @@ def recover(
     target: Iterable[Tensor | None],
     input_shape: Sequence[int],
     *,
-    loss_fn: Callable[[Tensor, Tensor], Tensor] | None = None,
+    loss_fn: str | Loss | Callable[[Tensor, Tensor], Tensor] | None = None,
     batch_size: int = 1,
     labels: str | Tensor | Sequence[int] = "infer",
     batched: bool = False,
@@ -53,13 +54,15 @@ def recover(
         ``model.parameters()``; with `batched` every entry has a leading dimension R, one row a victim.
     input_shape : sequence of int
         Shape of one input, without the batch.
-    loss_fn : callable, optional
-        ``(output, labels) -> scalar``; cross-entropy if None.
+    loss_fn : str, Loss or callable, optional
+        ``"cross-entropy"`` (the default), ``"bce"`` (binary cross-entropy with logits), ``"mse"``, one of
+        `sapag_fast.losses` with its settings, or ``(output, labels) -> scalar``.
     batch_size : int
         Inputs behind one gradient, B.
     labels : str, Tensor or sequence of int
-        ``"infer"`` (cross-entropy only: from the last linear layer's gradient), ``"joint"`` (soft labels
-        searched together with the inputs, as in DLG), or the labels: ``[B]``, ``[R, B]``.
+        ``"infer"`` (from the last linear layer's gradient), ``"joint"`` (searched together with the inputs,
+        as in DLG), or the labels: classes ``[B]``, ``[R, B]``, or what the loss takes. A callable other than
+        PyTorch's cross-entropy needs them given, or methods of `OwnInference`.
     device : torch.device or str, optional
         Where to work; None: where the model is.
     checkpoint : str or Path, optional

@@ -56,7 +56,12 @@ class Recovery:
     inputs : Tensor
         ``[R, B, *input_shape]``, not clamped to the bounds.
     labels : Tensor
-        ``[R, B]`` (labels given with more dimensions keep them).
+        ``[R, B]`` (labels given with more dimensions, and those of other losses than cross-entropy, are
+        ``[R, B, ...]``).
+    soft_labels : Tensor or None
+        ``[R, B, ...]``, the targets to which joint labels have come (probabilities, or real numbers), of
+        which `labels` is made; None for labels that were not searched. Their distance from the network's own
+        output follows the gradient's length, which a client may have changed.
     distance : Tensor
         ``[R]``, without penalties, of the network itself (with a surrogate too); inf where no iterate was
         finite.
@@ -86,6 +91,7 @@ class Recovery:
 
     inputs: Tensor
     labels: Tensor
+    soft_labels: Tensor | None
     distance: Tensor
     certificate: tuple[Certificate, ...]
     evaluations: Tensor
@@ -103,7 +109,6 @@ def winners(
     result: AttackResult,
     *,
     restarts: int,
-    joint: bool,
     recipe: Recipe,
     certifier: Certifier,
     checks: Mapping[int, Identifiability] | None = None,
@@ -124,13 +129,13 @@ def winners(
         "non-finite" if not finite else "finished" if whole else "interrupted"
         for finite, whole in zip(result.finite[winner].tolist(), ended, strict=True)
     )
-    labels = result.labels[winner]
     distance = result.distance[winner]
     known = checks or {}
     certificates = (certifier.certificate(v, d, known.get(v)) for v, d in enumerate(distance.tolist(), first))
     return Recovery(
         inputs=result.inputs[winner],
-        labels=labels.argmax(-1) if joint else labels,
+        labels=result.labels[winner],
+        soft_labels=None,
         distance=distance,
         certificate=tuple(certificates),
         evaluations=result.evaluations.view(by_victim).sum(1),

@@ -32,7 +32,7 @@ class Finished:
     inputs : Tensor
         ``[B, *input_shape]``.
     labels : Tensor or None
-        ``[B]``.
+        ``[B]``, or of other losses than cross-entropy ``[B, ...]``.
     distance : float
     evaluations : int
     seconds : float
@@ -71,7 +71,8 @@ class Finished:
     def __post_init__(self) -> None:
         order: list[int] = []
         if self.truth is not None:
-            order = assign(self.inputs, self.truth, self.labels, self.true_labels)
+            classes = self.labels is not None and self.labels.dim() == 1
+            order = assign(self.inputs, self.truth, self.labels if classes else None, self.true_labels)
         scores = (
             tuple(score(self.inputs[k], self.truth[i]) for k, i in enumerate(order))
             if self.truth is not None
@@ -99,7 +100,7 @@ class Finished:
         images = []
         for position in range(len(self.inputs)):
             image: dict[str, Any] = {"file": files[position] if files else None}
-            image["label"] = None if self.labels is None else int(self.labels[position])
+            image["label"] = None if self.labels is None else self.labels[position].tolist()
             if self.scores:
                 image |= {"truth": self.order[position], **asdict(self.scores[position])}
                 if self.true_labels is not None:

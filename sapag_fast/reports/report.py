@@ -175,7 +175,7 @@ def recoveries_table(finished: Sequence[Finished], title: str | None = None) -> 
     for heading in ("distance", "evals", "s", *(("PSNR", "SSIM", "MSE") if known else ())):
         table.add_column(heading, justify="right", no_wrap=True)
     for entry in finished:
-        labels = "" if entry.labels is None else ", ".join(str(int(label)) for label in entry.labels)
+        labels = "" if entry.labels is None else ", ".join(map(_label, entry.labels.tolist()))
         cells = [
             plain_text(entry.name),
             entry.status,
@@ -193,6 +193,13 @@ def recoveries_table(finished: Sequence[Finished], title: str | None = None) -> 
             cells += [f"{mean['psnr']:.1f}", f"{mean['ssim']:.3f}", f"{mean['mse']:.1e}"]
         table.add_row(*cells)
     return table
+
+
+def _label(label: Any) -> str:
+    """A class, or the targets of one input, such as 0 1 1 or 0.25."""
+    if isinstance(label, list):
+        return " ".join(map(_label, label))
+    return f"{label:.3g}" if isinstance(label, float) else str(label)
 
 
 def _truth_in_order(entry: Finished) -> list[Tensor | None]:

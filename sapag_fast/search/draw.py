@@ -10,7 +10,8 @@ from torch import Tensor
 from sapag_fast import checks as check
 from sapag_fast.search.setup import Setup
 from sapag_fast.search.starts import make_start
-from sapag_fast.victim.labels import infer_labels
+from sapag_fast.victim.label_inference import Evidence
+from sapag_fast.victim.losses import CrossEntropy
 from sapag_fast.victim.problem import Problem
 
 __all__ = ["check_loss", "draw_logits", "draw_starts", "known_labels"]
@@ -37,19 +38,24 @@ def draw_starts(setup: Setup, problem: Problem, generators: Sequence[torch.Gener
     return torch.stack([make_start(kind, setup.shape, setup.options.bounds, g) for kind, g in drawn])
 
 
-def draw_logits(setup: Setup, generators: Sequence[torch.Generator]) -> Tensor:
-    """Draw the logits of joint labels, normal, each with its own generator.
+def draw_logits(setup: Setup, generators: Sequence[torch.Generator], restarts: int) -> Tensor:
+    """Draw the numbers behind joint labels, normal, each with its own generator.
+
+    But for cross-entropy they keep a distance of 1 from zero, and every second restart of a victim takes
+    those of the one before, negated: a search hardly comes across the network's own output, on whose wrong
+    side a target may begin.
 
     Returns
     -------
     Tensor
-        ``[V x restarts, B, classes]``.
+        ``[V x restarts, B, ...]``, of the output's shape.
     """
-    classes = setup.probe.classes
-    if classes is None:
-        raise ValueError("labels='joint' needs a model whose output is [B, classes]")
-    shape = (setup.batch_size, classes)
+    shape = setup.loss.joint_shape(setup.probe.output)
     logits = [torch.randn(shape, generator=g, dtype=torch.float64) for g in generators]
+    if not isinstance(setup.loss, CrossEntropy):
+        logits = [row + row.sign() for row in logits]
+        second = [row % restarts % 2 for row in range(len(logits))]
+        logits = [-logits[row - 1] if odd else logits[row] for row, odd in enumerate(second)]
     return torch.stack(logits).to(device=setup.device, dtype=setup.dtype)
 
 
@@ -61,22 +67,23 @@ def known_labels(labels: object, setup: Setup, problem: Problem, *, batched: boo
         low, high = setup.options.bounds or (0.0, 1.0)
         shape = (_NOISE_IMAGES, *setup.input_shape)
         noise = torch.rand(shape, dtype=setup.dtype, device=setup.device) * (high - low) + low
-        return infer_labels(
+        evidence = Evidence(
             setup.network,
             problem.targets,
-            batch_size=setup.batch_size,
+            output=setup.probe.output,
             noise=noise,
-            classes=setup.probe.classes,
             local_steps=problem.local_steps,
         )
-    return check.check_labels(
+        return setup.loss.infer(evidence)
+    given = check.check_labels(
         labels,
         victims=problem.victims,
         batch_size=setup.batch_size,
         batched=batched,
-        classes=setup.probe.classes if setup.default_loss else None,
+        classes=setup.probe.classes if isinstance(setup.loss, CrossEntropy) else None,
         device=setup.device,
     )
+    return setup.loss.fitted(given, setup.probe.output)
 
 
 def check_loss(setup: Setup, labels: Tensor, *, joint: bool) -> None:
@@ -89,7 +96,8 @@ def check_loss(setup: Setup, labels: Tensor, *, joint: bool) -> None:
     """
     try:
         with torch.no_grad():
-            value: object = setup.loss_fn(setup.probe.output, labels.softmax(-1) if joint else labels)
+            targets = setup.loss.joint_targets(labels) if joint else labels
+            value: object = setup.loss.function(setup.probe.output, targets)
     except Exception as error:
         raise ValueError(
             f"loss_fn rejects the model's output and the labels ({type(error).__name__}: {error})"

@@ -26,6 +26,7 @@ from sapag_fast.search.run import Search
 from sapag_fast.search.setup import Setup, set_up
 from sapag_fast.search.starts import recovery_generator
 from sapag_fast.search.tasks import AttackResult
+from sapag_fast.victim.loss import Loss
 from sapag_fast.victim.problem import Problem
 
 __all__ = ["Attack", "Targets", "attack_on", "prepare"]
@@ -68,7 +69,7 @@ class Attack:
     starts : Tensor
         ``[V x restarts, B, *input_shape]``, victim by victim.
     labels : Tensor
-        ``[V x restarts, B, ...]``; joint labels are logits ``[V x restarts, B, classes]``.
+        ``[V x restarts, B, ...]``; joint labels are the numbers behind them, of the output's shape.
     random : mapping of str to Tensor
         State of the global generators from which the search goes on.
     isolated : bool
@@ -148,6 +149,7 @@ class Attack:
             (problem.local_steps, problem.local_lr),
             str(self.starts.device),
             sorted(distance.items()),
+            *([] if setup.loss.plain else [setup.loss.words]),
         )
         weights = (*network.parameters.values(), *network.constants.values(), *network.buffers.values())
         options = (problem.distance.layer_weights, problem.distance.variance)
@@ -159,7 +161,7 @@ def prepare(
     targets: Targets,
     input_shape: Sequence[int],
     *,
-    loss_fn: Callable[[Tensor, Tensor], Tensor] | None = None,
+    loss_fn: str | Loss | Callable[[Tensor, Tensor], Tensor] | None = None,
     batch_size: int = 1,
     options: SearchOptions | None = None,
     device: torch.device | str | None = None,
@@ -197,7 +199,7 @@ def attack_on(
     generators = [recovery_generator(seed, v, k) for v in victims for k in range(problem.restarts)]
     starts = draw_starts(setup, problem, generators).to(device=setup.device, dtype=setup.dtype)
     if problem.joint:
-        known = draw_logits(setup, generators)
+        known = draw_logits(setup, generators, problem.restarts)
     else:
         known = known_labels(labels, setup, problem, batched=batched)
         known = known.repeat_interleave(problem.restarts, 0)  # a copy, too

@@ -10,7 +10,6 @@ from functools import cached_property
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sapag_fast import checks as check
@@ -23,9 +22,10 @@ from sapag_fast.search.basis import Basis, make_basis
 from sapag_fast.search.capacity import kept_bytes
 from sapag_fast.search.options import SearchOptions
 from sapag_fast.search.recipe import Recipe
+from sapag_fast.victim.losses import Loss, find_loss
 from sapag_fast.victim.model import VictimModel
 from sapag_fast.victim.probe import Probe, RejectedInputsError, probe
-from sapag_fast.victim.problem import LossFunction, Problem
+from sapag_fast.victim.problem import Problem
 
 __all__ = ["Setup", "set_up"]
 
@@ -39,10 +39,8 @@ class Setup:
     Attributes
     ----------
     network : VictimModel
-    loss_fn : callable
-        ``(output, labels) -> scalar``.
-    default_loss : bool
-        Whether that is cross-entropy, for want of one that was given.
+    loss : Loss
+        With what belongs to it.
     input_shape : tuple of int
         Of one input, without the batch.
     batch_size : int
@@ -58,8 +56,7 @@ class Setup:
     """
 
     network: VictimModel
-    loss_fn: LossFunction
-    default_loss: bool
+    loss: Loss
     input_shape: tuple[int, ...]
     batch_size: int
     options: SearchOptions
@@ -127,11 +124,12 @@ class Setup:
         steps, rate = check.check_local_steps(options.local_steps, options.local_lr)
         return Problem(
             self.network,
-            self.loss_fn,
+            self.loss.function,
             self.distance,
             list(targets),
             restarts=restarts,
             joint=joint,
+            joint_targets=self.loss.joint_targets,
             local_steps=steps,
             local_lr=rate,
         )
@@ -141,7 +139,7 @@ def set_up(
     model: nn.Module,
     input_shape: Sequence[int],
     *,
-    loss_fn: Callable[[Tensor, Tensor], Tensor] | None = None,
+    loss_fn: str | Loss | Callable[[Tensor, Tensor], Tensor] | None = None,
     batch_size: int = 1,
     device: torch.device | str | None = None,
     options: SearchOptions | None = None,
@@ -167,16 +165,17 @@ def set_up(
     shape = check.check_shape(input_shape)
     batch_size = check.check_count("batch_size", batch_size)
     layers = model_layers(model, options.layers)
-    loss: LossFunction = F.cross_entropy if loss_fn is None else check.check_callable("loss_fn", loss_fn)
+    loss = find_loss(loss_fn)
     network = VictimModel(model, device)
     _check_size(network, shape, batch_size, options)
     tried = probe(network, shape, batch_size)
+    loss.check_output(tried.output)
     recipe = options.settled(shape, batch_size, piecewise_linear=tried.piecewise_linear)
     distance = options.distance
     if not isinstance(distance, GradientDistance):
         kind = options.kind_of(recipe)
         distance = GradientDistance(kind, bandwidth=recipe.bandwidth, layers=None if kind.merged else layers)
-    setup = Setup(network, loss, loss_fn is None, shape, batch_size, options, recipe, distance, tried)
+    setup = Setup(network, loss, shape, batch_size, options, recipe, distance, tried)
     setup.check_searches(1, options.restarts)
     return setup
 

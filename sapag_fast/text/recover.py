@@ -7,14 +7,13 @@ from numbers import Integral
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from sapag_fast import checks as check
 from sapag_fast.distances.gradient_distance import GradientDistance
 from sapag_fast.distances.kind import find_kind
 from sapag_fast.distances.layering import model_layers
-from sapag_fast.runtime.randomness import seeded
+from sapag_fast.runtime.randomness import forked, seeded
 from sapag_fast.search.interrupted import Interrupted
 from sapag_fast.text.analytic import match_positions, span_test
 from sapag_fast.text.attack import TextAttack
@@ -23,7 +22,8 @@ from sapag_fast.text.group import Group
 from sapag_fast.text.network import Tables, TextNetwork, differentiable_layers, find_tables
 from sapag_fast.text.recipe import TextRecipe, choose_text_recipe
 from sapag_fast.text.recovery import TextRecovery
-from sapag_fast.victim.labels import find_last_layer, infer_labels
+from sapag_fast.victim.label_inference import Evidence
+from sapag_fast.victim.losses import CrossEntropy, Loss, find_loss
 from sapag_fast.victim.model import VictimModel
 from sapag_fast.victim.problem import LossFunction, Problem
 
@@ -41,7 +41,7 @@ def recover_text(
     embedding: nn.Embedding | None = None,
     tokens: str | None = "bag",
     labels: str | Tensor | Sequence[int] = "infer",
-    loss_fn: LossFunction | None = None,
+    loss_fn: str | Loss | LossFunction | None = None,
     restarts: int = 4,
     recipe: str | TextRecipe = "text",
     distance: str | None = None,
@@ -71,7 +71,7 @@ def recover_text(
     tokens : {"bag"} or None
         ``bag``: from the non-zero rows of the word embedding's gradient. None: any may be anywhere.
     labels : str, Tensor or sequence of int
-        ``"infer"`` (from the last linear layer's gradient, cross-entropy only) or ``[V]``.
+        ``"infer"`` (from the last linear layer's gradient), ``[V]``, or ``[V, 1, ...]`` for other losses.
     restarts, at_once : int
         Continuous searches of a victim, a discrete one after each; searches (or sentences) at once.
     recipe : str or TextRecipe
@@ -100,14 +100,14 @@ def recover_text(
     batched, seed = check.check_flag("batched", batched), check.check_seed(seed)
     targets = check.check_target(target, parameters, batched=batched, device=device, move=False)
     restarts, at_once = check.check_count("restarts", restarts), check.check_count("at_once", at_once)
-    _check_options(tokens, start, loss_fn, progress)
+    loss = _checked_loss(tokens, start, loss_fn, progress)
     bag = tokens == "bag"
     settled = choose_text_recipe(recipe, bag=bag, distance=distance, steps=steps, candidates=candidates)
     with seeded(seed, device), differentiable_layers(model):
         tables = find_tables(model, embedding)
         lengths = _lengths(length, tables, targets)
-        problem = _problem(model, loss_fn, settled, layers, targets, tables)
-        known = _labels(labels, problem, loss_fn is None, batched)
+        problem = _problem(model, loss, settled, layers, targets, tables)
+        known = _labels(labels, problem, loss, _trial(problem, tables, lengths[0]), batched)
         rows = _word_gradient(tables, targets) if bag else None
         attack = TextAttack(problem, tables, known, rows, length is None, settled, seed, at_once)
         groups = _groups(attack, lengths)
@@ -115,13 +115,14 @@ def recover_text(
         return _searched(groups, restarts, progress)
 
 
-def _check_options(tokens: object, start: object, loss_fn: object, progress: object) -> None:
+def _checked_loss(tokens: object, start: object, loss_fn: object, progress: object) -> Loss:
+    """Find the loss, once the other options fit."""
     if tokens is not None:
         check.check_choice("tokens", tokens, ("bag",), other="None")
     check.check_choice("start", start, STARTS)
-    for name, function in (("loss_fn", loss_fn), ("progress", progress)):
-        if function is not None:
-            check.check_callable(name, function)
+    if progress is not None:
+        check.check_callable("progress", progress)
+    return find_loss(loss_fn)
 
 
 def _lengths(
@@ -149,7 +150,7 @@ def _lengths(
 
 def _problem(
     model: nn.Module,
-    loss_fn: LossFunction | None,
+    loss: Loss,
     recipe: TextRecipe,
     layers: str | Sequence[int],
     targets: Sequence[Tensor | None],
@@ -161,27 +162,44 @@ def _problem(
         raise ValueError("target: expected more than the embeddings' gradients, found no other one to match")
     numbers = None if find_kind(recipe.distance, "distance").merged else model_layers(model, layers)
     distance = GradientDistance(recipe.distance, bandwidth=recipe.bandwidth, layers=numbers)
-    return Problem(VictimModel(TextNetwork(model)), loss_fn or F.cross_entropy, distance, matched)
+    return Problem(VictimModel(TextNetwork(model)), loss.function, distance, matched)
+
+
+@torch.no_grad()
+def _trial(problem: Problem, tables: Tables, length: int) -> tuple[Tensor, Tensor]:
+    """One sentence's word embeddings ``[1, T, K]``, of the first tokens, and the output on them."""
+    words = tables.word.weight.detach()
+    inputs = words[torch.arange(length, device=words.device) % len(words)][None]
+    network = problem.network
+    with forked(words.device):
+        return inputs, network.output(network.parameters, network.fresh_buffers(), inputs)
 
 
 def _labels(
-    labels: str | Tensor | Sequence[int], problem: Problem, default_loss: bool, batched: bool
+    labels: str | Tensor | Sequence[int],
+    problem: Problem,
+    loss: Loss,
+    trial: tuple[Tensor, Tensor],
+    batched: bool,
 ) -> Tensor:
-    """``[V, 1]``, inferred or given."""
+    """``[V, 1, ...]``, inferred or given."""
     like = next(iter(problem.parameters.values()))
+    inputs, output = trial
+    loss.check_output(output)
     if isinstance(labels, str):
         if labels != "infer":
             raise ValueError(f"labels must be 'infer' or a tensor, found {labels!r}")
-        return infer_labels(problem.network, problem.targets, batch_size=1, noise=like.new_empty(0))
-    classes = find_last_layer([None if t is None else t[0] for t in problem.targets]).classes
-    return check.check_labels(
+        return loss.infer(Evidence(problem.network, problem.targets, output=output, noise=inputs))
+    classes = output.shape[-1]
+    given = check.check_labels(
         labels,
         victims=problem.victims,
         batch_size=1,
         batched=batched,
-        classes=classes if default_loss else None,
+        classes=classes if isinstance(loss, CrossEntropy) else None,
         device=like.device,
     )
+    return loss.fitted(given, output)
 
 
 def _word_gradient(tables: Tables, targets: Sequence[Tensor | None]) -> Tensor:

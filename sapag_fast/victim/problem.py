@@ -17,6 +17,10 @@ __all__ = ["LossFunction", "Problem", "rebuilt"]
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
 
+def _probabilities(logits: Tensor) -> Tensor:
+    return logits.softmax(-1)
+
+
 def rebuilt(distance: GradientDistance, *, batched: bool) -> GradientDistance:
     """The same distance with its own cache, for gradients with or without a leading recovery dimension."""
     return distance.copy(
@@ -54,7 +58,9 @@ class Problem:
     restarts : int
         Recoveries for each victim: recovery r searches victim ``r // restarts``.
     joint : bool
-        Labels are logits to be optimised; the loss sees their softmax.
+        Labels are numbers to be optimised, of which `joint_targets` makes what the loss is given.
+    joint_targets : callable
+        ``[..., classes] -> [..., classes]``: cross-entropy's softmax, or another loss's own (see `Loss`).
     local_steps, local_lr : int, float
         The targets are sums of gradients over that many steps of gradient descent with this rate, all on the
         whole batch; dummy gradients are unrolled likewise.
@@ -66,6 +72,7 @@ class Problem:
     targets: Sequence[Tensor | None]
     restarts: int = 1
     joint: bool = False
+    joint_targets: Callable[[Tensor], Tensor] = _probabilities
     local_steps: int = 1
     local_lr: float = 0.0
 
@@ -120,7 +127,11 @@ class Problem:
         """The victim's loss on ``inputs [B, *input_shape]``; with `sharpness` (``[]``) of the surrogate."""
         with acting(sharpness):
             output = self.network.output(parameters, buffers, inputs)
-        return self.loss_fn(output, labels.softmax(-1) if self.joint else labels)
+        return self.loss_fn(output, self.as_targets(labels))
+
+    def as_targets(self, labels: Tensor) -> Tensor:
+        """What the loss is given for these labels ``[..., B, ...]``, or joint labels' numbers."""
+        return self.joint_targets(labels) if self.joint else labels
 
     def leaves(self, inputs: Tensor, labels: Tensor) -> list[Tensor]:
         """Detached inputs (and label logits) that the dummy gradient's graph starts from."""
@@ -181,7 +192,7 @@ class Problem:
                 # LeNet.
                 with acting(sharpness):
                     output = self.network.module(inputs)
-                loss = self.loss_fn(output, labels.softmax(-1) if self.joint else labels)
+                loss = self.loss_fn(output, self.as_targets(labels))
             if on_loss is not None:
                 on_loss()
             return torch.autograd.grad(

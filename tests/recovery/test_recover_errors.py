@@ -171,12 +171,13 @@ def test_start_tensor():
 
 
 def test_loss():
-    _fails(TypeError, "loss_fn must be callable, found str", loss_fn="mse")
+    _fails(TypeError, "loss_fn must be callable, found int", loss_fn=3)
+    _fails(ValueError, "loss_fn must be one of cross-entropy, bce, mse, or a callable", loss_fn="hinge")
     _fails(
         ValueError, r"loss_fn must return one number.*shape \[1\]", loss_fn=lambda o, y: o[:, 0], labels=[1]
     )
     _fails(ValueError, "loss_fn must return one number.*found float", loss_fn=lambda o, y: 1.0, labels=[1])
-    _fails(ValueError, "loss_fn rejects the model's output", loss_fn=F.cross_entropy, labels=torch.rand(1, 3))
+    _fails(ValueError, "loss_fn rejects the model's output", loss_fn=F.nll_loss, labels=torch.rand(1, 3))
 
 
 def test_gradient_without_the_input():

@@ -198,8 +198,7 @@ class ExplicitMatching:
             self.stages(FORWARD)
         with torch.enable_grad():
             output, captures = self.network.run(inputs, sharpness)
-            known = labels.softmax(-1) if self.problem.joint else labels
-            each = losses(self.problem.loss_fn, output, known)
+            each = losses(self.problem.loss_fn, output, self.problem.as_targets(labels))
             if self.stages is not None:
                 self.stages(FIRST_BACKWARD)
             edges = [capture.edge for capture in captures]

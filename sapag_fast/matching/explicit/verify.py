@@ -205,6 +205,7 @@ def _compare_in_double(
         [None if t is None else t.double() for t in rows.targets],
         restarts=rows.restarts,
         joint=rows.joint,
+        joint_targets=rows.joint_targets,
     )
     if labels.is_floating_point():
         labels = labels.double()
