@@ -24,13 +24,14 @@ from sapag_fast.distances.evaluation import (
 )
 
 
+def traced() -> bool:
+    """Inside of torch.compile or a torch.func transform: tensors have no memory of their own."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
 def transforming() -> bool:
     """Inside of torch.compile, a torch.func transform or forward mode: tensors are not what they seem."""
-    return (
-        torch.compiler.is_compiling()
-        or torch._C._are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
-    )
+    return traced() or forward_ad._current_level >= 0
 
 
 def _forward_levels() -> int:

@@ -10,7 +10,7 @@ from torch._C._functorch import get_unwrapped, is_batchedtensor, is_gradtracking
 
 from sapag_fast import checks as check
 from sapag_fast.distances import operators as ops
-from sapag_fast.distances.autograd import PlainDistance, transformed_distance, transforming
+from sapag_fast.distances.autograd import PlainDistance, traced, transformed_distance, transforming
 from sapag_fast.distances.evaluation import BoundDistance, normal, value_alone, value_and_gradient
 from sapag_fast.distances.formulas import degenerate
 from sapag_fast.distances.kind import Kind, find_kind, is_registered
@@ -177,16 +177,21 @@ class GradientDistance:
         transformed = transforming()
         mine, known = self._prepare(dummy, target, transformed)
         present = None if out is None else outputs(out, mine)
-        if present is not None and not transformed:
-            self._check_outputs(present, mine, known)
+        guarded = None if traced() else present
+        if guarded is not None:
+            self._check_outputs(guarded, mine, known)
         arguments = (known.bound, mine, known.present, known.sums, present)
-        if torch.is_grad_enabled() and True in map(_requires_grad, mine):
+        if torch.is_grad_enabled() and True in map(_requires_grad, [*mine, *(present or ())]):
+            if any(t.requires_grad and t.is_leaf for t in present or ()):
+                raise ValueError(
+                    "out: expected tensors that autograd may forget, found a leaf that requires grad"
+                )
             with torch.no_grad():
                 value, slopes, sums = value_and_gradient(*arguments)
         else:
             value, slopes, sums = value_and_gradient(*arguments)
-        if present is not None and not transformed:
-            torch._C._increment_version(present)
+        if guarded is not None:
+            torch._C._increment_version(guarded)
         if sums is not None:
             known.remember(sums)
         if len(known.given) == len(slopes):
@@ -311,7 +316,7 @@ def _as_rows(name: str, given: Tensor | Sequence[float] | None) -> Tensor | None
 def _checked_rows(name: str, given: Tensor | Sequence[float]) -> Tensor:
     try:
         rows = given if isinstance(given, Tensor) else torch.tensor(given, dtype=torch.float64)
-        rows = rows.detach().to(torch.float64)
+        rows = rows.detach().to(torch.float64, copy=True)  # checked once: a later write must not reach it
     except (TypeError, ValueError, RuntimeError, OverflowError):
         raise TypeError(f"{name}: expected numbers [L] or [R, L], found {check.shown(given)}") from None
     if rows.dim() not in (1, 2):

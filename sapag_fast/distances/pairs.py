@@ -7,6 +7,7 @@ mixture.
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from sapag_fast import checks as check
@@ -110,6 +111,8 @@ def check_alike(
 
 
 def _check_tensor(name: str, tensor: Tensor, first: Tensor, batched: bool) -> None:
+    if tensor.layout is not torch.strided:
+        raise TypeError(f"{name}: expected a dense tensor, found {tensor.layout}; to_dense() makes one")
     if tensor.device != first.device:
         raise ValueError(f"{name}: expected a tensor on {first.device} as the first, found {tensor.device}")
     if tensor.dtype != first.dtype:

@@ -77,8 +77,8 @@ def reference_distance(
     _, bandwidth, l1_weight, weights, variance = options
     mine, theirs = _layers(dummy, layering, batched), _layers(target, layering, batched)
     recoveries = mine[0].shape[0]
-    norms = torch.stack([torch.linalg.vector_norm(g, dim=1) for g in theirs], -1)
-    whole = torch.linalg.vector_norm(norms, dim=1)
+    squares = torch.stack([g.square().sum(1) for g in theirs], -1)  # pairwise: a norm's own sum rounds more
+    norms, whole = squares.sqrt(), squares.sum(1).sqrt()
     total = mine[0].new_zeros(recoveries)
     for layer, (a, g) in enumerate(zip(mine, theirs, strict=True)):
         n = g.shape[1]
@@ -89,15 +89,15 @@ def reference_distance(
                 total + (a - g).square().sum(1) + l1_weight * (1.0 if weight is None else weight) * absolute
             )
             continue
-        norm = norms[:, layer]
+        norm, square = norms[:, layer], squares[:, layer]
         var = layer_variance(g) if variance is None else variance.double()[..., layer]
         dead = (norm <= 0) | (norm <= RELATIVE_NORM_FLOOR * whole) | (n < 1)
         if kind in ("sapag", "sapag-mean", "sapag-sum"):
-            dead = dead | (n <= 1) | (var * n <= RELATIVE_VARIANCE_FLOOR * norm**2)
+            dead = dead | (n <= 1) | (var * n <= RELATIVE_VARIANCE_FLOOR * square)
         if kind in ("l2", "l1"):
             dead = torch.zeros_like(dead)
         value = _layer_value(
-            kind, a, g, torch.where(dead, 1.0, var), torch.where(dead, 1.0, norm**2), bandwidth
+            kind, a, g, torch.where(dead, 1.0, var), torch.where(dead, 1.0, square), bandwidth
         )
         if weight is not None:
             value = value * weight

@@ -12,6 +12,8 @@ from sapag_fast.distances.evaluation import BoundDistance
 WINDOW = 64  # bytes that are looked at in each tensor
 
 _address = torch._C.TensorBase.data_ptr
+_size = torch._C.TensorBase.size
+_stride = torch._C.TensorBase.stride
 
 
 def addresses(tensors: list[Tensor]) -> list[int]:
@@ -64,7 +66,7 @@ class KnownTarget:
 
 
 class Fingerprint:
-    """What is seen of tensors without a pass over memory: addresses, versions and a few bytes of each.
+    """What is seen of tensors without a pass over memory: addresses, layouts, versions, a few bytes of each.
 
     A GPU's bytes are not looked at: that would wait for it.
 
@@ -77,6 +79,7 @@ class Fingerprint:
     def __init__(self, tensors: list[Tensor]) -> None:
         self.tensors = tensors
         self.addresses = addresses(tensors)
+        self.layouts = [*map(_size, tensors), *map(_stride, tensors)]
         self.versions = [t._version for t in tensors]
         self.windows = [_window(t) for t in tensors if t.device.type == "cpu"]
         self.bytes = b"".join(self.windows)
@@ -92,6 +95,7 @@ class Fingerprint:
         # Addresses come first: the memory of a storage that was resized is gone.
         return (
             [*map(_address, self.tensors)] == self.addresses
+            and [*map(_size, self.tensors), *map(_stride, self.tensors)] == self.layouts
             and [t._version for t in self.tensors] == self.versions
             and b"".join(self.windows) == self.bytes
         )

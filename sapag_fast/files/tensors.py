@@ -113,14 +113,33 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     Raises
     ------
     ValueError
-        Naming what is missing, superfluous or of another shape.
+        Naming what is missing, superfluous, of another shape or kind of number, or not finite.
     """
     tensors, metadata = read_tensors(path, "weight")
     if {"sapag_fast", "batch_size"} <= set(metadata):
         raise ValueError(f"weight file {path}: expected weights, found a captured gradient")
     expected = model.state_dict()
     compare("weight", path, {name: tensor.shape for name, tensor in expected.items()}, tensors)
+    for name, tensor in tensors.items():
+        _check_numbers(f"weight file {shown(path)}: {name}", tensor, expected[name])
     model.load_state_dict(tensors)
+
+
+def _check_numbers(name: str, given: Tensor, own: Tensor) -> None:
+    """Raise ValueError unless `given` keeps its numbers in the type of `own`, and they are finite."""
+    kinds = [_kind(given.dtype), _kind(own.dtype)]
+    if kinds[0] != kinds[1]:
+        raise ValueError(f"{name}: expected {kinds[1]} numbers as the model's, found {given.dtype}")
+    if own.is_floating_point() and not torch.isfinite(given.to(own.dtype)).all():
+        raise ValueError(f"{name}: expected numbers that are finite as {own.dtype}, found others")
+    if not own.is_floating_point() and not torch.equal(given.to(own.dtype).to(given.dtype), given):
+        raise ValueError(f"{name}: expected numbers that {own.dtype} holds, found others")
+
+
+def _kind(dtype: torch.dtype) -> str:
+    if dtype.is_floating_point or dtype.is_complex:
+        return "complex" if dtype.is_complex else "floating-point"
+    return "truth" if dtype == torch.bool else "whole"
 
 
 def compare(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sapag_fast import checks as check
-from sapag_fast.files.fingerprint import fingerprint
+from sapag_fast.files.fingerprint import code_of, fingerprint, structure
 from sapag_fast.runtime.randomness import forked, random_state, resumed, seeded
 from sapag_fast.search.capacity import first_matching, searches_at_once
 from sapag_fast.search.checkpoint import Checkpoint
@@ -142,6 +142,9 @@ class Attack:
         distance = problem.distance.options | {"layer_weights": None, "variance": None}
         words = (
             torch.__version__,
+            structure(network.module),
+            code_of(setup.loss_fn),
+            code_of(problem.distance.kind.value),
             setup.recipe,
             problem.restarts,
             setup.options.bounds,

@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 import sapag_fast as sf
 
@@ -24,6 +25,7 @@ CHANGES = {
     "data =": lambda t: setattr(t, "data", torch.ones_like(t)),
     "numpy": lambda t: t.numpy().__imul__(3),
     "transposed": lambda t: t.t_().t_().mul_(1.5),
+    "another layout of its memory": lambda t: setattr(t, "data", torch.as_strided(t.data, (20, 40), (1, 20))),
 }
 
 
@@ -215,6 +217,62 @@ def test_more_recoveries_in_the_same_memory_are_looked_at_again():
     distance.distance_and_gradient([buffer[:4]], target, [buffer[4:8]])
     with pytest.raises(ValueError, match=r"out\[0\].*dummy\[0\]"):
         distance.distance_and_gradient([buffer[:6]], target, [buffer[4:10]])
+
+
+def test_a_part_of_the_target_is_another_target():
+    dummy, target = torch.randn(4, 3), torch.randn(4, 3)
+    distance = sf.GradientDistance()
+    for _ in range(3):
+        distance([dummy], [target])
+    target.data = target.data[:2]
+    assert same_as_fresh(distance, [dummy[:2]], [target])
+
+
+def test_options_are_the_distance_s_own():
+    weights = torch.ones(1, dtype=torch.float64)
+    dummy, target = [torch.randn(5)], [torch.randn(5)]
+    distance = sf.GradientDistance(layer_weights=weights)
+    value = distance(dummy, target)
+    weights.fill_(-1.0)
+    assert torch.equal(distance(dummy, target), value)
+    assert torch.equal(distance.copy()(dummy, target), value)
+
+
+def test_outputs_are_guarded_in_forward_mode(gradients):
+    dummy, target = gradients.pair(0.3, shapes=[(4, 3), (3,)])
+    out = [torch.empty_like(t) for t in dummy]
+    saved = torch.randn(4, 3, requires_grad=True) * out[0]
+    with forward_ad.dual_level():
+        sf.distance_and_gradient(dummy, target, out=out)
+        with pytest.raises(ValueError, match=r"out\[0\].*target\[0\]"):
+            sf.distance_and_gradient(dummy, target, out=target)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        saved.sum().backward()
+
+
+def test_outputs_that_require_grad(gradients):
+    dummy, target = gradients.pair(0.3, shapes=[(4, 3)])
+    leaf = torch.zeros(4, 3, requires_grad=True)
+    with pytest.raises(ValueError, match=r"out: .* found a leaf that requires grad"):
+        sf.distance_and_gradient(dummy, target, out=[leaf])
+    value, slopes = sf.distance_and_gradient(dummy, target)
+    found = sf.distance_and_gradient(dummy, target, out=[leaf * 1.0])[0]
+    assert not found.requires_grad
+    assert torch.equal(found, value)
+    with torch.no_grad():
+        sf.distance_and_gradient(dummy, target, out=[leaf])
+    assert torch.equal(leaf, slopes[0])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_sparse_gradients_are_named(backend):
+    dense = torch.randn(4, 3)
+    for pair, name in (
+        (([dense.to_sparse()], [dense]), "dummy"),
+        (([dense], [dense.to_sparse()]), "target"),
+    ):
+        with pytest.raises(TypeError, match=rf"{name}\[0\]: expected a dense tensor, found torch.sparse"):
+            sf.distance(*pair, backend=backend)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

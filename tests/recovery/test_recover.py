@@ -392,3 +392,32 @@ def test_measuring_how_many_fit_draws_no_random_numbers():
     measured = recover(model, target, SHAPE, **options)
     given = recover(model, target, SHAPE, **options, at_once=measured.at_once)
     assert torch.equal(measured.history, given.history)
+
+
+def test_a_checkpoint_of_another_loss_network_or_mode_is_refused(tmp_path):
+    """Their parameters and targets may be the same."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(256, 12), nn.Tanh(), nn.Dropout(0.1), nn.Linear(12, 10)
+    ).eval()
+    images, labels = small_digits(1)
+    target = gradient_of(model, images, labels)
+    path = tmp_path / "c.safetensors"
+    usual = {"labels": labels, "steps": 60, "restarts": 1, "checkpoint": path}
+
+    def stop(done, _):
+        raise KeyboardInterrupt
+
+    def smoothed(output, labels):
+        return F.cross_entropy(output, labels, label_smoothing=0.3)
+
+    other = nn.Sequential(*model)
+    other[2] = nn.Sigmoid()
+    for network, options in ((model, {"loss_fn": smoothed}), (other, {}), (model.train(), {})):
+        model.eval()
+        with pytest.raises(KeyboardInterrupt):
+            recover(model, target, SHAPE, **usual, progress=stop)
+        network.train(network is model and not options)
+        with pytest.raises(ValueError, match="checkpoint"):
+            recover(network, target, SHAPE, **usual, **options)
+        path.unlink()

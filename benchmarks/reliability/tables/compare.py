@@ -7,7 +7,8 @@ A number is right if it lies within
     + the rounding of the arithmetic, 8 half units in the last place of the terms that V is a difference of
     + the rounding of the result, 2 half units in the last place of its own type
     + on the reference, which forms D and V from u' - u, the rounding of that in double precision
-    + the type's smallest normal number: what is smaller may be flushed to zero.
+    + the type's smallest normal number: what is smaller may be flushed to zero; so may, in double precision,
+      exp(-z) and the factors of both gradients in V, whatever they are multiplied by.
 
 The eager formula is asked only where the other terms do not do: where it is not finite itself, it excuses
 nothing. A number beyond the largest of its type must be infinite or within a hundredth of the largest.
@@ -75,6 +76,7 @@ def wrong_slopes(
             + 2 * HALF_UNIT[dtype] * np.abs(exact)
             + info.tiny * np.maximum(np.abs(scale), 1)
         )
+        slack = slack + expected.lost[at] * np.abs(scale)
         if by_formula:
             slack = slack + expected.floors[at] * np.abs(scale)
         largest = np.maximum(np.abs(exact), np.abs(slope)) + slack  # V is rounded, then multiplied

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmarks.reliability.tables.draw import Table
 from benchmarks.reliability.tables.facts import Facts, Real
-from benchmarks.reliability.tables.truth import DEFINITIONS, Definition, Settings, degenerate
+from benchmarks.reliability.tables.truth import DEFINITIONS, LEAST, Definition, Settings, degenerate
 
 
 @dataclass
@@ -26,6 +26,7 @@ class Expected:
     floors: list[np.ndarray]
     """Beside the errors: the rounding of u' - u, where D and V are formed from it."""
     value_floor: np.ndarray
+    lost: list[np.ndarray]
     broken: np.ndarray
     close: np.ndarray
     """``[R]``: a layer is so near a bound that it may carry weight or not."""
@@ -104,7 +105,7 @@ class TableFacts:
         close: np.ndarray,
     ) -> Expected:
         zero = np.zeros(self.recoveries, Real)
-        found = Expected(zero, zero, [], [], [], [], zero, self.broken, close.any(1))
+        found = Expected(zero, zero, [], [], [], [], zero, [], self.broken, close.any(1))
         for at, facts in enumerate(layers):
             share = definition.formula(facts, settings)
             alive = ~dead[:, at]
@@ -124,6 +125,8 @@ class TableFacts:
             found.terms.append(np.where(alive[:, None], column * terms, 0))
             found.relatives.append(share.relative)
             found.floors.append(column * share.floor)
+            # V is a sum of both gradients, each times a number in double precision.
+            found.lost.append(column * share.lost + LEAST * (np.abs(facts.dummy) + np.abs(facts.target)))
             found.value_floor = found.value_floor + np.where(alive, weight * share.value_floor, 0)
         return found
 

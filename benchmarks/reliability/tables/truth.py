@@ -16,6 +16,7 @@ from benchmarks.reliability.tables.facts import Facts, Real
 
 TINY_NORM = Real(1e-12)  # of squares
 TINY_VARIANCE = Real(1e-12)
+LEAST = Real(2.0**-1022)  # what is smaller has fewer digits, or none
 SUMS = Real(1e-13)  # relative, of sums in double precision
 DIRECTIONS = Real(4e-13)  # absolute, of 2 - 2cos from such sums
 
@@ -35,6 +36,8 @@ class Share:
     """Absolute error of V where it is formed from u' - u in double precision, ``[R, 1]``."""
     value_floor: np.ndarray | float = 0.0
     """The same of D, ``[R]``."""
+    lost: np.ndarray | float = 0.0
+    """Absolute error of V where exp(-z) is below what double precision holds, ``[R, n]``."""
 
 
 @dataclass
@@ -50,7 +53,11 @@ def _kernel(z: np.ndarray, error: np.ndarray, slope: np.ndarray, terms: np.ndarr
     """1 - exp(-z), with ``slope`` and ``terms`` of ∂z/∂g' and the error of z."""
     falling = np.exp(-z)
     relative = (error + SUMS)[:, None]
-    return Share(-np.expm1(-z), error * falling, slope * falling[:, None], terms * falling[:, None], relative)
+    share = Share(
+        -np.expm1(-z), error * falling, slope * falling[:, None], terms * falling[:, None], relative
+    )
+    share.lost = LEAST * terms
+    return share
 
 
 def _plain(value: np.ndarray, slope: np.ndarray) -> Share:

@@ -181,8 +181,11 @@ inline Measured measure(Kind kind, const SegmentData& data, Real whole, Real ban
       result.gradient[i] += extra * static_cast<Real>((d > 0) - (d < 0));
       size_of_terms += std::fabs(extra);
     }
-    // A factor that double precision does not hold is zero, whatever it is multiplied by.
-    const Real lost = saturating ? std::fabs(outer * slope * direction[i]) * 0x1p-1022L : 0;
+    // Factors that double precision does not hold are zero, whatever they are multiplied by.
+    const Real lost = (saturating ? std::fabs(outer * slope * direction[i]) + std::fabs(data.dummy[i]) +
+                                        std::fabs(data.target[i])
+                                  : 0) *
+                      0x1p-1022L;
     result.gradient_error[i] = size_of_terms * (8 * precision.arithmetic + factor_error) +
                                2 * precision.stored * std::fabs(result.gradient[i]) + precision.stored_least +
                                lost;
