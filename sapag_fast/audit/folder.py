@@ -9,7 +9,6 @@ sessions.json            time and memory of every run of the command
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -17,21 +16,21 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from sapag_fast.audit.lock import check_lock, is_lock, locked
 from sapag_fast.audit.manifest import Manifest, some
 from sapag_fast.audit.result import Result
+from sapag_fast.audit.result_file import name_in, read_result, write_result
 from sapag_fast.audit.sessions import Sessions
 from sapag_fast.files.fault import fault_of
-from sapag_fast.files.output import check_output, finite_json, replacing, sweep
+from sapag_fast.files.output import check_output, leftovers, replacing, sweep
 from sapag_fast.files.regular import regular_file
-from sapag_fast.files.tensors import opened_safetensors, read_tensors, write_tensors
+from sapag_fast.files.tensors import opened_safetensors
 
 __all__ = ["AuditFolder", "file_name"]
 
 MANIFEST, CHECKPOINT, RESULTS, SESSIONS = "audit.json", "checkpoint.safetensors", "results", "sessions.json"
 SUMMARIES = ("summary.json", "summary.csv", "summary.html")
 _LOCK = ".audit.lock"
-_DETAILS = "sapag_fast"
-"""All of a result is in one metadata entry: safetensors writes several in an order that varies."""
 
 
 def file_name(name: str) -> str:
@@ -77,8 +76,8 @@ class AuditFolder:
         self._lock: Any = None
         self._sessions: Sessions | None = None
         check_output(folder, overwrite=True)
-        others = [path for path in folder.iterdir() if path.name[:6] != ".audit"] if folder.is_dir() else []
-        if others and not self.begun:
+        check_lock(folder / _LOCK)
+        if not self.begun and (others := self._others()):
             names = some([path.name for path in others])
             raise ValueError(
                 f"output folder {folder}: holds files that are no audit's ({names}); name another"
@@ -114,14 +113,7 @@ class AuditFolder:
             When the audit that is there differs; the message says in what.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        lock = self.folder / _LOCK
-        if lock.exists() or lock.is_symlink():
-            regular_file(lock, "lock of an audit")
-        self._lock = lock.open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ValueError(f"output folder {self.folder}: another audit is at work in it") from None
+        self._lock = locked(self.folder / _LOCK)
         if self.begun and not self.overwrite:
             self._go_on(manifest)
         else:
@@ -185,12 +177,18 @@ class AuditFolder:
         sweep(self.folder, {MANIFEST, CHECKPOINT, SESSIONS, *SUMMARIES})
         sweep(self.folder / RESULTS, {self.result_path(victim.name).name for victim in manifest.victims})
 
+    def _others(self) -> list[Path]:
+        """What no audit has left that was ended before it began."""
+        own = set(leftovers(self.folder, {MANIFEST}))
+        found = self.folder.iterdir() if self.folder.is_dir() else ()
+        return [path for path in found if path not in own and not (path.name == _LOCK and is_lock(path))]
+
     def _check_manifest(self) -> None:
         """Raise ValueError for a manifest that is damaged, unless it is an audit's to be written over."""
         try:
             self._read_manifest()
         except ValueError:
-            if self.overwrite and ((self.folder / _LOCK).is_file() or any(self._results())):
+            if self.overwrite and (is_lock(self.folder / _LOCK) or any(self._results())):
                 return
             raise
 
@@ -207,7 +205,7 @@ class AuditFolder:
     def _results(self) -> Iterator[Path]:
         """Files that are results by what is in them, whatever the manifest lists."""
         for path in (self.folder / RESULTS).glob("*.safetensors"):
-            name = _name_in(path)
+            name = name_in(path)
             if name is not None and path == self.result_path(name):
                 yield path
 
@@ -252,24 +250,31 @@ class AuditFolder:
         """Where the victim's result is, or will be."""
         return self.folder / RESULTS / f"{file_name(name)}.safetensors"
 
-    def has(self, name: str) -> bool:
-        """Whether the victim's result is there, whole."""
-        return _name_in(self.result_path(name)) == name
+    def has(self, name: str, shape: Sequence[int] | None = None) -> bool:
+        """Whether the victim's result is there, whole; `shape` as in `read_result`."""
+        return self.read(name, shape) is not None
 
     def write(self, name: str, result: Result) -> None:
         """Write the victim's result, unless it is there."""
-        if self.has(name):
-            return
-        details = json.dumps(finite_json({"name": name, **result.details}), sort_keys=True, allow_nan=False)
-        tensors = {"inputs": result.inputs, "labels": result.labels, "history": result.history}
-        write_tensors(self.result_path(name), tensors, {_DETAILS: details})
+        if not self.has(name, result.inputs.shape):
+            write_result(self.result_path(name), name, result)
 
-    def read(self, name: str) -> Result | None:
-        """The victim's result, or None where it is not there."""
-        if not self.has(name):
+    def read(self, name: str, shape: Sequence[int] | None = None) -> Result | None:
+        """The victim's result, or None where it is not there, or damaged."""
+        try:
+            return read_result(self.result_path(name), name, shape)
+        except ValueError:
             return None
-        tensors, metadata = read_tensors(self.result_path(name), "result")
-        return Result(**tensors, details=json.loads(metadata[_DETAILS]))
+
+    def damage(self, name: str, shape: Sequence[int] | None = None) -> str:
+        """Tell what is wrong with the victim's result; empty where nothing is, or where it is not there."""
+        path = self.result_path(name)
+        try:
+            if _is_there(path):
+                read_result(path, name, shape)
+        except ValueError as error:
+            return fault_of(error)
+        return ""
 
     def _keep(self, manifest: Manifest) -> None:
         """Write the manifest, unless nothing has changed."""
@@ -311,14 +316,3 @@ class AuditFolder:
 
 def _is_there(path: Path) -> bool:
     return path.exists() or path.is_symlink()
-
-
-def _name_in(path: Path) -> str | None:
-    """The victim whose whole result a file is, by what is in it."""
-    try:
-        with opened_safetensors(path, "result") as opened:
-            details = json.loads(opened.metadata()[_DETAILS])
-            whole = Result.is_whole(opened.keys(), details) and isinstance(details["name"], str)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None
-    return details["name"] if whole else None

@@ -28,24 +28,27 @@ class ManifestVictim:
         Its row in a file of many.
     bytes : int
         Size of the file; 0 where that could not be told.
-    modified : int
-        Nanoseconds of its last change, as known when its gradient was last compared; 0 where that is not
-        known. It does not count when two are compared: a copy of a file has another.
+    state : str
+        Of the file (see `file_state`), when its gradient was last compared; empty where that is not known. It
+        does not count when two are compared: a copy of a file has another.
+    metadata_sha256 : str
+        SHA-256 of its input shape, batch size and labels, as listed; empty where they are not known.
 
     Raises
     ------
     ValueError
-        For a name that is no text.
+        For a part that is no text.
     """
 
     name: str
     file: str
     row: int | None
     bytes: int
-    modified: int = field(default=0, compare=False)
+    state: str = field(default="", compare=False)
+    metadata_sha256: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
-        for part in ("name", "file"):
+        for part in ("name", "file", "state", "metadata_sha256"):
             if not isinstance(getattr(self, part), str):
                 raise ValueError(f"victims: {part}: expected a text, found {getattr(self, part)!r}")
 
@@ -121,7 +124,7 @@ class Manifest:
             return cls(
                 **{
                     **content,
-                    "victims": tuple(ManifestVictim(**victim) for victim in content["victims"]),
+                    "victims": tuple(_victim(victim) for victim in content["victims"]),
                     "waves": {int(number): dict(members) for number, members in content["waves"].items()},
                     **{part: dict(content[part].items()) for part in _MAPPINGS},
                 }
@@ -151,11 +154,14 @@ class Manifest:
             differences.append(f"victims {some(gone)} are missing")
         if added := [name for name in after if name not in before]:
             differences.append(f"victims {some(added)} are new")
-        settled = before.keys() & after.keys() - self.skipped.keys()
-        changed = [name for name in before if name in settled and after[name].bytes]
-        changed = [name for name in changed if before[name] != after[name]]
+        settled = [name for name in before if name in after and name not in self.skipped]
+        changed = [name for name in settled if after[name].bytes and before[name] != after[name]]
         if changed:
             differences.append(f"the gradient files of victims {some(changed)} have changed")
+        told = {name: (before[name].metadata_sha256, after[name].metadata_sha256) for name in settled}
+        if others := [name for name, (then, now) in told.items() if then and now and then != now]:
+            what = "input shape, batch size or labels in the gradient files"
+            differences.append(f"{what} of victims {some(others)} have changed")
         if not differences and list(before) != list(after):
             differences.append("the victims come in another order")
         return differences
@@ -230,6 +236,11 @@ class Manifest:
         left_out = {name: reason for name, reason in self.skipped.items() if name not in tried}
         waves = self.waves if waves is None else waves
         return replace(self, waves=waves, skipped={**left_out, **skipped})
+
+
+def _victim(content: Mapping[str, Any]) -> ManifestVictim:
+    """Take a victim of ``audit.json``; ``modified``, the state as a time alone, tells too little to count."""
+    return ManifestVictim(**{part: value for part, value in content.items() if part != "modified"})
 
 
 def _check_none(changed: Sequence[str]) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sapag_fast.recovery.result import Recovery
@@ -15,8 +16,15 @@ from sapag_fast.search.options import SearchOptions
 
 __all__ = ["Result"]
 
+_TENSORS = {"inputs", "labels", "history"}
 _REPORTED = {"name", "certificate", "distance", "evaluations", "status"}
 """Details without which a result cannot be reported."""
+
+_MEASURED = {"family", "threshold", "precision", "interval", "below", "measured_on"}
+"""What a certificate that certifies says beside its status."""
+
+_FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_STATUSES = ("finished", "non-finite", "interrupted")
 
 
 @dataclass(frozen=True)
@@ -62,9 +70,42 @@ class Result:
         return cls(finished.inputs, finished.labels, history[:made], details)
 
     @staticmethod
-    def is_whole(tensors: Collection[str], details: Mapping[str, Any]) -> bool:
-        """Whether a file with these tensors and details holds a result."""
-        return set(tensors) == {"inputs", "labels", "history"} and details.keys() >= _REPORTED
+    def has_all_parts(tensors: Collection[str], details: Mapping[str, Any]) -> bool:
+        """Whether a file with tensors and details of these names is a result, whole or damaged."""
+        return set(tensors) == _TENSORS and details.keys() >= _REPORTED
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """All three, by name."""
+        return {"inputs": self.inputs, "labels": self.labels, "history": self.history}
+
+    def check(self, shape: Sequence[int] | None = None) -> None:
+        """Check that every part is of such a type and shape as a search gives it.
+
+        Parameters
+        ----------
+        shape : sequence of int, optional
+            ``(B, *input_shape)``; None: any.
+
+        Raises
+        ------
+        ValueError
+            Naming the part.
+        """
+        inputs, labels, history, details = self.inputs, self.labels, self.history, self.details
+        fits = inputs.dim() > 1 and inputs.numel() > 0 if shape is None else inputs.shape == tuple(shape)
+        right = {
+            "inputs": inputs.dtype in _FLOATING and fits,
+            "labels": labels.dtype == torch.int64 and labels.shape == inputs.shape[:1],
+            "history": history.dtype in _FLOATING and history.dim() == 1,
+            "certificate": _is_certificate(details["certificate"]),
+            "distance": details["distance"] is None or _is_number(details["distance"]),
+            "evaluations": type(details["evaluations"]) is int and 0 <= details["evaluations"] < 2**63,
+            "status": details["status"] in _STATUSES,
+            "gradient_sha256": isinstance(details.get("gradient_sha256", ""), str),
+        }
+        if wrong := [part for part, as_it_should_be in right.items() if not as_it_should_be]:
+            raise ValueError(f"its {' and '.join(wrong)}: not what a search gives")
 
     def finished(self, name: str, truth: Tensor | None, labels: Tensor | None) -> Finished:
         """Score the result against the truth ``[B, *input_shape]`` and the true labels, where known."""
@@ -83,3 +124,15 @@ class Result:
             truth=truth,
             true_labels=labels,
         )
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and -math.inf < value < math.inf  # type: ignore[operator]
+
+
+def _is_certificate(value: object) -> bool:
+    if value is None:
+        return True
+    if not isinstance(value, Mapping) or value.get("status") not in ("certified", "unknown"):
+        return False
+    return value["status"] == "unknown" or value.keys() >= _MEASURED

@@ -27,7 +27,7 @@ from sapag_fast.audit.scoring import Scoring
 from sapag_fast.audit.summary import write_summary
 from sapag_fast.audit.truth import Truth
 from sapag_fast.audit.wave import ReadWave, Wave, WaveSearch
-from sapag_fast.audit.written import compare_written
+from sapag_fast.audit.written import compare_written, finished_before
 from sapag_fast.files.fault import fault_of, guarded
 from sapag_fast.files.fingerprint import model_fingerprint, structure
 from sapag_fast.files.output import WriteError, versions
@@ -101,7 +101,7 @@ class Audit:
                 tell(shown(note))
             torch.set_num_threads(self.folder.manifest.threads)
             self._warn_of_other_weights()
-            self.finished = {victim.name for victim in self.victims if self.folder.has(victim.name)}
+            self.finished = finished_before(self.folder, self.victims)
             compare_written(
                 self.folder,
                 manifest,
@@ -136,7 +136,14 @@ class Audit:
             settings=self.options.settings() | given,
             model={"weights": model_fingerprint(self.model), "modules": structure(self.model)},
             victims=[
-                ManifestVictim(victim.name, victim.path.name, victim.row, victim.size, victim.modified)
+                ManifestVictim(
+                    name=victim.name,
+                    file=victim.path.name,
+                    row=victim.row,
+                    bytes=victim.size,
+                    state=victim.state,
+                    metadata_sha256=victim.metadata_sha256,
+                )
                 for victim in self.victims
             ],
             # The thresholds decide when restarts stop.

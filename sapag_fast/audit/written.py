@@ -1,4 +1,4 @@
-"""Gradient files that were written to after their victims had been searched."""
+"""Files that were written to since earlier sessions: results that are damaged, gradients that are others."""
 
 from __future__ import annotations
 
@@ -13,13 +13,32 @@ from sapag_fast.files.fingerprint import fingerprint
 from sapag_fast.files.victims import ListedVictim
 from sapag_fast.runtime.streams import shown, tell
 
-__all__ = ["compare_written"]
+__all__ = ["compare_written", "finished_before"]
+
+
+def finished_before(folder: AuditFolder, victims: Iterable[ListedVictim]) -> set[str]:
+    """Names of the victims that have a result; of a damaged one is said that its victim is searched anew.
+
+    Parameters
+    ----------
+    folder : AuditFolder
+        Open.
+    victims : iterable of ListedVictim
+    """
+    finished = set()
+    for victim in victims:
+        shape = (victim.batch_size, *victim.input_shape) if victim.fault is None else None
+        if folder.has(victim.name, shape):
+            finished.add(victim.name)
+        elif damage := folder.damage(victim.name, shape):
+            tell(f"the result of {shown(victim.name)} does not count, its victim is searched anew: {damage}")
+    return finished
 
 
 def compare_written(
     folder: AuditFolder, manifest: Manifest, model: nn.Module, finished: Iterable[ListedVictim]
 ) -> None:
-    """Read the files that were written to since, and compare their gradients with those that were searched.
+    """Read the files that may be others now, and compare their gradients with those that were searched.
 
     Parameters
     ----------
@@ -36,8 +55,8 @@ def compare_written(
     ValueError
         Where a file holds another gradient.
     """
-    known = {victim.name: victim.modified for victim in folder.manifest.victims}
-    written = [victim for victim in finished if victim.modified not in (0, known[victim.name])]
+    known = {victim.name: victim.state for victim in folder.manifest.victims}
+    written = [victim for victim in finished if victim.state not in ("", known[victim.name])]
     faults: dict[str, str] = {}
     same, others = [], []
     for victim in written:
@@ -45,7 +64,12 @@ def compare_written(
         searched = None if result is None else result.details.get("gradient_sha256")
         with guarded(victim.name, faults):
             gradient = [tensor for tensor in victim.gradient(model) if tensor is not None]
-            (same if fingerprint((), gradient) == searched else others).append(victim.name)
+            if fingerprint((), gradient) != searched:
+                others.append(victim.name)
+            elif victim.fault is not None:
+                raise ValueError(victim.fault)
+            else:
+                same.append(victim.name)
     for name, reason in faults.items():
         tell(f"kept the result of {shown(name)}, whose file has changed and cannot be read: {shown(reason)}")
     if others:

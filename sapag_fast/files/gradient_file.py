@@ -49,6 +49,7 @@ WITHHELD = "withheld"
 """The metadata entry, a JSON list, with the parameters whose gradients were not shared."""
 
 _LONGEST_NAME = 100
+_MOST_DIMENSIONS = 16  # of an input
 _FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _NUMBER = re.compile("[0-9]{1,18}")
 
@@ -91,11 +92,9 @@ class GradientMetadata:
         ValueError
             For an entry that makes no sense.
         """
-        size = _numbers(entries, "batch_size", "1", least=1) or ()
-        if len(size) > 1:
-            raise ValueError(f"its batch_size: expected one number, found {len(size)}; pass --batch-size")
+        size = _numbers(entries, "batch_size", "1", least=1, most=1) or ()
         return cls(
-            input_shape=_numbers(entries, "input_shape", "3x32x32", least=1),
+            input_shape=_numbers(entries, "input_shape", "3x32x32", least=1, most=_MOST_DIMENSIONS),
             batch_size=next(iter(size), None),
             labels=_numbers(entries, "labels", "3,7", least=0),
             weights=entries.get("weights_sha256"),
@@ -273,15 +272,22 @@ def _withheld(metadata: Mapping[str, str], path: str | Path) -> list[str]:
     return names
 
 
-def _numbers(entries: Mapping[str, str], name: str, such_as: str, *, least: int) -> tuple[int, ...] | None:
-    """The whole numbers of an entry, which int64 holds; None where there is none."""
+def _numbers(
+    entries: Mapping[str, str], name: str, such_as: str, *, least: int, most: int | None = None
+) -> tuple[int, ...] | None:
+    """The whole numbers of an entry, `most` of them, which int64 holds; None where there is none."""
     text = entries.get(name, "")
     if not text:
         return None
-    parts = text.split("x" if name == "input_shape" else ",")
+    separator = "x" if name == "input_shape" else ","
+    hint = "" if name == "labels" else f"; pass --{name.replace('_', '-')}"
+    count = text.count(separator) + 1
+    if most is not None and count > most:  # before they are taken apart: a file may hold millions
+        expected = "one number" if most == 1 else f"at most {most} numbers"
+        raise ValueError(f"its {name}: expected {expected}, found {count}{hint}")
+    parts = text.split(separator)
     if all(_NUMBER.fullmatch(part) and int(part) >= least for part in parts):
         return tuple(map(int, parts))
-    hint = "" if name == "labels" else f"; pass --{name.replace('_', '-')}"
     raise ValueError(
         f"its {name}: expected whole numbers such as {such_as}, found '{shown(text[:40])}'{hint}"
     )

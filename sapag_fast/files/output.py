@@ -17,7 +17,16 @@ import torch
 
 from sapag_fast._version import __version__
 
-__all__ = ["WriteError", "check_new_file", "check_output", "finite_json", "replacing", "sweep", "versions"]
+__all__ = [
+    "WriteError",
+    "check_new_file",
+    "check_output",
+    "finite_json",
+    "leftovers",
+    "replacing",
+    "sweep",
+    "versions",
+]
 
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}\.part", re.DOTALL)
 """What `replacing` calls its temporary files."""
@@ -66,12 +75,18 @@ def replacing(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
                 raise
 
 
-def sweep(folder: Path, names: Container[str]) -> None:
-    """Remove what killed writes of the files of these names have left in the folder."""
+def leftovers(folder: Path, names: Container[str]) -> Iterator[Path]:
+    """Files that killed writes of the files of these names have left in the folder."""
     for path in folder.iterdir() if folder.is_dir() else ():
         found = _TEMPORARY.fullmatch(path.name)
         if found is not None and found["name"] in names and path.is_file() and not path.is_symlink():
-            path.unlink(missing_ok=True)
+            yield path
+
+
+def sweep(folder: Path, names: Container[str]) -> None:
+    """Remove what killed writes of the files of these names have left in the folder."""
+    for path in leftovers(folder, names):
+        path.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

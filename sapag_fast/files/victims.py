@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -25,8 +27,9 @@ from sapag_fast.files.tensors import opened_safetensors
 
 __all__ = ["ListedVictim", "described", "file_state", "list_victims"]
 
-# What a gradient file may claim unasked: numbers of a batch, always and by the file's size, and inputs.
-_ALWAYS_PLAUSIBLE, _NUMBERS_A_BYTE, _MOST_IMAGES = 1 << 22, 256, 1 << 16
+# What a gradient file may claim unasked: numbers of a batch and inputs, always and by the file's size.
+_ALWAYS_PLAUSIBLE, _NUMBERS_A_BYTE = 1 << 22, 256
+_ALWAYS_IMAGES, _BYTES_AN_IMAGE, _MOST_IMAGES = 1 << 10, 8, 1 << 16
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,10 @@ class ListedVictim:
     path : Path
     row : int or None
         Its row in a file of many victims.
-    size, modified : int
-        Bytes of the file and nanoseconds of its last change, when it was listed; 0 where that cannot be told.
+    size : int
+        Bytes of the file when it was listed; 0 where that cannot be told.
+    state : str
+        What tells the file from another in its place, when it was listed (see `file_state`).
     input_shape : tuple of int
         Empty where `fault` says that it is not known.
     batch_size : int
@@ -57,7 +62,7 @@ class ListedVictim:
     path: Path
     row: int | None
     size: int
-    modified: int = 0
+    state: str = ""
     input_shape: tuple[int, ...] = ()
     batch_size: int = 1
     labels: tuple[int, ...] | None = None
@@ -74,9 +79,17 @@ class ListedVictim:
             that was listed: what was listed of it may be wrong of this one.
         """
         gradient = self._read(model)
-        if (self.size, self.modified) != file_state(self.path):
+        if (self.size, self.state) != file_state(self.path):
             raise ValueError(f"gradient file {shown(self.path)}: has changed since it was listed")
         return gradient
+
+    @property
+    def metadata_sha256(self) -> str:
+        """SHA-256 of its input shape, batch size and labels; empty where they are not known."""
+        if self.fault is not None:
+            return ""
+        words = (list(self.input_shape), self.batch_size, None if self.labels is None else list(self.labels))
+        return hashlib.sha256(json.dumps(words).encode()).hexdigest()
 
     def _read(self, model: nn.Module) -> list[Tensor | None]:
         if self.row is None:
@@ -136,7 +149,7 @@ def list_victims(
 def _listed(
     name: str,
     path: Path,
-    state: tuple[int, int],
+    state: tuple[int, str],
     entries: Mapping[str, str] | None,
     input_shape: tuple[int, ...] | None,
     batch_size: int | None,
@@ -153,7 +166,7 @@ def _listed(
 def described(
     name: str,
     path: Path,
-    state: tuple[int, int],
+    state: tuple[int, str],
     entries: Mapping[str, str],
     input_shape: tuple[int, ...] | None,
     batch_size: int | None,
@@ -161,7 +174,7 @@ def described(
 ) -> ListedVictim:
     """Take what the options say, else the metadata; the fault tells what is missing or makes no sense.
 
-    The file's `state` (size and last change) is of before its metadata were read.
+    The file's `state` (see `file_state`) is of before its metadata were read.
     What options give is not looked up in the metadata. What the file alone claims must be plausible: its size
     (of `victims` together) bounds the memory that a search of it is begun with.
     """
@@ -173,7 +186,7 @@ def described(
         if not shape:
             raise ValueError("does not say the input shape; pass --input-shape")
         if input_shape is None or (batch_size is None and told.batch_size):
-            _check_plausible(shape, images, victim.size // victims)
+            _check_plausible(shape, images, victim.size // victims, asked=batch_size is not None)
         if told.labels and batch_size is None and len(told.labels) != images:
             raise ValueError(f"its labels: expected {images} for its batch_size, found {len(told.labels)}")
     except ValueError as error:
@@ -181,20 +194,24 @@ def described(
     return replace(victim, input_shape=shape, batch_size=images, labels=told.labels, weights=told.weights)
 
 
-def _check_plausible(shape: tuple[int, ...], images: int, nbytes: int) -> None:
-    """Raise ValueError where a gradient of so many bytes can hardly stand for such inputs."""
+def _check_plausible(shape: tuple[int, ...], images: int, nbytes: int, *, asked: bool) -> None:
+    """Raise ValueError where a gradient of so many bytes can hardly stand for such inputs.
+
+    Where they were `asked` for, the number of inputs is the user's own.
+    """
     numbers, most = images * math.prod(shape), max(_ALWAYS_PLAUSIBLE, _NUMBERS_A_BYTE * nbytes)
-    if numbers > most or images > _MOST_IMAGES:
+    inputs = images if asked else min(_MOST_IMAGES, max(_ALWAYS_IMAGES, nbytes // _BYTES_AN_IMAGE))
+    if numbers > most or images > inputs:
         claim = f"its input_shape {'x'.join(map(str, shape))} and batch_size {images}"
         raise ValueError(
-            f"{claim}: expected at most {most} numbers and {_MOST_IMAGES} inputs behind {nbytes} bytes of "
+            f"{claim}: expected at most {most} numbers and {inputs} inputs behind {nbytes} bytes of "
             f"gradient, found {numbers} and {images}; pass --input-shape and --batch-size if that is so"
         )
 
 
 def _stacked(
     path: Path,
-    state: tuple[int, int],
+    state: tuple[int, str],
     entries: Mapping[str, str],
     model: nn.Module,
     input_shape: tuple[int, ...] | None,
@@ -223,13 +240,18 @@ def _stacked(
         yield replace(_listed(name, path, state, told, input_shape, batch_size, len(names)), row=row)
 
 
-def file_state(file: Path) -> tuple[int, int]:
-    """Its size in bytes and its last change in nanoseconds; zeros where that cannot be told."""
+def file_state(file: Path) -> tuple[int, str]:
+    """Its size in bytes, and a text that another file in its place has not; 0 and empty where there is none.
+
+    The text holds the number of the file (inode) and the times of the last changes of its content and of its
+    entry: gradients of one model are of one size, files written together may have one time, and a file that
+    takes another's name keeps the time of its content.
+    """
     try:
         found = file.stat()
     except OSError:
-        return 0, 0
-    return found.st_size, found.st_mtime_ns
+        return 0, ""
+    return found.st_size, f"{found.st_ino} {found.st_mtime_ns} {found.st_ctime_ns}"
 
 
 def _unicode(name: str) -> str:

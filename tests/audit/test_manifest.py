@@ -8,7 +8,7 @@ import pytest
 
 from sapag_fast.audit.manifest import Manifest, ManifestVictim
 
-VICTIMS = (ManifestVictim("a", "a.pt", None, 10), ManifestVictim("b", "b.pt", 3, 20, 7))
+VICTIMS = (ManifestVictim("a", "a.pt", None, 10), ManifestVictim("b", "b.pt", 3, 20, "7 1 1", "d"))
 MANIFEST = Manifest(
     settings={"restarts": 2, "input_shape": (1, 8, 8), "weights": Path("w")},
     model={"weights": "1", "modules": "2"},
@@ -25,7 +25,8 @@ def test_it_is_read_as_it_was_written():
     parts = ("settings", "model", "victims", "versions", "threads", "wave", "at_once", "waves", "skipped")
     assert tuple(content) == parts
     assert content["waves"] == {"0": [["b", "x"], ["a", "y"]]}
-    assert content["victims"][1] == {"name": "b", "file": "b.pt", "row": 3, "bytes": 20, "modified": 7}
+    parts = {"name": "b", "file": "b.pt", "row": 3, "bytes": 20, "state": "7 1 1", "metadata_sha256": "d"}
+    assert content["victims"][1] == parts
     read = Manifest.from_json(content)
     assert read == later
     assert not read.differences(MANIFEST)
@@ -90,11 +91,30 @@ def test_a_wave_goes_on_in_parts():
         begun.with_parts(0, [{"b": "other"}], {})
 
 
-def test_a_file_with_another_time_is_the_same_file_until_its_gradient_is_compared():
-    touched = replace(MANIFEST, victims=(VICTIMS[0], replace(VICTIMS[1], modified=8)))
+def test_a_file_of_another_state_is_the_same_file_until_its_gradient_is_compared():
+    touched = replace(MANIFEST, victims=(VICTIMS[0], replace(VICTIMS[1], state="8 1 1")))
     assert not MANIFEST.differences(touched)
     assert MANIFEST.with_files(touched, {"a"}) is MANIFEST
-    assert MANIFEST.with_files(touched, {"b"}).victims[1].modified == 8
+    assert MANIFEST.with_files(touched, {"b"}).victims[1].state == "8 1 1"
+
+
+@pytest.mark.parametrize("time", [{}, {"modified": 7}])
+def test_a_manifest_that_knows_neither_state_nor_metadata(time):
     old = json.loads(json.dumps(MANIFEST.to_json()))
-    del old["victims"][1]["modified"]
-    assert Manifest.from_json(old).victims[1].modified == 0
+    for victim in old["victims"]:
+        del victim["state"], victim["metadata_sha256"]
+        victim.update(time)
+    read = Manifest.from_json(old)
+    assert [(victim.state, victim.metadata_sha256) for victim in read.victims] == [("", "")] * 2
+    assert not read.differences(MANIFEST)
+
+
+def test_other_metadata_of_a_settled_victim():
+    other = replace(MANIFEST, victims=(VICTIMS[0], replace(VICTIMS[1], metadata_sha256="e")))
+    words = "input shape, batch size or labels in the gradient files of victims b have changed"
+    assert MANIFEST.differences(other) == [words]
+    assert not MANIFEST.with_skipped({"b": "damaged"}).differences(other)
+    unknown = replace(MANIFEST, victims=(VICTIMS[0], replace(VICTIMS[1], metadata_sha256="")))
+    assert not MANIFEST.differences(unknown)
+    with pytest.raises(ValueError, match="metadata_sha256: expected a text, found 3"):
+        replace(VICTIMS[0], metadata_sha256=3)

@@ -199,8 +199,31 @@ def test_lost_and_damaged_results_are_searched_again(many, tmp_path):
     before = files_of(tmp_path / "o" / "results")
     (tmp_path / "o" / "results" / "digit1.safetensors").unlink()
     (tmp_path / "o" / "results" / "digit4.safetensors").write_bytes(b"half")
-    assert run(*audit(many), "--output", tmp_path / "o").exit_code == 0
+    flipped = before["digit5.safetensors"][:-7] + b"\x40" + before["digit5.safetensors"][-6:]
+    (tmp_path / "o" / "results" / "digit5.safetensors").write_bytes(flipped)
+    done = run(*audit(many), "--output", tmp_path / "o")
+    assert done.exit_code == 0
+    said = "does not count, its victim is searched anew"
+    assert [f"the result of digit{k} {said}" in flat(done.stderr) for k in range(6)] == [
+        *[False] * 4,
+        True,
+        True,
+    ]
     assert files_of(tmp_path / "o" / "results") == before
+
+
+def test_results_without_a_sha256_are_kept(many, tmp_path):
+    out = tmp_path / "o"
+    assert run(*audit(many, steps=5), "--output", out).exit_code == 0
+    for path in (out / "results").iterdir():
+        found = details(path)
+        del found["sha256"]
+        save_file(load_file(path), path, {"sapag_fast": json.dumps(found)})
+    before = files_of(out / "results")
+    done = run(*audit(many, steps=5), "--output", out)
+    assert done.exit_code == 0
+    assert "searched anew" not in done.stderr
+    assert files_of(out / "results") == before
 
 
 def other_weights(copied):
@@ -324,6 +347,42 @@ def test_a_stranger_s_file_is_no_result_to_be_written_over(many, copied, tmp_pat
     assert "digit0.safetensors: no audit's" in flat(refused.stderr)
     assert (out / "results" / "digit0.safetensors").read_text() == "mine"
     assert (out / "results" / "digit1.safetensors").exists()
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_lock_that_leads_elsewhere_is_refused(many, tmp_path, begun):
+    out, mine = tmp_path / "o", tmp_path / "mine.txt"
+    out.mkdir()
+    if begun:
+        assert run(*audit(many, output=out, steps=5)).exit_code == 0
+        (out / ".audit.lock").unlink()
+    mine.write_text("precious")
+    (out / ".audit.lock").symlink_to(mine)
+    before = names_in(tmp_path)
+    for overwrite in ((), ("--overwrite",)):
+        refused = run(*audit(many, output=out, steps=5), *overwrite)
+        assert refused.exit_code == 2
+        assert ".audit.lock: is a link; expected a regular file" in flat(refused.stderr)
+    assert mine.read_text() == "precious"
+    assert names_in(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", [".audit.lock", ".audit-notes", ".audit.json.abcdefgh.part/x", ".audits/x"])
+def test_entries_of_others_that_are_called_alike(many, tmp_path, name):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("mine")
+    refused = run(*audit(many, output=tmp_path, steps=5), "--overwrite")
+    assert refused.exit_code == 2
+    assert "holds files that are no audit's" in flat(refused.stderr)
+    assert path.read_text() == "mine"
+
+
+def test_what_an_audit_leaves_that_was_killed_before_it_began_is_no_obstacle(many, tmp_path):
+    (tmp_path / ".audit.lock").touch()
+    (tmp_path / ".audit.json.abcdefgh.part").write_text("half")
+    assert run(*audit(many, output=tmp_path, steps=5)).exit_code == 0
+    assert not (tmp_path / ".audit.json.abcdefgh.part").exists()
 
 
 def test_two_audits_in_one_folder(many, tmp_path):

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from sapag_fast.audit import wave as audit_wave
 from sapag_fast.command_line import audit as command_audit
+from sapag_fast.files.victims import file_state
 
 QUICK = ("--steps", 20, "--restarts", 1, "--device", "cpu")
 
@@ -235,8 +236,8 @@ def test_file_of_a_finished_victim_that_holds_another_gradient_is_refused(copied
     assert "gradients of digit3: not those with which their results were found" in flat(done.stderr)
     path.write_bytes(kept)  # with another time of its last change, as a copy has
     ends(0, *audit(copied, output=out))
-    noted = {v["name"]: v["modified"] for v in json.loads((out / "audit.json").read_text())["victims"]}
-    assert noted["digit3"] == path.stat().st_mtime_ns
+    noted = {v["name"]: v["state"] for v in json.loads((out / "audit.json").read_text())["victims"]}
+    assert noted["digit3"] == file_state(path)[1]
     assert files_of(out / "results") == alone
 
 
@@ -256,6 +257,71 @@ def test_file_that_is_replaced_while_the_audit_runs_is_skipped(copied, tmp_path,
     monkeypatch.undo()
     ends(0, *audit(copied, output=tmp_path / "o"))
     assert files_of(tmp_path / "o" / "results") == alone
+
+
+def change_places(folder, *names):
+    """Two files take each other's name; both keep what is in them, and its time."""
+    first, second = (folder / f"{name}.safetensors" for name in names)
+    first.rename(folder / "between")
+    second.rename(first)
+    (folder / "between").rename(second)
+
+
+def without_labels(copied):
+    """Files that differ in the gradient alone, written at one time."""
+    for path in sorted((copied / "folder").iterdir()):
+        save_file(load_file(path), path, {"input_shape": "1x8x8", "batch_size": "1"})
+        os.utime(path, ns=(10**18, 10**18))
+
+
+def test_files_that_have_changed_places_are_refused(copied, tmp_path):
+    without_labels(copied)
+    out = tmp_path / "o"
+    ends(0, *audit(copied, output=out))
+    before = files_of(out / "results")
+    change_places(copied / "folder", "digit2", "digit3")
+    done = ends(2, *audit(copied, output=out))
+    assert "gradients of digit2, digit3: not those with which their results were found" in flat(done.stderr)
+    change_places(copied / "folder", "digit2", "digit3")
+    ends(0, *audit(copied, output=out))
+    assert files_of(out / "results") == before
+
+
+def test_files_that_change_places_while_the_audit_runs_are_skipped(copied, tmp_path, monkeypatch):
+    without_labels(copied)
+    listed = command_audit.list_victims
+
+    def changing(*arguments):
+        victims = listed(*arguments)
+        change_places(copied / "folder", "digit2", "digit3")
+        return victims
+
+    monkeypatch.setattr(command_audit, "list_victims", changing)
+    ends(3, *audit(copied, output=tmp_path / "o"))
+    skipped = summary(tmp_path / "o")["skipped"]
+    assert skipped.keys() == {"digit2", "digit3"}
+    assert all("has changed since it was listed" in reason for reason in skipped.values())
+
+
+def described(path, **changes):
+    with safe_open(path, "pt") as opened:
+        metadata = opened.metadata()
+    save_file(load_file(path), path, metadata | changes)
+
+
+@pytest.mark.parametrize("changes", [{"labels": "7"}, {"input_shape": "1x4x16"}])
+def test_other_metadata_of_a_finished_victim_is_refused(copied, tmp_path, changes):
+    out, path = tmp_path / "o", copied / "folder" / "digit2.safetensors"
+    ends(0, *audit(copied, output=out, labels="known"))
+    kept = path.read_bytes()
+    described(path, **changes)
+    done = ends(2, *audit(copied, output=out, labels="known"))
+    assert "labels in the gradient files of victims digit2 have changed" in flat(done.stderr)
+    path.write_bytes(kept)
+    ends(0, *audit(copied, output=out, labels="known"))
+    described(path, batch_size="0")  # tells nothing: the result is kept, and that is said
+    done = ends(0, *audit(copied, output=out, labels="known"))
+    assert "kept the result of digit2, whose file has changed and cannot be read" in flat(done.stderr)
 
 
 @pytest.mark.parametrize("damage", ["empty", "missing", "folder"])

@@ -27,7 +27,10 @@ SHAPE = {"input_shape": "4"}
 FAULTS = {
     "a bomb of inputs": (SHAPE | {"batch_size": "20000000"}, "80000000 and 20000000; pass --input-shape"),
     "a bomb of pixels": ({"input_shape": "1x40000x40000"}, r"input_shape 1x40000x40000 .*found 1600000000"),
-    "many small inputs": ({"input_shape": "1", "batch_size": "100000"}, "expected at most .* 65536 inputs"),
+    "many small inputs": ({"input_shape": "1", "batch_size": "1025"}, "at most .* 1024 inputs .* and 1025;"),
+    "too many sides": ({"input_shape": "x".join("1" * 17)}, "at most 16 numbers, found 17; pass --input-sh"),
+    "millions of sides": ({"input_shape": "1x" * 10**6 + "8"}, "at most 16 numbers, found 1000001"),
+    "millions of sizes": (SHAPE | {"batch_size": "1," * 10**6}, "one number, found 1000001"),
     "zero": (SHAPE | {"batch_size": "0"}, "its batch_size: expected whole numbers such as 1, found '0'"),
     "negative": (SHAPE | {"batch_size": "-5"}, "found '-5'; pass --batch-size"),
     "exponent": (SHAPE | {"batch_size": "1e3"}, "found '1e3'"),
@@ -72,6 +75,17 @@ def test_a_larger_gradient_may_stand_for_more(tmp_path):
     model = nn.Linear(400, 300)
     victim = listed(tmp_path, model, {"input_shape": "3x224x224", "batch_size": "128"})
     assert victim.fault is None
+    assert listed(tmp_path, model, {"input_shape": "4", "batch_size": "60000"}).fault is None
+    assert "60175 inputs" in listed(tmp_path, model, {"input_shape": "4", "batch_size": "65537"}).fault
+
+
+def test_a_batch_that_the_user_gives_is_as_large_as_it_is(model, tmp_path):
+    told = {"input_shape": "4", "batch_size": "60000"}
+    assert "batch_size 60000: expected at most" in listed(tmp_path, model, told).fault
+    assert "1024 inputs" in listed(tmp_path, model, told, (4,)).fault
+    assert listed(tmp_path, model, told, None, 60000).fault is None
+    assert "numbers" in listed(tmp_path, model, {"input_shape": "1x40000x40000"}, None, 60000).fault
+    assert listed(tmp_path, model, {"input_shape": "x".join("1" * 16), "batch_size": "1024"}).fault is None
 
 
 DEEP = "[" * 100_000
