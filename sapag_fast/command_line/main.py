@@ -25,6 +25,7 @@ from sapag_fast.command_line.options import (
     recipe_options,
     run_options,
     search_options,
+    text_options,
     truth_option,
 )
 from sapag_fast.runtime.streams import tell
@@ -96,16 +97,22 @@ def demo(**options: Any) -> None:
     help="infer | joint | 3,7",
 )
 @truth_option("all batches in the order of the gradients")
+@text_options
 @run_options
 @output_option(required=True)
 @user_errors
 def recover(**options: Any) -> None:
     """Recover the inputs behind gradient files.
 
-    Writes a PNG of every image, a grid, the exact tensors and results.json into the output folder.
+    Writes a PNG of every image, a grid, the exact tensors and results.json into the output folder. With
+    --text the inputs are sentences, and their tokens are written instead of pictures.
     """
-    from sapag_fast.command_line.recover import run
+    from sapag_fast.command_line.text import with_text
 
+    if with_text(options):
+        from sapag_fast.command_line.text_recover import run
+    else:
+        from sapag_fast.command_line.recover import run
     run(**options)
 
 

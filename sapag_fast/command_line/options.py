@@ -227,6 +227,44 @@ def search_options(command: Command) -> Command:
     )
 
 
+def text_options(command: Command) -> Command:
+    """Add --text and what goes with it alone."""
+    return _with_options(
+        command,
+        click.option("--text", is_flag=True, help="The data are sentences, one behind each gradient."),
+        click.option(
+            "--tokenizer",
+            type=click.Path(path_type=Path),
+            help="With --text: the tokenizer's JSON file, to show and read sentences as text.",
+        ),
+        click.option(
+            "--length",
+            type=NumbersType(),
+            help="With --text: tokens of the sentence, or of each.  [default: from the gradient]",
+        ),
+        click.option(
+            "--tokens",
+            type=click.Choice(["bag", "any"]),
+            help="With --text: candidates; bag: those with a row in the word embedding's gradient.  "
+            "[default: bag]",
+        ),
+        click.option(
+            "--candidates",
+            type=COUNT,
+            help=f"With --text: sentences that the discrete search may score.  [default: {NO_DEFAULT}]",
+        ),
+        click.option(
+            "--start",
+            type=click.Choice(["random", "positions", "span"]),
+            help="With --text: which attack's sentence is tried first.  [default: random]",
+        ),
+        click.option(
+            "--embedding",
+            help="With --text: name of the word embedding in the model.  [default: the model tells]",
+        ),
+    )
+
+
 def _with_options(command: Command, *options: Callable[[Command], Command]) -> Command:
     """Decorate the command with options that its help shows in this order."""
     return functools.reduce(lambda inner, option: option(inner), reversed(options), command)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from sapag_fast import checks as check
+from sapag_fast.files.regular import regular_file, shown
 from sapag_fast.runtime.extras import needs
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-__all__ = ["PADDING", "UNKNOWN", "encode", "train_tokenizer"]
+__all__ = ["PADDING", "UNKNOWN", "encode", "load_tokenizer", "train_tokenizer"]
 
 PADDING, UNKNOWN = "[PAD]", "[UNK]"
 """The first two tokens of every vocabulary, 0 and 1."""
@@ -62,6 +64,40 @@ def train_tokenizer(sentences: Iterable[str], vocabulary: int = 2000) -> Tokeniz
         show_progress=False,
     )
     tokenizer.train_from_iterator(sentences, trainer)
+    return tokenizer
+
+
+def load_tokenizer(path: str | Path, vocabulary: int | None = None) -> Tokenizer:
+    """Read a tokenizer's JSON file, such as ``tokenizer.json`` of Hugging Face. Needs the ``text`` extra.
+
+    Parameters
+    ----------
+    path : str or Path
+        What ``Tokenizer.save`` writes.
+    vocabulary : int, optional
+        Rows of the word embedding, which its tokens must not exceed.
+
+    Raises
+    ------
+    ValueError
+        Naming the file, for what is no tokenizer, and for one with more tokens.
+    """
+    with needs("text", "tokenizers"):
+        from tokenizers import Tokenizer
+
+    path = regular_file(path, "tokenizer")
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing more special
+        raise ValueError(f"tokenizer {shown(path)}: expected a tokenizer's JSON file: {error}") from None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+    if vocabulary is not None and largest >= vocabulary:
+        raise ValueError(
+            f"tokenizer {shown(path)}: expected tokens below {vocabulary}, the rows of the model's word "
+            f"embedding, found {largest}"
+        )
     return tokenizer
 
 
