@@ -17,6 +17,7 @@ from sapag_fast.clients.gradient import checked_cross_entropy, client_gradient
 from sapag_fast.clients.named_defences import named_defences
 from sapag_fast.files.fingerprint import model_fingerprint
 from sapag_fast.files.gradient_file import (
+    SUFFIXES,
     GradientMetadata,
     batch_name,
     write_folder,
@@ -25,6 +26,7 @@ from sapag_fast.files.gradient_file import (
 )
 from sapag_fast.files.output import check_new_file, check_output
 from sapag_fast.files.tensors import write_tensors
+from sapag_fast.runtime.streams import tell
 
 __all__ = ["CaptureOptions", "capture"]
 
@@ -125,8 +127,21 @@ def capture(model: nn.Module, device: torch.device, options: CaptureOptions) -> 
     if options.save_weights:
         write_tensors(options.save_weights, model.state_dict(), {"sapag_fast": __version__})
     _write(options, batches, metadata, first, gradients)
+    _tell_of_others(options, batches)
     victims = f"{len(batches)} victims of " if options.batch_size else ""
     return f"{options.gradient}: {victims}{metadata.batch_size} image(s), {len(first)} tensors each"
+
+
+def _tell_of_others(options: CaptureOptions, batches: Sequence[_Batch]) -> None:
+    """Say which gradient files were in the folder before: an audit of it takes them for victims, too."""
+    if not options.into_folder:
+        return
+    own = {f"{batch.name}.safetensors" for batch in batches}
+    files = sorted(path.name for path in options.gradient.iterdir() if path.suffix.lower() in SUFFIXES)
+    if others := [name for name in files if name not in own]:
+        some = ", ".join(others[:4]) + (f" and {len(others) - 4} more" if len(others) > 4 else "")
+        held = f"{options.gradient}: holds gradient files of before, too"
+        tell(f"warning: {held}, for an audit's victims: {some}")
 
 
 def _check_paths(options: CaptureOptions) -> None:

@@ -78,7 +78,7 @@ def read_arrays(
     ------
     ValueError
         Naming the file, for one that is damaged or truncated, arrays that are missing or of another type or
-        shape, images outside [0, 1] (float) and a layout that cannot be told.
+        shape, images outside [0, 1] (float) or of no byte above 1 (uint8) and a layout that cannot be told.
     """
     path = regular_file(path, "data set")
     if split is not None and not isinstance(split, str):
@@ -194,7 +194,7 @@ def _layout(path: Path, name: str, shape: tuple[int, ...], layout: str | None) -
 
 def _pixels(path: Path, name: str, values: np.ndarray) -> Tensor:
     if values.dtype == np.uint8:
-        return pixels(values)
+        return pixels(values, f"{path}: {name}")
     low, high = values.min(), values.max()
     if values.dtype.kind != "f":
         found = f"{values.dtype} from {low} to {high}"

@@ -75,7 +75,7 @@ def read_cifar(
         rows = np.fromfile(file, np.uint8, (high - low) * record, offset=low * record).reshape(-1, record)
         column = LABEL_BYTES[found] - 1 if labels == "fine" else 0
         numbers.append(checked_labels(rows[:, column], limit, file, low))
-        images.append(pixels(rows[:, -PIXELS:].reshape(-1, 3, 32, 32)))
+        images.append(pixels(rows[:, -PIXELS:].reshape(-1, 3, 32, 32), str(file)))
     return torch.cat(images), torch.cat(numbers)
 
 

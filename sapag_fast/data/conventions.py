@@ -98,8 +98,16 @@ def checked_labels(labels: np.ndarray, classes: int | None, path: Path, first: i
     return torch.from_numpy(labels.astype(np.int64))
 
 
-def pixels(values: np.ndarray) -> Tensor:
-    """Unsigned bytes as contiguous float32 in [0, 1]."""
+def pixels(values: np.ndarray, where: str) -> Tensor:
+    """Unsigned bytes as contiguous float32 in [0, 1].
+
+    Raises `DataError`, which begins with `where` they are, for bytes of which 1 is the largest: white is 255.
+    """
+    if values.size and values.max() == 1:
+        raise DataError(
+            f"{where}: expected bytes up to 255 for white, found 1 as the largest (black); if 1 is "
+            "white, multiply by 255"
+        )
     return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).div_(255)
 
 

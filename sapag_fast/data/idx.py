@@ -139,7 +139,7 @@ def read_mnist(
         raise ValueError(f"{images}: {shapes[0][0]} images, but {shapes[1][0]} labels in {partner}")
     values = read_idx(images, first=first, count=count)
     numbers = read_idx(partner, first=first, count=count)
-    return pixels(values)[:, None], checked_labels(numbers, classes, partner, first)
+    return pixels(values, str(images))[:, None], checked_labels(numbers, classes, partner, first)
 
 
 def idx_shape(path: str | Path) -> tuple[int, ...]:

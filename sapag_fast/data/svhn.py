@@ -78,7 +78,7 @@ def read_svhn(
         at = int(outside.argmax())
         raise DataError(f"{path}: label {numbers[at]} at position {chosen.start + at}; expected 1..10")
     labels = checked_labels(numbers % 10, classes, path, chosen.start)
-    return pixels(X[..., chosen].transpose(3, 2, 0, 1)), labels
+    return pixels(X[..., chosen].transpose(3, 2, 0, 1), f"{path}: X"), labels
 
 
 def _matrices(path: Path) -> tuple[np.ndarray, np.ndarray]:

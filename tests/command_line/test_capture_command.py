@@ -123,3 +123,17 @@ def test_a_damaged_record_of_what_is_withheld_is_refused(made, tmp_path, content
     done = run(*attack)
     assert done.exit_code == 2
     assert "its withheld are not a JSON list" in flat(done.stderr)
+
+
+def test_victims_of_an_earlier_capture_are_named(made, tmp_path):
+    one, both = ("--batch-size", 1), ("--images", made / "1.png", "--batch-size", 1)
+    assert "of before" not in capture(made, tmp_path / "g", *both).output
+    (tmp_path / "g" / "old.pt").touch()
+    (tmp_path / "g" / "notes.txt").touch()
+    done = capture(made, tmp_path / "g", *one, "--overwrite")
+    assert done.exit_code == 0, done.output
+    words = "holds gradient files of before, too, for an audit's victims: 1.safetensors, old.pt"
+    assert flat(done.stderr).endswith(words)
+    (tmp_path / "g" / "old.pt").unlink()
+    assert "of before" not in capture(made, tmp_path / "g", *both, "--overwrite").output
+    assert "of before" not in capture(made, tmp_path / "g.safetensors", *both).output

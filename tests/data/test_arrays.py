@@ -59,6 +59,7 @@ def test_npz_names_and_splits(tmp_path):
             LABELS,
             r"images: expected uint8, or float in \[0, 1\], found int32 from 0 to 255",
         ),
+        (BYTES // 128, LABELS, "images: .* 255 for white, found 1 as the largest.* multiply by 255"),
         (np.zeros((12, 3, 5, 3)), LABELS, "both NHWC and NCHW fit; pass layout="),
         (np.zeros((12, 5, 5, 4)), LABELS, "no dimension of 1 or 3 channels"),
         (np.zeros((12, 5)), LABELS, r"images: expected \[N, H, W\].* found \[12, 5\]"),
