@@ -60,6 +60,9 @@ def _defence(text: str, generator: torch.Generator) -> Defence:
     if name not in makers:
         known = ", ".join((*NAMES, "withhold:INDEX,..."))
         raise ValueError(f"defence {text!r}: expected one of {known}")
+    if not value:
+        such = next((known for known in NAMES if known.startswith(f"{name}:")), "withhold:INDEX,INDEX,...")
+        raise ValueError(f"defence {text!r}: expected {such}, found no value")
     try:
         defence = makers[name]()
         if name != "withhold":  # what its positions may be, the gradient alone says

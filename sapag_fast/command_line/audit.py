@@ -49,7 +49,14 @@ def run(
         **options,
     }
     audit_options = AuditOptions(search, options["labels"])
-    skipped = Audit(model, victims, known, folder, audit_options, given, where, Screen()).run()
+    audit = Audit(model, victims, known, folder, audit_options, given, where, Screen())
+    try:
+        skipped = audit.run()
+    except KeyboardInterrupt:
+        tell(
+            f"{len(audit.finished)} of {len(victims)} victims are done; the same command goes on in {output}"
+        )
+        raise
     say(f"Results, summary.html, summary.json and summary.csv are in {output}.")
     if skipped:
         tell(f"{skipped} {'victim was' if skipped == 1 else 'victims were'} skipped; the summary says why")

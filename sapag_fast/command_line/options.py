@@ -117,7 +117,7 @@ def output_option(**options: Any) -> Callable[[Command], Command]:
 
     def decorate(command: Command) -> Command:
         overwrite = click.option(
-            "--overwrite", is_flag=True, help="Write there even if it holds files already."
+            "--overwrite", is_flag=True, help="Replace what an earlier run of the command wrote there."
         )
         path = click.Path(path_type=Path)
         output = click.option("--output", type=path, help="Folder to write to.", **options)

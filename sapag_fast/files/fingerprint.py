@@ -101,6 +101,14 @@ def _bytes_of(code: CodeType) -> str:
     """SHA-256 of a function's instructions, names and constants, those of functions inside among them."""
     digest = hashlib.sha256(code.co_code)
     digest.update(repr((code.co_names, code.co_varnames, code.co_freevars)).encode())
-    for constant in code.co_consts:
-        digest.update((_bytes_of(constant) if isinstance(constant, CodeType) else repr(constant)).encode())
+    digest.update(_constant(code.co_consts).encode())
     return digest.hexdigest()
+
+
+def _constant(constant: object) -> str:
+    """The same words in every process: a set's order is not."""
+    if isinstance(constant, CodeType):
+        return _bytes_of(constant)
+    if isinstance(constant, frozenset):
+        return str(sorted(map(_constant, constant)))
+    return str([*map(_constant, constant)]) if isinstance(constant, tuple) else repr(constant)

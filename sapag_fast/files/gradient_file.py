@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from sapag_fast._version import __version__
+from sapag_fast.files.fingerprint import fingerprint
 from sapag_fast.files.regular import regular_file, shown
 from sapag_fast.files.tensors import TORCH_SUFFIXES, compare, opened_safetensors, read_tensors, write_tensors
 
@@ -44,6 +45,9 @@ LOSS = "cross_entropy"
 
 STACKED = "victims"
 """The metadata entry, a JSON list of names, by which a file with many victims is known."""
+
+CHECKSUM = "gradient_sha256"
+"""The metadata entry with `gradient_checksum`; of many victims a JSON list."""
 
 WITHHELD = "withheld"
 """The metadata entry, a JSON list, with the parameters whose gradients were not shared."""
@@ -141,11 +145,12 @@ def read_gradient(model: nn.Module, path: str | Path) -> tuple[list[Tensor | Non
     ------
     ValueError
         When another gradient is missing, or one is superfluous, of another shape, not floating point or not
-        finite.
+        finite, and when the numbers are not those that the file's checksum is of.
     """
     tensors, metadata = read_tensors(path, "gradient")
     if tensors and (_same(model.state_dict(), tensors) or _holds_weights(metadata)):
         raise ValueError(f"gradient file {shown(path)}: expected a gradient, found a model's weights")
+    check_checksum(tensors, metadata.get(CHECKSUM), path)
     return gradient_in_order(model, tensors, path, withheld=_withheld(metadata, path)), metadata
 
 
@@ -190,7 +195,8 @@ def write_gradient(
     path: Path, gradient: Mapping[str, Tensor], metadata: GradientMetadata, *, durable: bool = True
 ) -> None:
     """Write one victim's gradient, by parameter, at once or not at all; `durable` as in `replacing`."""
-    write_tensors(path, gradient, metadata.entries(), durable=durable)
+    entries = metadata.entries() | {CHECKSUM: gradient_checksum(gradient)}
+    write_tensors(path, gradient, entries, durable=durable)
 
 
 def write_folder(folder: Path, victims: Iterable[tuple[str, Mapping[str, Tensor], GradientMetadata]]) -> None:
@@ -225,10 +231,25 @@ def write_stacked(
         ``[V][B]``.
     """
     stacked = {name: torch.stack([gradient[name] for gradient in gradients]) for name in gradients[0]}
-    own = {STACKED: json.dumps(list(names))}
+    checksums = [gradient_checksum(gradient) for gradient in gradients]
+    own = {STACKED: json.dumps(list(names)), CHECKSUM: json.dumps(checksums)}
     if labels is not None:
         own["labels"] = json.dumps([list(batch) for batch in labels])
     write_tensors(path, stacked, metadata.entries() | own)
+
+
+def gradient_checksum(gradient: Mapping[str, Tensor]) -> str:
+    """SHA-256 of one victim's gradient, by parameter."""
+    names = sorted(gradient)
+    return fingerprint(names, [gradient[name] for name in names])
+
+
+def check_checksum(gradient: Mapping[str, Tensor], expected: object, path: str | Path) -> None:
+    """Raise ValueError unless the gradient is the one that `expected` was made of; None: nobody knows."""
+    if expected is not None and gradient_checksum(gradient) != expected:
+        raise ValueError(
+            f"gradient file {shown(path)}: damaged: its numbers have another checksum than it says"
+        )
 
 
 def batch_name(images: Sequence[Path]) -> str:

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from sapag_fast.files.fault import guarded
 from sapag_fast.files.gradient_file import (
+    CHECKSUM,
     STACKED,
     SUFFIXES,
     GradientMetadata,
+    check_checksum,
     gradient_in_order,
     json_list,
     read_gradient,
@@ -97,6 +99,9 @@ class ListedVictim:
         with opened_safetensors(self.path, "gradient") as opened:
             slices = {name: opened.get_slice(name) for name in list(opened.keys())}
             rows = {name: part[self.row : self.row + 1].squeeze(0) for name, part in slices.items()}
+            checksums = json_list(opened.metadata() or {}, CHECKSUM, self.path)
+        if checksums:
+            check_checksum(rows, checksums[self.row] if self.row < len(checksums) else "", self.path)
         return gradient_in_order(model, rows, f"{self.path} (victim {self.row})")
 
 

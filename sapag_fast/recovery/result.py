@@ -43,7 +43,7 @@ class Restarts:
     history: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Recovery:
     """What `recover` found for R victims: of each the restart with the lowest distance, as the search saw it.
 
@@ -103,6 +103,16 @@ class Recovery:
     mode_reason: str
     at_once: int
     recipe: Recipe
+
+    def __repr__(self) -> str:
+        # A few figures: the tensors would fill screens.
+        victims, inputs = self.distance.shape[0], "x".join(map(str, self.inputs.shape[1:]))
+        shown = [f"{distance:.2g} ({certificate.status})" for distance, certificate in self._best()]
+        more = f", {victims - len(shown)} more" if victims > len(shown) else ""
+        return f"Recovery({victims} victim(s) of {inputs}; distances {', '.join(shown)}{more})"
+
+    def _best(self) -> list[tuple[float, Certificate]]:
+        return list(zip(self.distance[:4].tolist(), self.certificate[:4], strict=True))
 
 
 def winners(

@@ -143,7 +143,7 @@ class Attack:
         words = (
             torch.__version__,
             structure(network.module),
-            code_of(setup.loss_fn),
+            code_of(setup.loss),
             code_of(problem.distance.kind.value),
             setup.recipe,
             problem.restarts,

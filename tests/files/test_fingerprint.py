@@ -1,5 +1,8 @@
 """What tells models apart."""
 
+import os
+import subprocess
+import sys
 from functools import partial
 
 import pytest
@@ -93,3 +96,18 @@ def test_modules_that_hold_each_other_have_a_structure():
     parent[0].parents = [parent]
     assert structure(parent) == structure(parent)
     assert code_of(parent) == code_of(parent)
+
+
+def test_code_is_told_in_the_same_words_by_every_process():
+    program = (
+        "from sapag_fast.files.fingerprint import code_of\n"
+        "print(code_of(lambda a: a in {'b', 'c', 'd', ('e', 1.5)}))"
+    )
+    told = {
+        subprocess.run(
+            [sys.executable, "-c", program], env=os.environ | {"PYTHONHASHSEED": str(seed)},
+            check=True, capture_output=True,
+        ).stdout
+        for seed in range(3)
+    }  # fmt: skip
+    assert len(told) == 1
