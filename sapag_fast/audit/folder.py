@@ -76,6 +76,8 @@ class AuditFolder:
         self._lock: Any = None
         self._sessions: Sessions | None = None
         check_output(folder, overwrite=True)
+        if (folder / RESULTS).is_symlink():
+            raise ValueError(f"output folder {folder}: its {RESULTS} is a link; an audit's own is a folder")
         check_lock(folder / _LOCK)
         if not self.begun and (others := self._others()):
             names = some([path.name for path in others])

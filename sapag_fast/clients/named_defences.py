@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from sapag_fast.clients.defences import (
     Defence,
+    Gradient,
     clip_norm,
     compose,
     gaussian_noise,
@@ -65,8 +67,18 @@ def _defence(text: str, generator: torch.Generator) -> Defence:
         raise ValueError(f"defence {text!r}: expected {such}, found no value")
     try:
         defence = makers[name]()
-        if name != "withhold":  # what its positions may be, the gradient alone says
-            defence([torch.zeros(1)])
+        if name == "withhold":  # what its positions may be, the gradient alone says
+            return partial(_withheld, text, defence)
+        defence([torch.zeros(1)])
     except ValueError as error:
         raise ValueError(f"defence {text!r}: {error}") from None
     return defence
+
+
+def _withheld(
+    text: str, defence: Defence, gradients: Gradient, *, batched: bool = False
+) -> list[Tensor | None]:
+    try:
+        return defence(gradients, batched=batched)
+    except ValueError as error:
+        raise ValueError(f"defence {text!r}: {error}") from None

@@ -38,6 +38,7 @@ def built_model(reference: str, weights: Path | None, seed: int, device: torch.d
     """
     torch.manual_seed(seed)
     model = load_model(reference)
+    check.check_model(model, device)
     if weights is not None:
         load_weights(model, weights)
     return model.to(device)

@@ -273,7 +273,8 @@ class GradientDistance:
         with outside_transforms() if levels else contextlib.nullcontext():
             weights = self.layer_weights
             if weights is None:
-                weights = self.kind.default_weights(own_layers.layers)
+                with torch.inference_mode(False):  # autograd may have to keep them
+                    weights = self.kind.default_weights(own_layers.layers)
             weights = None if weights is None else weights.to(device)
             variance = None if self.variance is None else self.variance.to(device)
         for name, rows in (("layer_weights", weights), ("variance", variance)):

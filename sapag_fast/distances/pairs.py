@@ -111,8 +111,9 @@ def check_alike(
 
 
 def _check_tensor(name: str, tensor: Tensor, first: Tensor, batched: bool) -> None:
-    if tensor.layout is not torch.strided:
-        raise TypeError(f"{name}: expected a dense tensor, found {tensor.layout}; to_dense() makes one")
+    if tensor.layout is not torch.strided or tensor.is_nested:
+        found = "a nested one" if tensor.is_nested else f"{tensor.layout}; to_dense() makes one"
+        raise TypeError(f"{name}: expected a dense tensor, found {found}")
     if tensor.device != first.device:
         raise ValueError(f"{name}: expected a tensor on {first.device} as the first, found {tensor.device}")
     if tensor.dtype != first.dtype:
@@ -165,6 +166,10 @@ def check_apart(
     """
     spans = []
     for i, mine, read, constant in zip(positions, out, dummy, target, strict=True):
+        if any(stride == 0 and size > 1 for size, stride in zip(mine.shape, mine.stride(), strict=True)):
+            raise ValueError(
+                f"out[{i}]: expected memory of its own for each element, found an expanded tensor"
+            )
         spans.append((*_span(mine), True, f"out[{i}]"))
         spans.append((*_span(constant), False, f"target[{i}]"))
         if not (in_place and _is_exactly(mine, read)):

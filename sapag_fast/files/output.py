@@ -102,8 +102,13 @@ def check_output(folder: Path, overwrite: bool) -> None:
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not there.is_dir():
         raise ValueError(f"output folder {folder}: {there} is a file")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise ValueError(f"output folder {folder}: {there} cannot be written to")
+    try:
+        with tempfile.TemporaryFile(
+            dir=there
+        ):  # permissions do not tell: some file systems take no files at all
+            pass
+    except OSError as error:
+        raise ValueError(f"output folder {folder}: {there} cannot be written to: {error.strerror}") from None
     if folder.is_dir() and not overwrite and any(folder.iterdir()):
         raise ValueError(f"output folder {folder}: holds files already; name another one or pass --overwrite")
 
