@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from sapag_fast.files.output import finite_json
+from sapag_fast.files.victims import ListedVictim
 from sapag_fast.runtime.streams import shown
 
 __all__ = ["Manifest", "ManifestVictim", "some"]
@@ -51,6 +52,18 @@ class ManifestVictim:
         for part in ("name", "file", "state", "metadata_sha256"):
             if not isinstance(getattr(self, part), str):
                 raise ValueError(f"victims: {part}: expected a text, found {getattr(self, part)!r}")
+
+    @classmethod
+    def of(cls, victim: ListedVictim) -> ManifestVictim:
+        """Take what the manifest knows of a listed victim."""
+        return cls(
+            name=victim.name,
+            file=victim.path.name,
+            row=victim.row,
+            bytes=victim.size,
+            state=victim.state,
+            metadata_sha256=victim.metadata_sha256,
+        )
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ class Result:
     Attributes
     ----------
     inputs : Tensor
-        ``[B, *input_shape]``.
+        ``[B, *input_shape]``; ``[1, T]``, int64, of a sentence.
     labels : Tensor
         ``[B]``, int64.
     history : Tensor
@@ -94,8 +94,9 @@ class Result:
         """
         inputs, labels, history, details = self.inputs, self.labels, self.history, self.details
         fits = inputs.dim() > 1 and inputs.numel() > 0 if shape is None else inputs.shape == tuple(shape)
+        kinds = (torch.int64,) if "sentence" in details else _FLOATING
         right = {
-            "inputs": inputs.dtype in _FLOATING and fits,
+            "inputs": inputs.dtype in kinds and fits,
             "labels": labels.dtype == torch.int64 and labels.shape == inputs.shape[:1],
             "history": history.dtype in _FLOATING and history.dim() == 1,
             "certificate": _is_certificate(details["certificate"]),

@@ -135,17 +135,7 @@ class Audit:
         return Manifest(
             settings=self.options.settings() | given,
             model={"weights": model_fingerprint(self.model), "modules": structure(self.model)},
-            victims=[
-                ManifestVictim(
-                    name=victim.name,
-                    file=victim.path.name,
-                    row=victim.row,
-                    bytes=victim.size,
-                    state=victim.state,
-                    metadata_sha256=victim.metadata_sha256,
-                )
-                for victim in self.victims
-            ],
+            victims=[ManifestVictim.of(victim) for victim in self.victims],
             # The thresholds decide when restarts stop.
             versions=versions(self.device) | {"certificates": _thresholds()},
             threads=torch.get_num_threads(),

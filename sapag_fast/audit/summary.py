@@ -22,7 +22,7 @@ from sapag_fast.runtime.extras import needs
 with needs("audit", "audits"):
     from scipy.stats import binomtest
 
-__all__ = ["quantiles", "write_summary"]
+__all__ = ["quantiles", "write_summary", "write_texts"]
 
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _MEASURED = ("threshold", "precision", "interval", "below", "measured_on")
@@ -91,8 +91,8 @@ def write_summary(
     }
     text = json.dumps(finite_json(content), indent=1, allow_nan=False) + "\n"
     table = csv_table(_COLUMNS, _rows(victims, lines, {**(unscored or {}), **folder.skipped}))
-    _write(folder.folder, {"summary.json": text, "summary.csv": table})
-    _write(folder.folder, {"summary.html": page(content, lines, curves, gallery)})
+    write_texts(folder.folder, {"summary.json": text, "summary.csv": table})
+    write_texts(folder.folder, {"summary.html": page(content, lines, curves, gallery)})
 
 
 def quantiles(values: Iterable[float]) -> dict[str, float] | None:
@@ -187,7 +187,7 @@ def _rows(
             yield {"name": name, "status": "waiting"}
 
 
-def _write(folder: Path, texts: Mapping[str, str]) -> None:
+def write_texts(folder: Path, texts: Mapping[str, str]) -> None:
     """Write as many of the files as the disk takes, then say which it does not."""
     faults = []
     for name, text in texts.items():

@@ -138,6 +138,7 @@ def recover(**options: Any) -> None:
 @click.option("--at-once", type=COUNT, help="Searches at once.  [default: what memory bears]")
 @click.option("--max-memory", type=SizeType(), help="Such as 4GB.  [default: what is free]")
 @truth_option("by name where names fit, else in order")
+@text_options
 @run_options
 @output_option(required=True)
 @user_errors
@@ -146,12 +147,17 @@ def audit(**options: Any) -> None:
 
     Every result is kept as soon as it is there. After Ctrl-C, a crash or a kill, the same command goes on
     where it was, and ends with the same bits. Writes results/NAME.safetensors, summary.html, .json and .csv.
+    With --text the inputs are sentences.
 
     Exits with status 0 if all victims were searched, 3 if some were skipped (the
     summary says which and why), 130 after Ctrl-C, 2 for arguments that do not fit.
     """
-    from sapag_fast.command_line.audit import run
+    from sapag_fast.command_line.text import with_text
 
+    if with_text(options):
+        from sapag_fast.command_line.text_audit import run
+    else:
+        from sapag_fast.command_line.audit import run
     if not run(**options):
         sys.exit(SOME_SKIPPED)
 
