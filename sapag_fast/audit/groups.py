@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -15,6 +15,7 @@ from sapag_fast.runtime.randomness import forked
 from sapag_fast.search.options import SearchOptions
 from sapag_fast.search.recipe import Recipe
 from sapag_fast.search.setup import set_up
+from sapag_fast.victim.normalised import PerChannel, as_tuple
 from sapag_fast.victim.probe import RejectedInputsError
 
 __all__ = ["AuditOptions", "Group", "grouped"]
@@ -36,6 +37,9 @@ _SETTINGS = (
     "seed",
 )
 """The search options that an audit can be given and that decide bits, as its manifest names them."""
+
+_RARE = ("bounds", "mean", "std")
+"""Those that its manifest names only where they are not the default."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +68,31 @@ class AuditOptions:
 
     def settings(self) -> dict[str, Any]:
         """Give what decides bits, by name."""
-        return {"labels": self.labels} | {name: getattr(self.search, name) for name in _SETTINGS}
+        usual = SearchOptions()
+        rare = [name for name in _RARE if getattr(self.search, name) != getattr(usual, name)]
+        return {"labels": self.labels} | {name: getattr(self.search, name) for name in (*_SETTINGS, *rare)}
+
+
+class _Likeness(NamedTuple):
+    """What the victims of a group have in common."""
+
+    input_shape: tuple[int, ...]
+    batch_size: int
+    mean: PerChannel | None
+    std: PerChannel | None
+
+    @property
+    def name(self) -> str:
+        words = f"{'x'.join(map(str, self.input_shape))}, {self.batch_size} image(s)"
+        if self.mean is None:
+            return words
+        mean, std = (",".join(map(str, as_tuple(each) or ())) for each in (self.mean, self.std))
+        return f"{words}, mean {mean}, std {std}"
 
 
 @dataclass(frozen=True)
 class Group:
-    """Victims of one input shape and batch size.
+    """Victims of one input shape, batch size and normalisation.
 
     Attributes
     ----------
@@ -79,12 +102,16 @@ class Group:
     classes : int or None
         The model's number of outputs.
     name : str
+    mean, std : float, sequence of float or None
+        The normalisation: the options', or what the files say.
     """
 
     victims: tuple[ListedVictim, ...]
     recipe: Recipe
     classes: int | None
     name: str
+    mean: PerChannel | None = None
+    std: PerChannel | None = None
 
 
 def grouped(
@@ -98,16 +125,18 @@ def grouped(
         For options that do not fit.
     """
     faults = {victim.name: victim.fault for victim in victims if victim.fault is not None}
-    alike: dict[tuple[tuple[int, ...], int], list[ListedVictim]] = {}
+    alike: dict[_Likeness, list[ListedVictim]] = {}
     for victim in victims:
         if victim.fault is None:
-            alike.setdefault((victim.input_shape, victim.batch_size), []).append(victim)
+            own = (victim.mean, victim.std) if search.mean is None else (search.mean, search.std)
+            alike.setdefault(_Likeness(victim.input_shape, victim.batch_size, *own), []).append(victim)
     groups, refusals = [], []
-    for (shape, batch_size), members in alike.items():
-        name = f"{'x'.join(map(str, shape))}, {batch_size} image(s)"
+    for likeness, members in alike.items():
+        shape, batch_size, mean, std = likeness
         try:
+            options = replace(search, mean=mean, std=std)
             with forked(device):
-                setup = set_up(model, shape, batch_size=batch_size, options=search)
+                setup = set_up(model, shape, batch_size=batch_size, options=options)
             _ = setup.bases  # a basis that does not fit is refused now
         except RejectedInputsError as error:
             reason = f"input shape {list(shape)}: the model rejects it: {error.__cause__}"
@@ -115,7 +144,8 @@ def grouped(
             refusals.append(error)
             reason = f"input shape {list(shape)}, batch size {batch_size}: {fault_of(error)}"
         else:
-            groups.append(Group(tuple(members), setup.recipe, setup.probe.classes, name))
+            classes = setup.probe.classes
+            groups.append(Group(tuple(members), setup.recipe, classes, likeness.name, mean, std))
             continue
         faults |= dict.fromkeys((victim.name for victim in members), reason)
     if refusals and not groups:

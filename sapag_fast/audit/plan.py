@@ -22,7 +22,7 @@ def planned(groups: Sequence[Group], manifest: Manifest, finished: Collection[st
     Raises
     ------
     ValueError
-        Where the victims of a wave do not have one input shape and batch size any more.
+        Where the victims of a wave do not have one input shape, batch size and normalisation any more.
     """
     return [*_begun(groups, manifest, finished), *_new(groups, manifest)]
 
@@ -36,8 +36,9 @@ def _begun(groups: Sequence[Group], manifest: Manifest, finished: Collection[str
         for victim, group in members:
             if group is not members[0][1]:
                 raise ValueError(
-                    f"gradients of {some([victim.name])}: input shape or batch size is not that with which "
-                    "this audit was begun; restore the file, or pass --overwrite to begin anew"
+                    f"gradients of {some([victim.name])}: input shape, batch size or normalisation is not "
+                    "that with which this audit was begun; restore the file, or pass --overwrite to begin "
+                    "anew"
                 )
         if members:
             yield Wave(number, members[0][1], [victim for victim, _ in members])

@@ -64,6 +64,7 @@ class Result:
             "restarts": search.restarts,
             "seed": search.seed,
             "status": finished.status,
+            "warnings": finished.details["warnings"],
             "winner": finished.details["winner"],
         }
         assert finished.labels is not None  # a recovery has labels always

@@ -147,6 +147,8 @@ class WaveSearch:
             progress=progress,
             options=search,
             recipe=group.recipe,
+            mean=group.mean,
+            std=group.std,
             at_once=search.at_once or self.folder.at_once(group.name),
         )
 

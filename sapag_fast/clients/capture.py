@@ -27,6 +27,8 @@ from sapag_fast.files.gradient_file import (
 from sapag_fast.files.output import check_new_file, check_output
 from sapag_fast.files.tensors import write_tensors
 from sapag_fast.runtime.streams import tell
+from sapag_fast.search.box import check_within
+from sapag_fast.victim.normalised import PerChannel, as_tuple, check_statistics, normalised
 
 __all__ = ["CaptureOptions", "capture"]
 
@@ -57,6 +59,13 @@ class CaptureOptions:
         What each gradient passes, in order (see `named_defences`).
     seed : int
         Of what the defences draw.
+    mean, std : float, sequence of float or None
+        The network sees (x - mean) / std of pictures x in [0, 1]; one number, or one for each channel.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a mean or std that does not fit.
     """
 
     images: Sequence[Path]
@@ -69,6 +78,14 @@ class CaptureOptions:
     overwrite: bool = False
     defences: Sequence[str] = ()
     seed: int = 0
+    mean: PerChannel | None = None
+    std: PerChannel | None = None
+
+    def __post_init__(self) -> None:
+        mean, std = check_statistics(self.mean, self.std)
+        check_within(mean, (0.0, 1.0))
+        object.__setattr__(self, "mean", mean)
+        object.__setattr__(self, "std", std)
 
     @property
     def into_folder(self) -> bool:
@@ -104,12 +121,13 @@ def capture(model: nn.Module, device: torch.device, options: CaptureOptions) -> 
         raise ValueError("--defence withhold: an audit takes whole gradients; leave out --batch-size")
     _check_paths(options)
     batches = _batches(options, device)
+    victim = normalised(model, options.mean, options.std, options.input_shape, device)
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
     def captured() -> Iterator[dict[str, Tensor]]:
         for batch in batches:
             inputs = data.read_images(batch.files, options.input_shape).to(device)
-            gradient = client_gradient(model, inputs, batch.labels, checked_cross_entropy)
+            gradient = client_gradient(victim, inputs, batch.labels, checked_cross_entropy)
             shared = zip(trained, defended(gradient), strict=True)
             yield {name: tensor for name, tensor in shared if tensor is not None}
 
@@ -121,6 +139,8 @@ def capture(model: nn.Module, device: torch.device, options: CaptureOptions) -> 
         weights=weights,
         defences=tuple(options.defences),
         withheld=tuple(name for name in trained if name not in first),
+        mean=as_tuple(options.mean),
+        std=as_tuple(options.std),
     )
     if not options.into_folder:
         gradients = iter(list(gradients))

@@ -10,7 +10,13 @@ from sapag_fast.audit.groups import AuditOptions
 from sapag_fast.audit.run import Audit
 from sapag_fast.audit.truth import Truth
 from sapag_fast.checks import check_separate
-from sapag_fast.command_line.session import built_model, chosen_device, search_options_of
+from sapag_fast.command_line.session import (
+    built_model,
+    check_pictures,
+    chosen_device,
+    say_other_normalisation,
+    search_options_of,
+)
 from sapag_fast.files.victims import list_victims
 from sapag_fast.runtime.screen import Screen
 from sapag_fast.runtime.streams import say, tell
@@ -33,9 +39,11 @@ def run(
     read = {"--gradients": [gradients], "--truth": truth, "--weights": [weights] if weights else []}
     check_separate({"--output": output}, read)
     where, search = chosen_device(device), search_options_of(options)
+    check_pictures(search, truth=bool(truth))
     folder = AuditFolder(output, overwrite=overwrite)
     model = built_model(model_reference, weights, search.seed, where)
     victims = list_victims(gradients, model, options["input_shape"], options["batch_size"])
+    say_other_normalisation(search, victims)
     known = Truth(truth, victims, begun=folder.begun and not overwrite) if truth else None
     if known is not None and known.order:
         tell(known.order)

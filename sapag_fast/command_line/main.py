@@ -21,6 +21,7 @@ from sapag_fast.command_line.options import (
     ShapesType,
     SizeType,
     model_options,
+    normalisation_options,
     output_option,
     recipe_options,
     run_options,
@@ -182,6 +183,7 @@ def audit(**options: Any) -> None:
     help="What the client does to its gradient before it shares it: noise:SCALE, relative-noise:SCALE, "
     "clip:NORM, prune:FRACTION, sign, quantise:BITS, withhold:INDEX,... Repeat it for several, in order.",
 )
+@normalisation_options("none")
 @click.option("--with-labels", is_flag=True, help="Write the labels into the gradient file too.")
 @click.option(
     "--gradient",

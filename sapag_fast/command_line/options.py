@@ -102,6 +102,50 @@ class SizeType(click.ParamType):
         return int(size)
 
 
+class StatisticType(click.ParamType):
+    """One number for all channels, or one for each, separated by commas."""
+
+    name = "numbers"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, ...]:
+        """Parse the numbers."""
+        if isinstance(value, tuple):
+            return value
+        numbers = _numbers(value)
+        if numbers is None:
+            self.fail(f"{value!r} is not a number, or one for each channel, such as 0.5,0.4,0.4", param, ctx)
+        return numbers
+
+
+class BoundsType(click.ParamType):
+    """A range, such as 0:1, or one for each channel, such as 0,0,0:1,1,0.5."""
+
+    name = "low:high"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """Parse the two ends."""
+        if not isinstance(value, str) or value == "none":
+            return None if value == "none" else value
+        low, colon, high = value.partition(":")
+        lows, highs = _numbers(low), _numbers(high)
+        if not colon or lows is None or highs is None:
+            self.fail(f"{value!r} is not a range such as 0:1 or 0,0,0:1,1,0.5, or none", param, ctx)
+        return lows, highs
+
+
+def _numbers(text: str) -> tuple[float, ...] | None:
+    """The finite numbers between commas, or None where something else is there."""
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        return None
+    return numbers if all(map(math.isfinite, numbers)) else None
+
+
 def _whole_numbers(text: str, separator: str) -> tuple[int, ...] | None:
     """The numbers, or None where something is not one, or too long for one."""
     parts = [part.strip() for part in text.split(separator)]
@@ -154,6 +198,21 @@ def model_options(command: Command) -> Command:
     )
 
 
+def normalisation_options(default: str) -> Callable[[Command], Command]:
+    """Add --mean and --std."""
+    each = "one number, or one for each channel"
+    return lambda command: _with_options(
+        command,
+        click.option(
+            "--mean",
+            type=StatisticType(),
+            help=f"The client's network sees (x - mean) / std of pictures x in [0, 1]; {each}.  "
+            f"[default: {default}]",
+        ),
+        click.option("--std", type=StatisticType(), help=f"Goes with --mean; {each}."),
+    )
+
+
 def truth_option(order: str) -> Callable[[Command], Command]:
     """Add --truth; `order` says which image is whose."""
     return click.option(
@@ -187,7 +246,7 @@ _RECIPE = {
         "--tv", type=FiniteRange(0), help=f"Weight of total variation.  [default: {NO_DEFAULT}]"
     ),
     "box": click.option(
-        "--box", type=FiniteRange(0), help=f"Weight of leaving [0, 1].  [default: {NO_DEFAULT}]"
+        "--box", type=FiniteRange(0), help=f"Weight of leaving the bounds.  [default: {NO_DEFAULT}]"
     ),
 }
 """The recipe, and what overrides it, in the order of the help."""
@@ -224,6 +283,14 @@ def search_options(command: Command) -> Command:
             help="Once a start is certified, its victim's others stop.",
         ),
         recipe_options(),
+        click.option(
+            "--bounds",
+            type=BoundsType(),
+            default="0:1",
+            show_default=True,
+            help="Range of the inputs' values, low:high, each one number or one for each channel; or none.",
+        ),
+        normalisation_options("from the gradient file, or none"),
     )
 
 

@@ -13,7 +13,14 @@ from torch import Tensor, nn
 
 from sapag_fast import data
 from sapag_fast.checks import check_separate
-from sapag_fast.command_line.session import built_model, chosen_device, keep_results, search_options_of
+from sapag_fast.command_line.session import (
+    built_model,
+    check_pictures,
+    chosen_device,
+    keep_results,
+    say_other_normalisation,
+    search_options_of,
+)
 from sapag_fast.files.fingerprint import model_fingerprint
 from sapag_fast.files.gradient_file import read_gradient
 from sapag_fast.files.victims import described, file_state
@@ -41,6 +48,8 @@ class Victim:
         In the order of the model's trained parameters, None where withheld.
     input_shape : tuple of int
     batch_size : int
+    search : SearchOptions
+        With the file's normalisation, unless the options give one.
     labels : Tensor or None
         ``[B]``, the true ones, where the file gives them.
     truth : Tensor or None
@@ -51,6 +60,7 @@ class Victim:
     gradient: list[Tensor | None]
     input_shape: tuple[int, ...]
     batch_size: int
+    search: SearchOptions
     labels: Tensor | None
     truth: Tensor | None = None
 
@@ -79,8 +89,9 @@ def run(
     }
     report = Report(output, "recover", settings, where, overwrite=overwrite)
     search = search_options_of(options)
+    check_pictures(search, truth=bool(truth))
     model = built_model(model_reference, weights, search.seed, where)
-    victims = read_victims(model, gradients, options["input_shape"], options["batch_size"], where)
+    victims = read_victims(model, gradients, options["input_shape"], options["batch_size"], search, where)
     if truth:
         victims = with_truth(victims, truth)
     labels = options["labels"]
@@ -89,16 +100,14 @@ def run(
 
     def work() -> None:
         for victim in victims:
-            add_recovery(report, model, victim, labels, search)
+            add_recovery(report, model, victim, labels)
 
     means = {"success_means": SUCCESS_MEANS} if truth else {}
     keep_results(report, work, lambda: console.print(recoveries_table(report.finished)), lambda: means)
     say(f"Results are in {output}.")
 
 
-def add_recovery(
-    report: Report, model: nn.Module, victim: Victim, labels: str | Tensor, search: SearchOptions
-) -> None:
+def add_recovery(report: Report, model: nn.Module, victim: Victim, labels: str | Tensor) -> None:
     """Search one victim, with a progress bar, and add what was found to the report, also after Ctrl-C."""
     began = time.perf_counter()
 
@@ -110,6 +119,7 @@ def add_recovery(
             seconds=time.perf_counter() - began,
             truth=victim.truth,
             true_labels=victim.labels if victim.truth is not None else None,
+            details={"mean": victim.search.mean, "std": victim.search.std},
         )
 
     try:
@@ -120,12 +130,14 @@ def add_recovery(
             batch_size=victim.batch_size,
             labels=labels,
             progress=True,
-            options=search,
+            options=victim.search,
         )
     except Interrupted as stop:
         report.add(finished(stop.recovery))
         raise
     report.add(finished(recovery))
+    for caution in recovery.warnings:
+        tell(f"warning: {victim.name}: {caution.message}")
 
 
 def read_victims(
@@ -133,6 +145,7 @@ def read_victims(
     gradients: Sequence[Path],
     input_shape: tuple[int, ...] | None,
     batch_size: int | None,
+    search: SearchOptions,
     device: torch.device,
 ) -> list[Victim]:
     """Read every gradient file, with what its metadata says where the options do not.
@@ -156,7 +169,14 @@ def read_victims(
             tell(f"warning: {path} was captured with other weights than the model has now")
         labels = None if listed.labels is None else torch.tensor(listed.labels)
         on_device = [None if g is None else g.to(device) for g in gradient]
-        victims.append(Victim(name, on_device, listed.input_shape, listed.batch_size, labels))
+        own = search
+        say_other_normalisation(search, [listed])
+        if search.mean is None and listed.mean is not None:
+            try:
+                own = replace(search, mean=listed.mean, std=listed.std)
+            except ValueError as error:
+                raise ValueError(f"gradient file {path}: its {error}") from None
+        victims.append(Victim(name, on_device, listed.input_shape, listed.batch_size, own, labels))
     return victims
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,20 @@ from torch import nn
 from sapag_fast import checks as check
 from sapag_fast.command_line.model_file import load_model
 from sapag_fast.files.tensors import load_weights
+from sapag_fast.files.victims import ListedVictim
 from sapag_fast.reports.report import Report
+from sapag_fast.runtime.streams import tell
 from sapag_fast.search.options import SearchOptions
+from sapag_fast.victim.normalised import as_tuple
 
-__all__ = ["built_model", "chosen_device", "keep_results", "search_options_of"]
+__all__ = [
+    "built_model",
+    "check_pictures",
+    "chosen_device",
+    "keep_results",
+    "say_other_normalisation",
+    "search_options_of",
+]
 
 
 def chosen_device(name: str | None) -> torch.device:
@@ -48,6 +58,33 @@ def search_options_of(options: Mapping[str, Any]) -> SearchOptions:
     """Take those of a command's options that are the search's."""
     names = {field.name for field in fields(SearchOptions)}
     return SearchOptions(**{name: value for name, value in options.items() if name in names})
+
+
+def check_pictures(search: SearchOptions, *, truth: bool) -> None:
+    """Refuse to score, and warn of showing, what bounds place beyond the pictures' range.
+
+    Raises
+    ------
+    ValueError
+        For bounds beyond 0 and 1 where there is a truth to compare with.
+    """
+    bounds = search.bounds or ()
+    ends = [end for bound in bounds for end in (bound if isinstance(bound, Sequence) else (bound,))]
+    if all(0.0 <= end <= 1.0 for end in ends):
+        return
+    words = "pictures and scores are of values in 0..1; to a network fed with others, give --mean and --std"
+    if truth:
+        raise ValueError(f"--bounds: {words}, or leave out --truth")
+    tell(f"warning: --bounds: {words}")
+
+
+def say_other_normalisation(search: SearchOptions, victims: Iterable[ListedVictim]) -> None:
+    """Warn where gradient files say another mean and std than the options."""
+    given = (as_tuple(search.mean), as_tuple(search.std))
+    other = {(victim.mean, victim.std) for victim in victims if victim.mean is not None} - {given}
+    if search.mean is not None and other:
+        mean, std = (",".join(map(str, numbers or ())) for numbers in min(other))
+        tell(f"warning: --mean, --std: taken in place of what gradient files say, such as {mean} and {std}")
 
 
 def keep_results(

@@ -8,6 +8,7 @@ an input, the size of the batch, the client's defences, perhaps the labels.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -77,6 +78,8 @@ class GradientMetadata:
         What the client did to its gradient, in order (see `named_defences`).
     withheld : tuple of str
         Parameters whose gradients were not shared.
+    mean, std : tuple of float or None
+        With which the client normalised its pictures, one number for each channel, or for all.
     """
 
     input_shape: tuple[int, ...] | None = None
@@ -86,10 +89,12 @@ class GradientMetadata:
     loss: str = LOSS
     defences: tuple[str, ...] = ()
     withheld: tuple[str, ...] = ()
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
     @classmethod
     def parsed(cls, entries: Mapping[str, str]) -> GradientMetadata:
-        """Read the entries that tell a victim's shape, batch size, labels and model.
+        """Read the entries that tell a victim's shape, batch size, labels, model and normalisation.
 
         Raises
         ------
@@ -102,6 +107,8 @@ class GradientMetadata:
             batch_size=next(iter(size), None),
             labels=_numbers(entries, "labels", "3,7", least=0),
             weights=entries.get("weights_sha256"),
+            mean=_statistic(entries, "mean", "std"),
+            std=_statistic(entries, "std", "mean"),
         )
 
     def entries(self) -> dict[str, str]:
@@ -115,6 +122,8 @@ class GradientMetadata:
             "defences": json.dumps(list(self.defences)) if self.defences else None,
             WITHHELD: json.dumps(list(self.withheld)) if self.withheld else None,
             "labels": None if self.labels is None else ",".join(map(str, self.labels)),
+            "mean": None if self.mean is None else ",".join(map(repr, self.mean)),
+            "std": None if self.std is None else ",".join(map(repr, self.std)),
         }
         return {name: words for name, words in entries.items() if words is not None}
 
@@ -312,3 +321,17 @@ def _numbers(
     raise ValueError(
         f"its {name}: expected whole numbers such as {such_as}, found '{shown(text[:40])}'{hint}"
     )
+
+
+def _statistic(entries: Mapping[str, str], name: str, other: str) -> tuple[float, ...] | None:
+    """The finite numbers of an entry that comes with its `other`; None where there are none."""
+    text = entries.get(name, "")
+    if not text and not entries.get(other, ""):
+        return None
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if not numbers or not all(map(math.isfinite, numbers)):
+        raise ValueError(f"its {name}: expected numbers such as 0.1307, found '{shown(text[:40])}'")
+    return numbers

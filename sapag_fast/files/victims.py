@@ -56,6 +56,8 @@ class ListedVictim:
         B true labels, where the file gives them.
     weights : str or None
         `model_fingerprint` of the model that the gradient was captured from, where the file gives it.
+    mean, std : tuple of float or None
+        With which the client normalised its pictures, where the file says it.
     fault : str or None
         Why it cannot be read.
     """
@@ -69,6 +71,8 @@ class ListedVictim:
     batch_size: int = 1
     labels: tuple[int, ...] | None = None
     weights: str | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
     fault: str | None = None
 
     def gradient(self, model: nn.Module) -> list[Tensor | None]:
@@ -196,7 +200,15 @@ def described(
             raise ValueError(f"its labels: expected {images} for its batch_size, found {len(told.labels)}")
     except ValueError as error:
         return replace(victim, fault=str(error))
-    return replace(victim, input_shape=shape, batch_size=images, labels=told.labels, weights=told.weights)
+    return replace(
+        victim,
+        input_shape=shape,
+        batch_size=images,
+        labels=told.labels,
+        weights=told.weights,
+        mean=told.mean,
+        std=told.std,
+    )
 
 
 def _check_plausible(shape: tuple[int, ...], images: int, nbytes: int, *, asked: bool) -> None:

@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sapag_fast import checks as check
 from sapag_fast.runtime.randomness import seeded
+from sapag_fast.search.box import box_of
 from sapag_fast.search.options import SearchOptions
 from sapag_fast.search.prepare import attack_on
 from sapag_fast.search.run import Run
@@ -87,7 +88,8 @@ def prepare_profile(
             model, input_shape, loss_fn=loss_fn, batch_size=batch_size, device=device, options=options
         )
         generator = recovery_generator(options.seed, 0, -1)
-        truth = make_start("uniform", setup.shape, options.bounds, generator).to(setup.device, setup.dtype)
+        bounds = box_of(options.bounds, setup.input_shape)
+        truth = make_start("uniform", setup.shape, bounds, generator).to(setup.device, setup.dtype)
         label = _labels(labels, setup, generator)
         try:
             gradients = setup.problem([None] * len(setup.network.names)).gradients(truth, label[0])

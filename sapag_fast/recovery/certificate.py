@@ -276,6 +276,7 @@ def _unusual(attack: Attack) -> str:
             options.layers != "modules" or isinstance(options.distance, (GradientDistance, Kind)),
         ),
         ("bounds other than 0 and 1", options.bounds != (0.0, 1.0)),
+        ("a normalisation of the inputs", options.mean is not None),
         (f"gradients of {setup.dtype}", setup.dtype not in (torch.float32, torch.float64)),
     )
     return next((why for why, so in reasons if so), "")

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from sapag_fast.search.basis import Basis
+from sapag_fast.search.box import Box
 from sapag_fast.search.priors import box_prior, total_variation
 from sapag_fast.search.starts import recovery_generator
 
@@ -56,7 +57,7 @@ def separating_starts(
     *,
     basis: Basis,
     restarts: int,
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: Box = (0.0, 1.0),
     seed: int = 0,
 ) -> Tensor:
     """Starts of a search that tells images of one label apart.
@@ -75,7 +76,7 @@ def separating_starts(
         Coordinates of the search, in which moves are as small as can be: those of natural images are smooth.
     restarts : int
         K starts of each victim.
-    bounds : pair of float
+    bounds : pair of float or Tensor
         Of the inputs.
     seed : int
         Of the rotations.
@@ -144,7 +145,7 @@ def _likeliest(
     groups: Sequence[Sequence[int]],
     moves: dict[int, Tensor],
     root: Tensor,
-    bounds: tuple[float, float],
+    bounds: Box,
     generator: torch.Generator,
 ) -> Tensor:
     """Of `_DRAWN` rotations the start ``[B, *input_shape]`` with the least total variation.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from sapag_fast.recovery.cautions import cautions_of
 from sapag_fast.recovery.certificate import Certifier
 from sapag_fast.recovery.identifiability import Identifiability, check_identifiability
 from sapag_fast.recovery.joint_labels import with_joint_labels
@@ -80,7 +82,9 @@ class HandOut:
             checks=self._checks,
             first=first,
         )
-        return with_joint_labels(self.attack, recovery, first) if problem.joint else recovery
+        if problem.joint:
+            recovery = with_joint_labels(self.attack, recovery, first)
+        return replace(recovery, warnings=cautions_of(self.attack.setup, recovery.inputs))
 
     @property
     def _at_once(self) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from sapag_fast.recovery.cautions import Caution, joined_cautions
 from sapag_fast.recovery.certificate import Certificate, Certifier
 from sapag_fast.recovery.identifiability import Identifiability
 from sapag_fast.search.recipe import Recipe
@@ -87,6 +88,8 @@ class Recovery:
         Searches that ran at once.
     recipe : Recipe
         The settings in force.
+    warnings : tuple of Caution
+        What speaks against the recovery although nothing went wrong; one of each kind.
     """
 
     inputs: Tensor
@@ -103,6 +106,7 @@ class Recovery:
     mode_reason: str
     at_once: int
     recipe: Recipe
+    warnings: tuple[Caution, ...] = ()
 
     def __repr__(self) -> str:
         # A few figures: the tensors would fill screens.
@@ -188,13 +192,15 @@ def joined(found: Recovery, again: Recovery, victims: Tensor) -> Recovery:
     ours, theirs = found.restarts, again.restarts
     closer = again.distance < found.distance[victims]
     better = victims[closer]
+    rows = closer.nonzero().flatten()
+    moved = dict(zip(better.tolist(), rows.tolist(), strict=True))
 
     def taken(first: Tensor, second: Tensor, dim: int = 0) -> Tensor:
-        kept = second.index_select(dim, closer.nonzero().flatten())
+        kept = second.index_select(dim, rows)
         return first.clone().index_copy_(dim, better, kept)
 
     certificate, status = list(found.certificate), list(found.status)
-    for row in closer.nonzero().flatten().tolist():
+    for row in rows.tolist():
         certificate[int(victims[row])] = again.certificate[row]
         status[int(victims[row])] = again.status[row]
     return replace(
@@ -213,4 +219,5 @@ def joined(found: Recovery, again: Recovery, victims: Tensor) -> Recovery:
             evaluations=further(ours.evaluations, theirs.evaluations, 0),
             history=further(lengthened(ours.history), lengthened(theirs.history), torch.nan, 2),
         ),
+        warnings=joined_cautions(found.warnings, again.warnings, moved),
     )

@@ -15,10 +15,12 @@ from sapag_fast.recovery.equal_labels import Features, has_equal_labels, separat
 from sapag_fast.recovery.recover import recover
 from sapag_fast.recovery.result import Recovery, joined
 from sapag_fast.search.basis import make_basis
+from sapag_fast.search.box import Bounds, box_of
 from sapag_fast.search.interrupted import Interrupted
 from sapag_fast.search.options import SearchOptions
 from sapag_fast.search.recipe import Recipe
 from sapag_fast.victim.labels import find_last_layer
+from sapag_fast.victim.normalised import PerChannel, normalised
 
 __all__ = ["second_recipe", "separate_equal_labels"]
 
@@ -35,7 +37,9 @@ def separate_equal_labels(
     *,
     restarts: int = 1,
     steps: int | None = None,
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
+    mean: PerChannel | None = None,
+    std: PerChannel | None = None,
     seed: int = 0,
     batched: bool = False,
     max_memory: int | None = None,
@@ -59,7 +63,7 @@ def separate_equal_labels(
         Starts of each victim: rotated where more than two images share labels, else with noise.
     steps : int, optional
         Evaluations of each start; None: six times the recipe's.
-    bounds, seed, batched, max_memory
+    bounds, mean, std, seed, batched, max_memory
         As for `recover`.
     distance : str, Kind, GradientDistance or None
         What `found` was searched with; None: the kind and bandwidth of its recipe. A `Kind` that is not
@@ -78,25 +82,32 @@ def separate_equal_labels(
         When Ctrl-C ends the search; its ``recovery`` is `found` with what the new searches had come to.
     """
     options = SearchOptions(
-        restarts=restarts, steps=steps, bounds=bounds, seed=seed, max_memory=max_memory, distance=distance
+        restarts=restarts,
+        steps=steps,
+        bounds=bounds,
+        mean=mean,
+        std=std,
+        seed=seed,
+        max_memory=max_memory,
+        distance=distance,
     )
     targets = _checked(model, target, found, batched=batched, distance=distance)
-    name, gradient = _last_linear(model, targets)
+    victim = normalised(model, options.mean, options.std, found.inputs.shape[2:])
+    name, gradient = _last_linear(victim, targets)
     alike = has_equal_labels(found.labels).nonzero().flatten()
     if len(alike) == 0:
         return found
     recipe, shape = second_recipe(found.recipe, steps), tuple(found.inputs.shape[2:])
     theirs = [None if entry is None else entry[alike] for entry in targets]
+    box = box_of(options.bounds, shape, device=gradient.device) or (0.0, 1.0)
     starts = separating_starts(
-        Features(model, name),
+        Features(victim, name),
         gradient[alike],
         found.inputs[alike],
         found.labels[alike],
-        basis=make_basis(
-            recipe.bases[0], shape, bounds=options.bounds, device=gradient.device, dtype=torch.float64
-        ),
+        basis=make_basis(recipe.bases[0], shape, bounds=box, device=gradient.device, dtype=torch.float64),
         restarts=restarts,
-        bounds=bounds,
+        bounds=box,
         seed=seed,
     )
     options = replace(options, recipe=recipe, start=starts, steps=None)

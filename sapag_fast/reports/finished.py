@@ -130,6 +130,7 @@ def scored(
     seconds: float = 0.0,
     truth: Tensor | None = None,
     true_labels: Tensor | None = None,
+    details: Mapping[str, Any] | None = None,
 ) -> Finished:
     """Take one victim out of a recovery, and score it where the truth is known.
 
@@ -147,6 +148,8 @@ def scored(
         ``[B, *input_shape]``, in any order.
     true_labels : Tensor, optional
         ``[B]``, in the order of `truth`.
+    details : mapping, optional
+        Further entries of ``results.json``.
 
     Returns
     -------
@@ -171,5 +174,11 @@ def scored(
             "mode": recovery.mode,
             "mode_reason": recovery.mode_reason,
             "recipe": asdict(recovery.recipe),
+            "warnings": [
+                {"kind": caution.kind, "module": caution.module, "message": caution.message}
+                for caution in recovery.warnings
+                if not caution.victims or victim in caution.victims
+            ],
+            **(details or {}),
         },
     )

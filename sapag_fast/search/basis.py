@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sapag_fast import checks as check
+from sapag_fast.search.box import Box
 
 __all__ = ["BASES", "Basis", "make_basis"]
 
@@ -50,7 +51,7 @@ class Basis:
     def __init__(
         self,
         input_shape: Sequence[int],
-        bounds: tuple[float, float] | None,
+        bounds: Box | None,
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
@@ -74,7 +75,7 @@ class CosineBasis(Basis):
 
     Coefficient (i, j) is scaled by 1 / (1 + √(i² + j²)), the whole to root mean square 1, and with three
     channels the two chroma planes by another 0.3. T without its scales is orthonormal. The unit of v is the
-    width of the bounds.
+    width of the bounds, where that differs between channels each channel's own.
 
     Raises
     ------
@@ -88,7 +89,7 @@ class CosineBasis(Basis):
     def __init__(
         self,
         input_shape: Sequence[int],
-        bounds: tuple[float, float] | None,
+        bounds: Box | None,
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
@@ -109,13 +110,15 @@ class CosineBasis(Basis):
         scale = (scale / scale.square().mean().sqrt()).expand(channels, height, width).clone()
         if channels == 3:
             scale[1:] *= self.chroma
-        self.scale = (scale * (high - low)).to(device, dtype)
+        self.widths = high - low if isinstance(high, Tensor) else None
+        self.scale = (scale if isinstance(high, Tensor) else scale * (high - low)).to(device, dtype)
         self.rows, self.columns = _dct_matrix(height).to(device, dtype), _dct_matrix(width).to(device, dtype)
         self.colour = _colour_rotation().to(device, dtype) if channels == 3 else None
 
     def _synthesise(self, coefficients: Tensor) -> Tensor:
         planes = self.rows.T @ coefficients @ self.columns
-        return planes if self.colour is None else _mix(self.colour.T, planes)
+        planes = planes if self.colour is None else _mix(self.colour.T, planes)
+        return planes if self.widths is None else planes * self.widths
 
     def _analyse(self, planes: Tensor) -> Tensor:
         if self.colour is not None:
@@ -126,10 +129,12 @@ class CosineBasis(Basis):
         return self._synthesise(coordinates * self.scale) + self.centre
 
     def transpose(self, gradient: Tensor) -> Tensor:
+        gradient = gradient if self.widths is None else gradient * self.widths
         return self._analyse(gradient) * self.scale
 
     def inverse(self, inputs: Tensor) -> Tensor:
-        return self._analyse(inputs - self.centre) / self.scale
+        centred = inputs - self.centre
+        return self._analyse(centred if self.widths is None else centred / self.widths) / self.scale
 
 
 BASES: dict[str, Callable[..., Basis]] = {basis.name: basis for basis in (Basis, CosineBasis)}
@@ -140,7 +145,7 @@ def make_basis(
     name: str,
     input_shape: Sequence[int],
     *,
-    bounds: tuple[float, float] | None = (0.0, 1.0),
+    bounds: Box | None = (0.0, 1.0),
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Basis:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sapag_fast import checks as check
+from sapag_fast.search.box import box_of
 from sapag_fast.search.setup import Setup
 from sapag_fast.search.starts import make_start
 from sapag_fast.victim.label_inference import Evidence
@@ -35,7 +36,8 @@ def draw_starts(setup: Setup, problem: Problem, generators: Sequence[torch.Gener
     kinds = setup.recipe.starts
     of_victim = [kinds[k % len(kinds)] for k in range(restarts)] * problem.victims
     drawn = zip(of_victim, generators, strict=True)
-    return torch.stack([make_start(kind, setup.shape, setup.options.bounds, g) for kind, g in drawn])
+    bounds = box_of(setup.options.bounds, setup.input_shape)
+    return torch.stack([make_start(kind, setup.shape, bounds, g) for kind, g in drawn])
 
 
 def draw_logits(setup: Setup, generators: Sequence[torch.Generator], restarts: int) -> Tensor:
@@ -64,7 +66,7 @@ def known_labels(labels: object, setup: Setup, problem: Problem, *, batched: boo
     if isinstance(labels, str):
         if labels != "infer":
             raise ValueError(f"labels must be 'infer', 'joint' or a tensor, found {labels!r}")
-        low, high = setup.options.bounds or (0.0, 1.0)
+        low, high = setup.bounds or (0.0, 1.0)
         shape = (_NOISE_IMAGES, *setup.input_shape)
         noise = torch.rand(shape, dtype=setup.dtype, device=setup.device) * (high - low) + low
         evidence = Evidence(

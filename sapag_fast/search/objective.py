@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sapag_fast.matching.base import Matching
 from sapag_fast.search.basis import Basis
+from sapag_fast.search.box import Box
 from sapag_fast.search.priors import box_prior, total_variation
 from sapag_fast.search.recipe import Recipe
 
@@ -37,7 +38,7 @@ class Objective:
         Evaluations and weights of the penalties.
     bases : sequence of Basis
         Coordinates of the search: restart k's are the k-th, and round again.
-    bounds : pair of float or None
+    bounds : pair of float, pair of Tensor or None
         The box of the penalty.
     shape : sequence of int
         ``[B, *input_shape]``.
@@ -51,7 +52,7 @@ class Objective:
         *,
         recipe: Recipe,
         bases: Sequence[Basis],
-        bounds: tuple[float, float] | None,
+        bounds: Box | None,
         shape: Sequence[int],
         joint: bool = False,
     ) -> None:
@@ -149,4 +150,5 @@ class Objective:
     def clip(self, variables: Tensor) -> None:
         """Clamp the inputs to the bounds, in place, where the recipe says so."""
         if self.recipe.clip and self.bounds is not None:
-            variables[:, : self.pixels].clamp_(*self.bounds)
+            pixels = variables[:, : self.pixels].unflatten(1, self.shape)
+            pixels.clamp_(*self.bounds)  # type: ignore[arg-type]

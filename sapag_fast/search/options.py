@@ -15,9 +15,11 @@ from sapag_fast.distances.gradient_distance import GradientDistance
 from sapag_fast.distances.kind import Kind, find_kind
 from sapag_fast.distances.layering import LAYER_RULES
 from sapag_fast.search.basis import BASES
+from sapag_fast.search.box import Bounds, check_bounds, check_within
 from sapag_fast.search.priors import require_image_shape
 from sapag_fast.search.recipe import OPTIMIZERS, Recipe, check_recipe, choose_recipe
 from sapag_fast.search.starts import START_KINDS
+from sapag_fast.victim.normalised import PerChannel, check_statistics
 from sapag_fast.victim.surrogate import Surrogate
 
 __all__ = ["SearchOptions", "takes_search_options"]
@@ -56,8 +58,12 @@ class SearchOptions:
         Weights of the penalties on leaving the bounds and on total variation.
     stop_distance : float or None
         A victim is done once the distance of one of its restarts is at most this.
-    bounds : pair of float or None
-        Range of the inputs' values; None: no box.
+    bounds : pair of float, pair of sequence of float or None
+        Range of the inputs' values, lowest and highest, each one number or one for each channel; None: no
+        box. With `mean` and `std` the pictures' range, not that of what the network is fed.
+    mean, std : float, sequence of float or None
+        Where clients normalise their pictures: the network sees (x - mean) / std, each one number or one for
+        each channel. All else is then about pictures: starts, penalties, `bounds`, and what comes out.
     restarts : int
         Searches for each victim: a portfolio of starts, and where the recipe says so of prior weights and
         bases, since neither can be chosen without the truth. The one with the lowest distance without
@@ -95,7 +101,9 @@ class SearchOptions:
     box: float | None = None
     tv: float | None = None
     stop_distance: float | None = None
-    bounds: tuple[float, float] | None = (0.0, 1.0)
+    bounds: Bounds | None = (0.0, 1.0)
+    mean: PerChannel | None = None
+    std: PerChannel | None = None
     restarts: int = 1
     stop_certified: bool = True
     local_steps: int = 1
@@ -105,7 +113,11 @@ class SearchOptions:
     at_once: int | None = None
 
     def __post_init__(self) -> None:
-        self._keep("bounds", check.check_bounds(self.bounds))
+        self._keep("bounds", check_bounds(self.bounds))
+        mean, std = check_statistics(self.mean, self.std)
+        check_within(mean, self.bounds)
+        self._keep("mean", mean)
+        self._keep("std", std)
         self._check_numbers()
         check_recipe(self.recipe)
         self._check_distance()

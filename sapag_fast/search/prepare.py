@@ -101,7 +101,7 @@ class Attack:
             labels=self.labels,
             recipe=setup.recipe,
             bases=setup.bases,
-            bounds=setup.options.bounds,
+            bounds=setup.bounds,
             joint=self.problem.joint,
             restarts=self.problem.restarts,
             certified_at=certified_at,
@@ -154,6 +154,8 @@ class Attack:
             sorted(distance.items()),
             *([] if setup.loss.plain else [setup.loss.words]),
         )
+        if setup.options.mean is not None:
+            words = (*words, (setup.options.mean, setup.options.std))
         weights = (*network.parameters.values(), *network.constants.values(), *network.buffers.values())
         options = (problem.distance.layer_weights, problem.distance.variance)
         return fingerprint(words, (*weights, *problem.targets, self.starts, self.labels, *options))

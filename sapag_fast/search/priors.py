@@ -30,15 +30,15 @@ def require_image_shape(input_shape: Sequence[int]) -> None:
         )
 
 
-def box_prior(inputs: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
+def box_prior(inputs: Tensor, low: float | Tensor, high: float | Tensor) -> tuple[Tensor, Tensor]:
     """Mean squared distance to the box ``[low, high]``: ``mean((x - clamp(x, low, high))²)``.
 
     Parameters
     ----------
     inputs : Tensor
         ``[R, ...]``, floating point.
-    low, high : float
-        The box.
+    low, high : float or Tensor
+        The box; tensors broadcast over the inputs.
 
     Returns
     -------
@@ -47,7 +47,8 @@ def box_prior(inputs: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
     gradient : Tensor
         Shaped like `inputs`.
     """
-    outside = (inputs - inputs.clamp(low, high)).flatten(1)
+    inside = inputs.clamp(low, high)  # type: ignore[arg-type]  # both are numbers, or both tensors
+    outside = (inputs - inside).flatten(1)
     size = max(outside.shape[1], 1)
     value = torch.linalg.vecdot(outside, outside) / size
     return value, outside.mul_(2.0 / size).view_as(inputs)

@@ -15,6 +15,7 @@ from sapag_fast.runtime.memory import is_out_of_memory
 from sapag_fast.runtime.randomness import forked, random_state, set_random_state
 from sapag_fast.search.basis import Basis
 from sapag_fast.search.batch import IDLE, Batch
+from sapag_fast.search.box import Box
 from sapag_fast.search.objective import Objective
 from sapag_fast.search.optimizers.of_recipe import make_optimizer
 from sapag_fast.search.recipe import Recipe
@@ -39,7 +40,7 @@ class Search:
         Optimiser, evaluations, penalties, clipping, stop.
     bases : sequence of Basis
         Coordinates of the search; of several, restart k's are the k-th, and round again.
-    bounds : pair of float or None
+    bounds : pair of float, pair of Tensor or None
         The box of the penalty and of the clipping.
     joint : bool
         Labels are searched too.
@@ -62,7 +63,7 @@ class Search:
     labels: Tensor
     recipe: Recipe
     bases: Sequence[Basis]
-    bounds: tuple[float, float] | None
+    bounds: Box | None
     joint: bool = False
     restarts: int = 1
     certified_at: Sequence[float] | None = None

@@ -19,11 +19,13 @@ from sapag_fast.runtime.denormals import flushed_denormals
 from sapag_fast.runtime.memory import check_memory
 from sapag_fast.runtime.randomness import forked
 from sapag_fast.search.basis import Basis, make_basis
+from sapag_fast.search.box import Box, box_of
 from sapag_fast.search.capacity import kept_bytes
 from sapag_fast.search.options import SearchOptions
 from sapag_fast.search.recipe import Recipe
 from sapag_fast.victim.losses import Loss, find_loss
 from sapag_fast.victim.model import VictimModel
+from sapag_fast.victim.normalised import normalised
 from sapag_fast.victim.probe import Probe, RejectedInputsError, probe
 from sapag_fast.victim.problem import Problem
 
@@ -39,6 +41,7 @@ class Setup:
     Attributes
     ----------
     network : VictimModel
+        With the normalisation in front, where there is one.
     loss : Loss
         With what belongs to it.
     input_shape : tuple of int
@@ -83,6 +86,11 @@ class Setup:
         """``(B, *input_shape)``."""
         return (self.batch_size, *self.input_shape)
 
+    @cached_property
+    def bounds(self) -> Box | None:
+        """The box of the inputs, by channel on the device."""
+        return box_of(self.options.bounds, self.input_shape, device=self.device, dtype=self.dtype)
+
     def check_searches(self, victims: int, restarts: int) -> None:
         """Refuse more or larger searches than memory bears, before any is drawn: by arithmetic alone.
 
@@ -115,7 +123,7 @@ class Setup:
         ValueError
             For a basis that does not fit the inputs.
         """
-        options = {"bounds": self.options.bounds, "device": self.device, "dtype": self.dtype}
+        options = {"bounds": self.bounds, "device": self.device, "dtype": self.dtype}
         return tuple(make_basis(name, self.input_shape, **options) for name in self.recipe.bases)
 
     def problem(self, targets: Sequence[Tensor | None], *, restarts: int = 1, joint: bool = False) -> Problem:
@@ -161,12 +169,13 @@ def set_up(
         For arguments that do not fit; the message names the argument, what was expected and what was found.
     """
     options = options or SearchOptions()
-    check.check_model(model, device)
+    chosen, _ = check.check_model(model, device)
     shape = check.check_shape(input_shape)
+    box_of(options.bounds, shape)  # refused now
     batch_size = check.check_count("batch_size", batch_size)
     layers = model_layers(model, options.layers)
     loss = find_loss(loss_fn)
-    network = VictimModel(model, device)
+    network = VictimModel(normalised(model, options.mean, options.std, shape, chosen), device)
     _check_size(network, shape, batch_size, options)
     tried = probe(network, shape, batch_size)
     loss.check_output(tried.output)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sapag_fast import checks as check
+from sapag_fast.search.box import Box
 
 __all__ = ["START_KINDS", "make_start", "recovery_generator"]
 
@@ -22,9 +23,7 @@ def recovery_generator(seed: int, victim: int | str, restart: int) -> torch.Gene
     return torch.Generator().manual_seed(random.Random(f"{seed}/{victim}/{restart}").getrandbits(63))
 
 
-def make_start(
-    kind: str, shape: Sequence[int], bounds: tuple[float, float] | None, generator: torch.Generator
-) -> Tensor:
+def make_start(kind: str, shape: Sequence[int], bounds: Box | None, generator: torch.Generator) -> Tensor:
     """One start ``[B, *input_shape]``, float64, on the CPU.
 
     ``grey`` is the middle of the bounds with noise of 0.01 of their width, ``uniform`` fills the bounds,
