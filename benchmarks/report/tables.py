@@ -12,6 +12,7 @@ from benchmarks.report.recovery_tables import (
     audit_section,
     breaching_section,
     certificate_section,
+    identifiability_section,
     recovery_section,
 )
 
@@ -204,6 +205,7 @@ def main() -> None:
         attack_section(),
         recovery_section(),
         certificate_section(),
+        identifiability_section(),
         peers_section(read("peers")),
         audit_section(),
         breaching_section(),
