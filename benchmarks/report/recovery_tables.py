@@ -128,7 +128,8 @@ def identifiability_section() -> str:
     for kind in dict.fromkeys(line["input is"] for line in lines):
         some = [line for line in lines if line["input is"] == kind]
         networks = len({line["network"] for line in some})
-        rows.append([kind, networks, *(sum(line[name] for line in some) for name in figures), left(some)])
+        totals = (str(sum(line[name] for line in some)) for name in figures)
+        rows.append([kind, str(networks), *totals, left(some)])
     return "\n".join(
         [
             "## Whether the gradient determines the input",
