@@ -12,6 +12,7 @@ from types import ModuleType
 __all__ = ["PATHS", "install"]
 
 PATHS = {
+    "cautions": "victim.cautions",
     "certificate": "recovery.certificate",
     "defences": "clients.defences",
     "explicit": "matching.explicit",

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sapag_fast.files.fault import fault_of
 from sapag_fast.files.victims import ListedVictim
 from sapag_fast.runtime.randomness import forked
 from sapag_fast.search.options import SearchOptions
 from sapag_fast.search.recipe import Recipe
-from sapag_fast.search.setup import set_up
+from sapag_fast.search.setup import Setup, set_up
+from sapag_fast.victim.cautions import Caution, averaged_caution, united
+from sapag_fast.victim.loss import Loss
+from sapag_fast.victim.losses import CrossEntropy
 from sapag_fast.victim.normalised import PerChannel, as_tuple
 from sapag_fast.victim.probe import RejectedInputsError
 
@@ -52,6 +55,8 @@ class AuditOptions:
         Its ``max_memory`` alone may change between two sessions.
     labels : str
         ``infer``, ``joint``, or ``known``: from the gradient files.
+    loss : Loss
+        Whose gradients they are.
 
     Raises
     ------
@@ -61,6 +66,7 @@ class AuditOptions:
 
     search: SearchOptions
     labels: str = "infer"
+    loss: Loss = field(default_factory=CrossEntropy)
 
     def __post_init__(self) -> None:
         if self.labels not in ("infer", "joint", "known"):
@@ -70,7 +76,9 @@ class AuditOptions:
         """Give what decides bits, by name."""
         usual = SearchOptions()
         rare = [name for name in _RARE if getattr(self.search, name) != getattr(usual, name)]
-        return {"labels": self.labels} | {name: getattr(self.search, name) for name in (*_SETTINGS, *rare)}
+        loss = {} if self.loss.plain else {"loss": self.loss.words}
+        search = {name: getattr(self.search, name) for name in (*_SETTINGS, *rare)}
+        return {"labels": self.labels} | loss | search
 
 
 class _Likeness(NamedTuple):
@@ -104,6 +112,10 @@ class Group:
     name : str
     mean, std : float, sequence of float or None
         The normalisation: the options', or what the files say.
+    output : Tensor or None
+        ``[B, ...]``, the model's output on zeros.
+    cautions : tuple of Caution
+        What in the model's mode, or in what files say of clients, makes recoveries worse than they look.
     """
 
     victims: tuple[ListedVictim, ...]
@@ -112,10 +124,17 @@ class Group:
     name: str
     mean: PerChannel | None = None
     std: PerChannel | None = None
+    output: Tensor | None = None
+    cautions: tuple[Caution, ...] = ()
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that the model gives for an image; 0 where that is not known."""
+        return self.output[0].numel() if isinstance(self.output, Tensor) and self.output.dim() else 0
 
 
 def grouped(
-    model: nn.Module, victims: Sequence[ListedVictim], search: SearchOptions, device: torch.device
+    model: nn.Module, victims: Sequence[ListedVictim], options: AuditOptions, device: torch.device
 ) -> tuple[list[Group], dict[str, str]]:
     """Form the groups, and tell by name what is wrong with the victims that are in none.
 
@@ -128,15 +147,19 @@ def grouped(
     alike: dict[_Likeness, list[ListedVictim]] = {}
     for victim in victims:
         if victim.fault is None:
-            own = (victim.mean, victim.std) if search.mean is None else (search.mean, search.std)
+            own = (
+                (victim.mean, victim.std)
+                if options.search.mean is None
+                else (options.search.mean, options.search.std)
+            )
             alike.setdefault(_Likeness(victim.input_shape, victim.batch_size, *own), []).append(victim)
     groups, refusals = [], []
     for likeness, members in alike.items():
         shape, batch_size, mean, std = likeness
         try:
-            options = replace(search, mean=mean, std=std)
+            own_search = replace(options.search, mean=mean, std=std)
             with forked(device):
-                setup = set_up(model, shape, batch_size=batch_size, options=options)
+                setup = set_up(model, shape, loss_fn=options.loss, batch_size=batch_size, options=own_search)
             _ = setup.bases  # a basis that does not fit is refused now
         except RejectedInputsError as error:
             reason = f"input shape {list(shape)}: the model rejects it: {error.__cause__}"
@@ -144,10 +167,26 @@ def grouped(
             refusals.append(error)
             reason = f"input shape {list(shape)}, batch size {batch_size}: {fault_of(error)}"
         else:
-            classes = setup.probe.classes
-            groups.append(Group(tuple(members), setup.recipe, classes, likeness.name, mean, std))
+            groups.append(_group(setup, members, likeness))
             continue
         faults |= dict.fromkeys((victim.name for victim in members), reason)
     if refusals and not groups:
         raise refusals[0]  # no shape fits the options: it is for them
     return groups, faults
+
+
+def _group(setup: Setup, members: Sequence[ListedVictim], likeness: _Likeness) -> Group:
+    told = [averaged_caution(victim.averaged_batches) for victim in members]
+    if setup.options.averaged_batches is not None:
+        told = []
+    cautions = united([*setup.cautions, *(caution for cautions in told for caution in cautions)])
+    return Group(
+        tuple(members),
+        setup.recipe,
+        setup.probe.classes,
+        likeness.name,
+        likeness.mean,
+        likeness.std,
+        setup.probe.output,
+        cautions,
+    )

@@ -37,6 +37,10 @@ _NOT_GIVEN = {
     "std": "as the gradient files say",
     "bounds": "none",
     "stop_distance": "none",
+    "label_smoothing": "none",
+    "class_weights": "none",
+    "pos_weight": "none",
+    "averaged_batches": "as the gradient files say",
     "max_memory": "what is free",
     "bandwidth": "the distance's own",
 }

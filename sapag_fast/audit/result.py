@@ -36,7 +36,7 @@ class Result:
     inputs : Tensor
         ``[B, *input_shape]``; ``[1, T]``, int64, of a sentence.
     labels : Tensor
-        ``[B]``, int64.
+        ``[B]``, int64; of other losses than cross-entropy the targets, ``[B, K]``.
     history : Tensor
         ``[E]``, the winning restart's distance at each of its evaluations.
     details : mapping
@@ -68,7 +68,10 @@ class Result:
             "winner": finished.details["winner"],
         }
         assert finished.labels is not None  # a recovery has labels always
-        return cls(finished.inputs, finished.labels, history[:made], details)
+        labels = finished.labels
+        if labels.is_floating_point():
+            labels = labels.reshape(len(labels), -1)  # so that targets are not taken for classes
+        return cls(finished.inputs, labels, history[:made], details)
 
     @staticmethod
     def has_all_parts(tensors: Collection[str], details: Mapping[str, Any]) -> bool:
@@ -98,7 +101,7 @@ class Result:
         kinds = (torch.int64,) if "sentence" in details else _FLOATING
         right = {
             "inputs": inputs.dtype in kinds and fits,
-            "labels": labels.dtype == torch.int64 and labels.shape == inputs.shape[:1],
+            "labels": _are_classes(labels, inputs) or _are_targets(labels, inputs),
             "history": history.dtype in _FLOATING and history.dim() == 1,
             "certificate": _is_certificate(details["certificate"]),
             "distance": details["distance"] is None or _is_number(details["distance"]),
@@ -138,3 +141,12 @@ def _is_certificate(value: object) -> bool:
     if not isinstance(value, Mapping) or value.get("status") not in ("certified", "unknown"):
         return False
     return value["status"] == "unknown" or value.keys() >= _MEASURED
+
+
+def _are_classes(labels: Tensor, inputs: Tensor) -> bool:
+    return labels.dtype == torch.int64 and labels.shape == inputs.shape[:1]
+
+
+def _are_targets(labels: Tensor, inputs: Tensor) -> bool:
+    finite = labels.is_floating_point() and bool(labels.isfinite().all())
+    return finite and labels.dim() == 2 and labels.shape[:1] == inputs.shape[:1]

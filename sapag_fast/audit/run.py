@@ -38,6 +38,7 @@ from sapag_fast.runtime.screen import Screen
 from sapag_fast.runtime.streams import shown, tell
 from sapag_fast.search.capacity import kept_bytes
 from sapag_fast.search.checkpoint import OtherRunError
+from sapag_fast.victim.cautions import Caution, united
 
 __all__ = ["Audit"]
 
@@ -84,7 +85,7 @@ class Audit:
         self.by_name = {victim.name: victim for victim in self.victims}
         self.finished: set[str] = set()
         self._refusals: dict[str, Exception] = {}
-        self.groups, self.faults = grouped(model, self.victims, options.search, device)
+        self.groups, self.faults = grouped(model, self.victims, options, device)
 
     def run(self) -> int:
         """Search all victims and write the summary, also of a part, where Ctrl-C ends it.
@@ -101,6 +102,8 @@ class Audit:
                 tell(shown(note))
             torch.set_num_threads(self.folder.manifest.threads)
             self._warn_of_other_weights()
+            for caution in self._cautions():
+                tell(f"warning: {shown(caution.message)}")
             self.finished = finished_before(self.folder, self.victims)
             compare_written(
                 self.folder,
@@ -153,8 +156,8 @@ class Audit:
         """What each of the group's searches keeps."""
         shape = (group.victims[0].batch_size, *group.victims[0].input_shape)
         dtype = next(p.dtype for p in self.model.parameters() if p.requires_grad)
-        joint = self.options.labels == "joint"
-        return kept_bytes(shape, group.recipe, dtype, joint_classes=(group.classes or 0) if joint else 0)
+        searched = group.outputs if self.options.labels == "joint" else 0
+        return kept_bytes(shape, group.recipe, dtype, joint_classes=searched)
 
     def _search(
         self, wave: Wave, later: Sequence[Wave], progress: AuditProgress, stop: Callable[[], bool]
@@ -262,7 +265,11 @@ class Audit:
             unscored=None if self.truth is None else self.scoring.unscored,
             settings=self.given | {"device": str(self.device)} | self._truth_order(),
             recipes={group.name: asdict(group.recipe) for group in self.groups},
+            cautions=self._cautions(),
         )
+
+    def _cautions(self) -> tuple[Caution, ...]:
+        return united(caution for group in self.groups for caution in group.cautions)
 
     def _truth_order(self) -> dict[str, str]:
         return {"truth_order": self.truth.order} if self.truth is not None and self.truth.order else {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from sapag_fast.files.output import finite_json, replacing
 from sapag_fast.reports.finished import Finished
 from sapag_fast.reports.metrics import SUCCESS_MEANS
 from sapag_fast.runtime.extras import needs
+from sapag_fast.victim.cautions import Caution
 
 with needs("audit", "audits"):
     from scipy.stats import binomtest
@@ -52,6 +54,7 @@ def write_summary(
     unscored: Mapping[str, str] | None,
     settings: Mapping[str, Any],
     recipes: Mapping[str, Any],
+    cautions: Sequence[Caution] = (),
 ) -> None:
     """Write the three files from what is finished.
 
@@ -68,6 +71,8 @@ def write_summary(
         Why a victim has no scores, by name; None where no true images are known.
     settings, recipes : mapping
         The options, and by group of victims what they came to.
+    cautions : sequence of Caution
+        What makes recoveries worse than they look.
     """
     lines, curves, gallery = [], [], Gallery()
     families: dict[str, dict[str, Any]] = {}
@@ -81,6 +86,7 @@ def write_summary(
     content = figures | {
         "skipped": folder.skipped,
         **({} if unscored is None else {"unscored": unscored}),
+        "warnings": [asdict(caution) for caution in cautions],
         "certificates": families,
         "settings": settings,
         "recipes": recipes,
@@ -113,7 +119,7 @@ def _line(folder: AuditFolder, entry: Finished) -> dict[str, Any]:
         "certificate": "unknown" if entry.certificate is None else entry.certificate["status"],
         "distance": entry.distance,
         "evaluations": entry.evaluations,
-        "labels": [] if entry.labels is None else entry.labels.tolist(),
+        "labels": [] if entry.labels is None else _plain(entry.labels),
         "true_labels": [] if entry.true_labels is None else entry.true_labels.tolist(),
         "file": folder.result_path(entry.name).relative_to(folder.folder).as_posix(),
     }
@@ -122,6 +128,11 @@ def _line(folder: AuditFolder, entry: Finished) -> dict[str, Any]:
         for key in ("psnr", "ssim", "mse"):
             line[key] = float(np.mean([getattr(image, key) for image in entry.scores]))
     return line
+
+
+def _plain(labels: Tensor) -> list:
+    """One entry for each image: its class, its one target, or a list of its targets."""
+    return labels.flatten().tolist() if labels.numel() == len(labels) else labels.tolist()
 
 
 def _figures(

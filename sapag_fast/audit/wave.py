@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,10 @@ from sapag_fast.files.fingerprint import fingerprint
 from sapag_fast.files.victims import ListedVictim
 from sapag_fast.recovery.recover import recover
 from sapag_fast.recovery.result import Recovery
+from sapag_fast.victim.cautions import silenced, trial_inputs
+from sapag_fast.victim.label_inference import Evidence
 from sapag_fast.victim.labels import infer_labels
+from sapag_fast.victim.losses import CrossEntropy
 from sapag_fast.victim.model import VictimModel
 
 __all__ = ["ReadWave", "Wave", "WaveSearch"]
@@ -135,22 +139,22 @@ class WaveSearch:
             self.folder.write(name, result)
             on_result(name, result)
 
-        recover(
-            self.model,
-            read.targets,
-            group.victims[0].input_shape,
-            batched=True,
-            batch_size=group.victims[0].batch_size,
-            labels=self._labels(read.victims),
-            checkpoint=self.folder.checkpoint,
-            on_finished=finished,
-            progress=progress,
-            options=search,
-            recipe=group.recipe,
-            mean=group.mean,
-            std=group.std,
-            at_once=search.at_once or self.folder.at_once(group.name),
-        )
+        attack: dict[str, Any] = {
+            "batched": True,
+            "loss_fn": self.options.loss,
+            "batch_size": group.victims[0].batch_size,
+            "labels": self._labels(read.victims),
+            "checkpoint": self.folder.checkpoint,
+            "on_finished": finished,
+            "progress": progress,
+            "options": search,
+            "recipe": group.recipe,
+            "mean": group.mean,
+            "std": group.std,
+            "at_once": search.at_once or self.folder.at_once(group.name),
+        }
+        with silenced():  # the audit has said it
+            recover(self.model, read.targets, group.victims[0].input_shape, **attack)
 
     def _whole_gradient(self, victim: ListedVictim) -> list[Tensor]:
         gradient = victim.gradient(self.model)
@@ -161,15 +165,20 @@ class WaveSearch:
 
     def _check_labels(self, group: Group, victim: ListedVictim, target: list[Tensor]) -> None:
         """Raise ValueError where one victim would end the search of all for its labels."""
-        if self.options.labels == "infer":
+        loss = self.options.loss
+        if self.options.labels == "infer" and not loss.plain and group.output is not None:
+            tried = trial_inputs(self.network, victim.input_shape, 1)
+            loss.infer(Evidence(self.network, target, output=group.output, noise=tried))
+        elif self.options.labels == "infer":
             # The look at the signs needs no noise images, which serve batches.
             infer_labels(self.network, target, batch_size=1, noise=target[0], classes=group.classes)
         elif self.options.labels == "known":
             labels = true_labels(victim)
             if labels is None:
                 raise ValueError("its gradient file does not give the labels")
-            if group.classes is not None and int(labels.max()) >= group.classes:
-                raise ValueError(f"label {int(labels.max())}: the model has {group.classes} classes")
+            classes = group.classes if isinstance(loss, CrossEntropy) else None
+            if classes is not None and int(labels.max()) >= classes:
+                raise ValueError(f"label {int(labels.max())}: the model has {classes} classes")
 
     def _labels(self, victims: Sequence[ListedVictim]) -> str | Tensor:
         if self.options.labels != "known":

@@ -14,6 +14,7 @@ from sapag_fast.command_line.session import (
     built_model,
     check_pictures,
     chosen_device,
+    loss_of,
     say_other_normalisation,
     search_options_of,
 )
@@ -56,7 +57,7 @@ def run(
         "batch_size": options["batch_size"],
         **options,
     }
-    audit_options = AuditOptions(search, options["labels"])
+    audit_options = AuditOptions(search, options["labels"], loss_of(options))
     audit = Audit(model, victims, known, folder, audit_options, given, where, Screen())
     try:
         skipped = audit.run()

@@ -16,10 +16,12 @@ import click
 from sapag_fast.command_line.options import (
     COUNT,
     SHAPE,
+    DecimalsType,
     FiniteRange,
     NumbersType,
     ShapesType,
     SizeType,
+    loss_options,
     model_options,
     normalisation_options,
     output_option,
@@ -92,10 +94,10 @@ def demo(**options: Any) -> None:
 @search_options
 @click.option(
     "--labels",
-    type=NumbersType("infer", "joint"),
+    type=DecimalsType("infer", "joint"),
     default="infer",
     show_default=True,
-    help="infer | joint | 3,7",
+    help="infer | joint | 3,7; of bce and mse all targets of an image, then of the next.",
 )
 @truth_option("all batches in the order of the gradients")
 @text_options
@@ -227,6 +229,7 @@ def capture(**options: Any) -> None:
     help="About how long to time each, and as long again to warm up.",
 )
 @recipe_options("recipe", "distance", "optimizer", "steps", "basis")
+@loss_options
 @click.option("--trace", is_flag=True, help="Write a Chrome or Perfetto trace, trace.json, too.")
 @run_options
 @output_option()

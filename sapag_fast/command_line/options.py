@@ -11,6 +11,7 @@ import click
 
 NO_DEFAULT = "from the recipe"
 _MOST, _DIGITS = 2**63 - 1, 30
+_DECIMAL = re.compile(r"-?[0-9]{1,18}(\.[0-9]{1,18})?(e-?[0-9]{1,2})?")
 
 
 class ShapeType(click.ParamType):
@@ -78,6 +79,29 @@ class NumbersType(click.ParamType):
         if numbers is None or max(numbers) > _MOST:
             self.fail(f"{value!r} is not {', '.join((*self.words, 'labels like 3,7'))}", param, ctx)
         return numbers
+
+
+class DecimalsType(click.ParamType):
+    """Numbers separated by commas, or one of the given words; whole ones stay whole."""
+
+    name = "list"
+
+    def __init__(self, *words: str) -> None:
+        self.words = words
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | tuple[int, ...] | tuple[float, ...]:
+        """Parse the numbers, or pass the word."""
+        if not isinstance(value, str) or value in self.words:
+            return value
+        numbers = _whole_numbers(value, ",")
+        if numbers is not None and max(numbers) <= _MOST:
+            return numbers
+        parts = [part.strip() for part in value.split(",")]
+        if not all(_DECIMAL.fullmatch(part) for part in parts):
+            self.fail(f"{value!r} is not {', '.join((*self.words, 'numbers like 3,7'))}", param, ctx)
+        return tuple(map(float, parts))
 
 
 class SizeType(click.ParamType):
@@ -223,6 +247,35 @@ def truth_option(order: str) -> Callable[[Command], Command]:
     )
 
 
+def loss_options(command: Command) -> Command:
+    """Add --loss and what belongs to it."""
+    return _with_options(
+        command,
+        click.option(
+            "--loss",
+            type=click.Choice(["cross-entropy", "bce", "mse"]),
+            default="cross-entropy",
+            show_default=True,
+            help="What the client minimised; bce: with logits, one output or many labels.",
+        ),
+        click.option(
+            "--label-smoothing",
+            type=FiniteRange(0, 1, max_open=True),
+            help="Of cross-entropy.  [default: none]",
+        ),
+        click.option(
+            "--class-weights",
+            type=DecimalsType(),
+            help="Of cross-entropy, one for each class, such as 1,2,0.5.  [default: none]",
+        ),
+        click.option(
+            "--pos-weight",
+            type=DecimalsType(),
+            help="Of bce, one for each output.  [default: none]",
+        ),
+    )
+
+
 _RECIPE = {
     "recipe": click.option(
         "--recipe",
@@ -269,6 +322,13 @@ def search_options(command: Command) -> Command:
             type=COUNT,
             help="Inputs behind the gradient.  [default: from the file, or 1]",
         ),
+        click.option(
+            "--averaged-batches",
+            type=COUNT,
+            help="Mini-batches whose gradients the client averaged; searched as one batch, with a warning.  "
+            "[default: from the file, or 1]",
+        ),
+        loss_options,
         click.option(
             "--restarts",
             type=COUNT,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sapag_fast.checks import check_separate
-from sapag_fast.command_line.session import built_model, chosen_device, search_options_of
+from sapag_fast.command_line.session import built_model, chosen_device, loss_of, search_options_of
 from sapag_fast.files.output import check_output
 from sapag_fast.profiler import profile_attack
 from sapag_fast.runtime.screen import Screen
@@ -30,7 +30,7 @@ def run(
 ) -> None:
     """Profile, write profile.json, profile.png and, if wanted, trace.json, and show."""
     check_separate({"--output": output}, {"--weights": [weights] if weights else []})
-    where, search = chosen_device(device), search_options_of(options)
+    where, search, loss = chosen_device(device), search_options_of(options), loss_of(options)
     model = built_model(model_reference, weights, search.seed, where)
     if output is not None:
         check_output(output, overwrite)
@@ -39,7 +39,7 @@ def run(
     measured = {name: options[name] for name in ("batch_size", "recoveries", "evaluations", "seconds")}
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "trace.json" if trace else None
-        profile = profile_attack(model, input_shape, trace=file, options=search, **measured)
+        profile = profile_attack(model, input_shape, loss_fn=loss, trace=file, options=search, **measured)
         if output is not None:
             # Not before: what fails leaves no folder behind.
             output.mkdir(parents=True, exist_ok=True)

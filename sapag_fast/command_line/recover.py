@@ -18,6 +18,7 @@ from sapag_fast.command_line.session import (
     check_pictures,
     chosen_device,
     keep_results,
+    loss_of,
     say_other_normalisation,
     search_options_of,
 )
@@ -33,6 +34,9 @@ from sapag_fast.runtime.screen import Screen
 from sapag_fast.runtime.streams import say, tell
 from sapag_fast.search.interrupted import Interrupted
 from sapag_fast.search.options import SearchOptions
+from sapag_fast.victim.cautions import Caution, silenced
+from sapag_fast.victim.loss import Loss
+from sapag_fast.victim.losses import CrossEntropy
 
 __all__ = ["run"]
 
@@ -88,26 +92,32 @@ def run(
         **options,
     }
     report = Report(output, "recover", settings, where, overwrite=overwrite)
-    search = search_options_of(options)
+    search, loss = search_options_of(options), loss_of(options)
     check_pictures(search, truth=bool(truth))
+    labels = options["labels"]
+    if isinstance(loss, CrossEntropy) and any(isinstance(n, float) or n < 0 for n in _numbers(labels)):
+        raise ValueError("--labels: expected classes, such as 3,7, for --loss cross-entropy, found others")
     model = built_model(model_reference, weights, search.seed, where)
     victims = read_victims(model, gradients, options["input_shape"], options["batch_size"], search, where)
     if truth:
         victims = with_truth(victims, truth)
-    labels = options["labels"]
     if not isinstance(labels, str):
         labels = torch.tensor(labels, device=where)
+    said: set[Caution] = set()
 
     def work() -> None:
         for victim in victims:
-            add_recovery(report, model, victim, labels)
+            recovery = add_recovery(report, model, victim, _labels_of(victim, labels, loss), loss)
+            _say_cautions(victim.name, recovery.warnings, said)
 
     means = {"success_means": SUCCESS_MEANS} if truth else {}
     keep_results(report, work, lambda: console.print(recoveries_table(report.finished)), lambda: means)
     say(f"Results are in {output}.")
 
 
-def add_recovery(report: Report, model: nn.Module, victim: Victim, labels: str | Tensor) -> None:
+def add_recovery(
+    report: Report, model: nn.Module, victim: Victim, labels: str | Tensor, loss: Loss
+) -> Recovery:
     """Search one victim, with a progress bar, and add what was found to the report, also after Ctrl-C."""
     began = time.perf_counter()
 
@@ -123,21 +133,53 @@ def add_recovery(report: Report, model: nn.Module, victim: Victim, labels: str |
         )
 
     try:
-        recovery = recover(
-            model,
-            victim.gradient,
-            victim.input_shape,
-            batch_size=victim.batch_size,
-            labels=labels,
-            progress=True,
-            options=victim.search,
-        )
+        with silenced():
+            recovery = recover(
+                model,
+                victim.gradient,
+                victim.input_shape,
+                loss_fn=loss,
+                batch_size=victim.batch_size,
+                labels=labels,
+                progress=True,
+                options=victim.search,
+            )
     except Interrupted as stop:
         report.add(finished(stop.recovery))
         raise
     report.add(finished(recovery))
-    for caution in recovery.warnings:
-        tell(f"warning: {victim.name}: {caution.message}")
+    return recovery
+
+
+def _numbers(labels: str | tuple[float, ...]) -> tuple[float, ...]:
+    return () if isinstance(labels, str) else labels
+
+
+def _say_cautions(name: str, cautions: Sequence[Caution], said: set[Caution]) -> None:
+    """Show what is of all victims once, and the rest with the victim's name."""
+    for caution in cautions:
+        if caution not in said:
+            tell(f"warning: {f'{name}: ' if caution.victims else ''}{caution.message}")
+        if not caution.victims:
+            said.add(caution)
+
+
+def _labels_of(victim: Victim, labels: str | Tensor, loss: Loss) -> str | Tensor:
+    """The labels in the form of the victim's batch.
+
+    Raises
+    ------
+    ValueError
+        Where targets do not fill the batch.
+    """
+    if isinstance(labels, str) or isinstance(loss, CrossEntropy):
+        return labels
+    if len(labels) % victim.batch_size:
+        raise ValueError(
+            f"labels: expected as many targets for each of {victim.batch_size} inputs, found {len(labels)} "
+            "in all"
+        )
+    return labels.view(victim.batch_size, -1)
 
 
 def read_victims(
@@ -170,10 +212,12 @@ def read_victims(
         labels = None if listed.labels is None else torch.tensor(listed.labels)
         on_device = [None if g is None else g.to(device) for g in gradient]
         own = search
+        if search.averaged_batches is None:
+            own = replace(own, averaged_batches=listed.averaged_batches)
         say_other_normalisation(search, [listed])
         if search.mean is None and listed.mean is not None:
             try:
-                own = replace(search, mean=listed.mean, std=listed.std)
+                own = replace(own, mean=listed.mean, std=listed.std)
             except ValueError as error:
                 raise ValueError(f"gradient file {path}: its {error}") from None
         victims.append(Victim(name, on_device, listed.input_shape, listed.batch_size, own, labels))

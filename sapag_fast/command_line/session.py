@@ -17,6 +17,8 @@ from sapag_fast.files.victims import ListedVictim
 from sapag_fast.reports.report import Report
 from sapag_fast.runtime.streams import tell
 from sapag_fast.search.options import SearchOptions
+from sapag_fast.victim.loss import Loss
+from sapag_fast.victim.losses import BinaryCrossEntropy, CrossEntropy, find_loss
 from sapag_fast.victim.normalised import as_tuple
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "check_pictures",
     "chosen_device",
     "keep_results",
+    "loss_of",
     "say_other_normalisation",
     "search_options_of",
 ]
@@ -58,6 +61,25 @@ def search_options_of(options: Mapping[str, Any]) -> SearchOptions:
     """Take those of a command's options that are the search's."""
     names = {field.name for field in fields(SearchOptions)}
     return SearchOptions(**{name: value for name, value in options.items() if name in names})
+
+
+def loss_of(options: Mapping[str, Any]) -> Loss:
+    """Make the loss that a command's options name.
+
+    Raises
+    ------
+    ValueError
+        For a setting that belongs to another loss.
+    """
+    loss = options["loss"]
+    settings = {"cross-entropy": ("label_smoothing", "class_weights"), "bce": ("pos_weight",), "mse": ()}
+    for owner, names in settings.items():
+        for name in names:
+            if owner != loss and options[name] is not None:
+                raise ValueError(f"--{name.replace('_', '-')}: expected --loss {owner}, found --loss {loss}")
+    if loss == "cross-entropy":
+        return CrossEntropy(options["label_smoothing"] or 0.0, options["class_weights"])
+    return find_loss(loss) if loss == "mse" else BinaryCrossEntropy(options["pos_weight"])
 
 
 def check_pictures(search: SearchOptions, *, truth: bool) -> None:

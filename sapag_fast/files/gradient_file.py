@@ -80,6 +80,8 @@ class GradientMetadata:
         Parameters whose gradients were not shared.
     mean, std : tuple of float or None
         With which the client normalised its pictures, one number for each channel, or for all.
+    averaged_batches : int
+        Mini-batches whose gradients the client averaged.
     """
 
     input_shape: tuple[int, ...] | None = None
@@ -91,6 +93,7 @@ class GradientMetadata:
     withheld: tuple[str, ...] = ()
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    averaged_batches: int = 1
 
     @classmethod
     def parsed(cls, entries: Mapping[str, str]) -> GradientMetadata:
@@ -101,14 +104,14 @@ class GradientMetadata:
         ValueError
             For an entry that makes no sense.
         """
-        size = _numbers(entries, "batch_size", "1", least=1, most=1) or ()
         return cls(
             input_shape=_numbers(entries, "input_shape", "3x32x32", least=1, most=_MOST_DIMENSIONS),
-            batch_size=next(iter(size), None),
+            batch_size=_one_number(entries, "batch_size"),
             labels=_numbers(entries, "labels", "3,7", least=0),
             weights=entries.get("weights_sha256"),
             mean=_statistic(entries, "mean", "std"),
             std=_statistic(entries, "std", "mean"),
+            averaged_batches=_one_number(entries, "averaged_batches") or 1,
         )
 
     def entries(self) -> dict[str, str]:
@@ -124,6 +127,7 @@ class GradientMetadata:
             "labels": None if self.labels is None else ",".join(map(str, self.labels)),
             "mean": None if self.mean is None else ",".join(map(repr, self.mean)),
             "std": None if self.std is None else ",".join(map(repr, self.std)),
+            "averaged_batches": str(self.averaged_batches) if self.averaged_batches > 1 else None,
         }
         return {name: words for name, words in entries.items() if words is not None}
 
@@ -300,6 +304,11 @@ def _withheld(metadata: Mapping[str, str], path: str | Path) -> list[str]:
     if not all(isinstance(name, str) for name in names):
         raise ValueError(f"gradient file {shown(path)}: its {WITHHELD} are not a JSON list of names")
     return names
+
+
+def _one_number(entries: Mapping[str, str], name: str) -> int | None:
+    """The whole number of an entry; None where there is none."""
+    return next(iter(_numbers(entries, name, "1", least=1, most=1) or ()), None)
 
 
 def _numbers(

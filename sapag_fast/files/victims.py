@@ -60,6 +60,8 @@ class ListedVictim:
         With which the client normalised its pictures, where the file says it.
     fault : str or None
         Why it cannot be read.
+    averaged_batches : int
+        Mini-batches whose gradients the client averaged, as the file says.
     """
 
     name: str
@@ -74,6 +76,7 @@ class ListedVictim:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     fault: str | None = None
+    averaged_batches: int = 1
 
     def gradient(self, model: nn.Module) -> list[Tensor | None]:
         """Read the gradient, in the order of the model's trained parameters; None where withheld.
@@ -208,6 +211,7 @@ def described(
         weights=told.weights,
         mean=told.mean,
         std=told.std,
+        averaged_batches=told.averaged_batches,
     )
 
 

@@ -76,8 +76,7 @@ def profile_attack(
     TypeError, ValueError
         For arguments that do not fit; the message names the argument, what was expected and what was found.
     """
-    counts, limits = _counts(recoveries), _limits(evaluations, seconds)
-    path = None if trace is None else _writable("trace", trace)
+    counts, limits, path = _counts(recoveries), _limits(evaluations, seconds), _trace_file(trace)
     preparation = prepare_profile(
         model,
         input_shape,
@@ -110,6 +109,7 @@ def profile_attack(
         levels=tuple(levels),
         skipped=skipped,
         bottleneck=bottleneck(levels),
+        warnings=setup.cautions,
     )
 
 
@@ -127,11 +127,13 @@ def _limits(evaluations: object, seconds: object) -> Limits:
     return Limits(check.check_count("evaluations", evaluations), check.check_positive("seconds", seconds))
 
 
-def _writable(name: str, given: object) -> Path:
-    """Found out before the work, not after it."""
-    path = check.check_path(name, given)
+def _trace_file(given: object) -> Path | None:
+    """Where to write the trace; found out before the work, not after it."""
+    if given is None:
+        return None
+    path = check.check_path("trace", given)
     if not path.parent.is_dir() or path.is_dir():
-        raise ValueError(f"{name} must be a file in an existing folder, found {str(path)!r}")
+        raise ValueError(f"trace must be a file in an existing folder, found {str(path)!r}")
     return path
 
 

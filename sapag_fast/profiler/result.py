@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sapag_fast.files.output import replacing
 from sapag_fast.profiler.ceilings import Ceilings
 from sapag_fast.profiler.work import Work
+from sapag_fast.victim.cautions import Caution
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -194,6 +195,8 @@ class AttackProfile:
         Why an R was left out.
     bottleneck : str
         One sentence.
+    warnings : tuple of Caution
+        What in the network's mode makes recoveries worse than they look.
     """
 
     model: str
@@ -205,6 +208,7 @@ class AttackProfile:
     levels: tuple[Level, ...]
     skipped: dict[int, str]
     bottleneck: str
+    warnings: tuple[Caution, ...] = ()
 
     def table(self) -> Group:
         """For the screen: ``rich.print(profile.table())``."""

@@ -30,6 +30,7 @@ def tables(profile: AttackProfile) -> Group:
     if profile.levels and profile.levels[-1].layers:
         parts.append(_layers(profile.levels[-1]))
     parts += [Text(f"R={count} was skipped: {reason}.") for count, reason in profile.skipped.items()]
+    parts += [Text(f"Warning: {shown(caution.message)}.") for caution in profile.warnings]
     parts.append(Text(f"Next bottleneck. {profile.bottleneck}", style="bold"))
     return Group(*parts)
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from sapag_fast.search.box import Box
 from sapag_fast.search.setup import Setup
+from sapag_fast.victim.cautions import Caution
 
-__all__ = ["Caution", "cautions_of", "joined_cautions"]
+__all__ = ["cautions_of", "joined_cautions"]
 
 _BEYOND = 0.02  # of the box's width: a penalty leaves less than that of a picture which fits the box
 _MOST_PRESSED = 0.15
@@ -19,30 +20,12 @@ _MOST_PRESSED = 0.15
 # 0.2 to 0.65, but for 0.02 and 0.09 of two faces behind ReLU, of which nothing was recovered.
 
 
-@dataclass(frozen=True)
-class Caution:
-    """One thing that a recovery's reader has to know.
-
-    Attributes
-    ----------
-    kind : str
-        What it is, for programs: ``box`` (values press past the bounds).
-    module : str
-        Name of the module that it is about; empty for none.
-    message : str
-        The same for people, with what to do.
-    victims : tuple of int
-        Which victims of the recovery it is about; all, where none is named.
-    """
-
-    kind: str
-    module: str
-    message: str
-    victims: tuple[int, ...] = ()
-
-
 def cautions_of(setup: Setup, inputs: Tensor) -> tuple[Caution, ...]:
-    """Look at what was found of V victims, ``[V, B, *input_shape]``."""
+    """Of the network's mode, and of what was found of V victims, ``[V, B, *input_shape]``."""
+    return (*setup.cautions, *_box_caution(setup, inputs))
+
+
+def _box_caution(setup: Setup, inputs: Tensor) -> tuple[Caution, ...]:
     if setup.bounds is None:
         return ()
     shares = _pressed(inputs, setup.bounds, clipped=setup.recipe.clip)

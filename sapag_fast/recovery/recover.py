@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from sapag_fast.search.interrupted import Interrupted
 from sapag_fast.search.loop import Hooks
 from sapag_fast.search.options import SearchOptions, takes_search_options
 from sapag_fast.search.prepare import Attack, Targets, prepare
+from sapag_fast.victim.cautions import CautionWarning
 from sapag_fast.victim.loss import Loss
 
 __all__ = ["recover"]
@@ -99,6 +101,8 @@ def recover(
         options=SearchOptions.given(options, changes, recover),
         device=device,
     )
+    for caution in attack.setup.cautions:
+        warnings.warn(caution.message, CautionWarning, stacklevel=2)
     return _run(attack, on_finished=on_finished, progress=progress, checkpoint=checkpoint)
 
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from sapag_fast.recovery.cautions import Caution, joined_cautions
+from sapag_fast.recovery.cautions import joined_cautions
 from sapag_fast.recovery.certificate import Certificate, Certifier
 from sapag_fast.recovery.identifiability import Identifiability
 from sapag_fast.search.recipe import Recipe
 from sapag_fast.search.tasks import AttackResult
+from sapag_fast.victim.cautions import Caution
 
 __all__ = ["Recovery", "Restarts", "joined", "winners"]
 
@@ -89,7 +90,9 @@ class Recovery:
     recipe : Recipe
         The settings in force.
     warnings : tuple of Caution
-        What speaks against the recovery although nothing went wrong; one of each kind.
+        What speaks against the recovery although nothing went wrong: dropout that is active, other
+        randomness, BatchNorm in training mode, averaged mini-batches, a box that is too small. One of each
+        kind.
     """
 
     inputs: Tensor

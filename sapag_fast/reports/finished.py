@@ -175,7 +175,7 @@ def scored(
             "mode_reason": recovery.mode_reason,
             "recipe": asdict(recovery.recipe),
             "warnings": [
-                {"kind": caution.kind, "module": caution.module, "message": caution.message}
+                {part: entry for part, entry in asdict(caution).items() if part != "victims"}
                 for caution in recovery.warnings
                 if not caution.victims or victim in caution.victims
             ],

@@ -77,6 +77,9 @@ class SearchOptions:
         Candidates are unrolled through the same steps, which explicit mode does not cover.
     local_lr : float or None
         The rate of these steps.
+    averaged_batches : int or None
+        Mini-batches whose gradients the client averaged. They are searched as one batch of all inputs, and
+        `Recovery.warnings` says when that is right. None: as far as is known, none.
     seed : int
         Of all random numbers.
     max_memory : int or None
@@ -108,6 +111,7 @@ class SearchOptions:
     stop_certified: bool = True
     local_steps: int = 1
     local_lr: float | None = None
+    averaged_batches: int | None = None
     seed: int = 0
     max_memory: int | None = None
     at_once: int | None = None
@@ -140,7 +144,7 @@ class SearchOptions:
         self._keep("local_steps", check.check_local_steps(self.local_steps, self.local_lr)[0])
         self._keep("seed", check.check_seed(self.seed))
         self._keep("stop_certified", check.check_flag("stop_certified", self.stop_certified))
-        for name in ("steps", "max_memory", "at_once"):
+        for name in ("steps", "max_memory", "at_once", "averaged_batches"):
             if getattr(self, name) is not None:
                 self._keep(name, check.check_count(name, getattr(self, name)))
         for name in ("box", "tv", "stop_distance"):

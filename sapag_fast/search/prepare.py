@@ -152,7 +152,6 @@ class Attack:
             (problem.local_steps, problem.local_lr),
             str(self.starts.device),
             sorted(distance.items()),
-            *([] if setup.loss.plain else [setup.loss.words]),
         )
         if setup.options.mean is not None:
             words = (*words, (setup.options.mean, setup.options.std))

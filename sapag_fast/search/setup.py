@@ -23,9 +23,10 @@ from sapag_fast.search.box import Box, box_of
 from sapag_fast.search.capacity import kept_bytes
 from sapag_fast.search.options import SearchOptions
 from sapag_fast.search.recipe import Recipe
+from sapag_fast.victim.cautions import Caution, averaged_caution, find_cautions, trial_inputs
 from sapag_fast.victim.losses import Loss, find_loss
 from sapag_fast.victim.model import VictimModel
-from sapag_fast.victim.normalised import normalised
+from sapag_fast.victim.normalised import Normalised, normalised
 from sapag_fast.victim.probe import Probe, RejectedInputsError, probe
 from sapag_fast.victim.problem import Problem
 
@@ -125,6 +126,15 @@ class Setup:
         """
         options = {"bounds": self.bounds, "device": self.device, "dtype": self.dtype}
         return tuple(make_basis(name, self.input_shape, **options) for name in self.recipe.bases)
+
+    @cached_property
+    def cautions(self) -> tuple[Caution, ...]:
+        """What in the network's mode makes recoveries worse than they look."""
+        inputs = trial_inputs(self.network, self.input_shape, self.batch_size)
+        averaged = averaged_caution(self.options.averaged_batches or 1)
+        module = self.network.module
+        model = module.model if isinstance(module, Normalised) else module
+        return (*find_cautions(self.network, inputs, model), *averaged)
 
     def problem(self, targets: Sequence[Tensor | None], *, restarts: int = 1, joint: bool = False) -> Problem:
         """Add the target gradients ``[V, *parameter shape]``."""

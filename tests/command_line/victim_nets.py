@@ -60,3 +60,29 @@ class Mean(nn.Module):
     def forward(self, tokens=None, *, inputs_embeds=None):
         words = self.table(tokens) if inputs_embeds is None else inputs_embeds
         return self.fc(self.hidden(words.mean(1)).tanh())
+
+
+def tagger():
+    """Three logits, of which each is one label."""
+    net = make()
+    net[5] = nn.Linear(6 * 16, 3)
+    return net
+
+
+def judge():
+    """One logit."""
+    net = make()
+    net[5] = nn.Linear(6 * 16, 1)
+    return net
+
+
+def dropping():
+    """Dropout and BatchNorm, in training mode."""
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 5, padding=2, stride=2),
+        nn.BatchNorm2d(6),
+        nn.Sigmoid(),
+        nn.Dropout(0.3),
+        nn.Flatten(),
+        nn.Linear(6 * 16, 10),
+    )
