@@ -66,6 +66,7 @@ class Result:
             "status": finished.status,
             "warnings": finished.details["warnings"],
             "winner": finished.details["winner"],
+            **finished.labels_from,
         }
         assert finished.labels is not None  # a recovery has labels always
         labels = finished.labels
@@ -126,6 +127,8 @@ class Result:
             seconds=0.0,
             status=self.details["status"],
             certificate=self.details["certificate"],
+            label_source=self.details.get("label_source", ""),
+            label_reason=self.details.get("label_reason", ""),
             truth=truth,
             true_labels=labels,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -39,6 +40,8 @@ _COLUMNS: tuple[str, ...] = (
     "mse",
     "recovered",
     "labels",
+    "label_source",
+    "label_reason",
     "true_labels",
     "file",
     "reason",
@@ -120,6 +123,8 @@ def _line(folder: AuditFolder, entry: Finished) -> dict[str, Any]:
         "distance": entry.distance,
         "evaluations": entry.evaluations,
         "labels": [] if entry.labels is None else _plain(entry.labels),
+        "label_source": entry.label_source,
+        "label_reason": entry.label_reason,
         "true_labels": [] if entry.true_labels is None else entry.true_labels.tolist(),
         "file": folder.result_path(entry.name).relative_to(folder.folder).as_posix(),
     }
@@ -161,6 +166,7 @@ def _figures(
         "sessions": len(folder.sessions),
         "peak_memory_bytes": folder.sessions.peak_memory,
         "certified": sum(line["certificate"] == "certified" for line in lines),
+        "label_sources": dict(Counter(line["label_source"] for line in lines if line["label_source"])),
         "non_finite": sum(line["status"] == "non-finite" for line in lines),
         "distance": quantiles(line["distance"] for line in lines),
         "evaluations_of_a_victim": quantiles(evaluations),

@@ -20,7 +20,7 @@ from sapag_fast.recovery.recover import recover
 from sapag_fast.recovery.result import Recovery
 from sapag_fast.victim.cautions import silenced, trial_inputs
 from sapag_fast.victim.label_inference import Evidence
-from sapag_fast.victim.labels import infer_labels
+from sapag_fast.victim.labels import check_inferable
 from sapag_fast.victim.losses import CrossEntropy
 from sapag_fast.victim.model import VictimModel
 
@@ -170,8 +170,7 @@ class WaveSearch:
             tried = trial_inputs(self.network, victim.input_shape, 1)
             loss.infer(Evidence(self.network, target, output=group.output, noise=tried))
         elif self.options.labels == "infer":
-            # The look at the signs needs no noise images, which serve batches.
-            infer_labels(self.network, target, batch_size=1, noise=target[0], classes=group.classes)
+            check_inferable(target, group.classes)
         elif self.options.labels == "known":
             labels = true_labels(victim)
             if labels is None:

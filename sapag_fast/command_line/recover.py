@@ -31,7 +31,7 @@ from sapag_fast.reports.finished import Finished, scored
 from sapag_fast.reports.metrics import SUCCESS_MEANS
 from sapag_fast.reports.report import Report, recoveries_table
 from sapag_fast.runtime.screen import Screen
-from sapag_fast.runtime.streams import say, tell
+from sapag_fast.runtime.streams import say, shown, tell
 from sapag_fast.search.interrupted import Interrupted
 from sapag_fast.search.options import SearchOptions
 from sapag_fast.victim.cautions import Caution, silenced
@@ -122,6 +122,9 @@ def add_recovery(
     began = time.perf_counter()
 
     def finished(recovery: Recovery) -> Finished:
+        source, why = recovery.label_source[0], recovery.label_reason[0]
+        if why:
+            tell(f"labels of {shown(victim.name)} are {source}: {why}")
         return scored(
             recovery,
             0,

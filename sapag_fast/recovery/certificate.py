@@ -233,7 +233,12 @@ def certifier_of(attack: Attack) -> Certifier:
         layers=len(set(problem.distance.layers or ())),
         operators=setup.probe.operators,
     )
-    return certifier_for(problem, task, unusual=_unusual(attack))
+    certifier = certifier_for(problem, task, unusual=_unusual(attack))
+    told = zip(certifier.reasons, attack.label_source, attack.label_reason, strict=True)
+    return Certifier(
+        certifier.family,
+        [f"labels unknown: {why}" if how == "unknown" and not no else no for no, how, why in told],
+    )
 
 
 def certifier_for(

@@ -80,6 +80,7 @@ class HandOut:
             recipe=self.attack.setup.recipe,
             certifier=self.certifier,
             checks=self._checks,
+            labels_from=(self.attack.label_source, self.attack.label_reason),
             first=first,
         )
         if problem.joint:

@@ -62,7 +62,8 @@ def recover(
     batch_size : int
         Inputs behind one gradient, B.
     labels : str, Tensor or sequence of int
-        ``"infer"`` (from the last linear layer's gradient), ``"joint"`` (searched together with the inputs,
+        ``"infer"`` (from the last linear layer's gradient; the recovery's ``label_source`` says how sure),
+        ``"joint"`` (searched together with the inputs,
         as in DLG), or the labels: classes ``[B]``, ``[R, B]``, or what the loss takes. A callable other than
         PyTorch's cross-entropy needs them given, or methods of `OwnInference`.
     device : torch.device or str, optional

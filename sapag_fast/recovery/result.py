@@ -60,6 +60,12 @@ class Recovery:
     labels : Tensor
         ``[R, B]`` (labels given with more dimensions, and those of other losses than cross-entropy, are
         ``[R, B, ...]``).
+    label_source : tuple of str
+        R of ``given``, ``joint`` (searched), ``inferred`` (from a gradient that fits what the method assumes:
+        then exact), ``estimated`` (their counts rest on an estimate, or the gradient fits nearly) and
+        ``unknown`` (the gradient does not fit: labels are a guess).
+    label_reason : tuple of str
+        R, why not surer; empty where nothing is to be said.
     soft_labels : Tensor or None
         ``[R, B, ...]``, the targets to which joint labels have come (probabilities, or real numbers), of
         which `labels` is made; None for labels that were not searched. Their distance from the network's own
@@ -97,6 +103,8 @@ class Recovery:
 
     inputs: Tensor
     labels: Tensor
+    label_source: tuple[str, ...]
+    label_reason: tuple[str, ...]
     soft_labels: Tensor | None
     distance: Tensor
     certificate: tuple[Certificate, ...]
@@ -128,13 +136,15 @@ def winners(
     restarts: int,
     recipe: Recipe,
     certifier: Certifier,
+    labels_from: tuple[tuple[str, ...], tuple[str, ...]],
     checks: Mapping[int, Identifiability] | None = None,
     first: int = 0,
 ) -> Recovery:
     """Take of each victim (its `restarts` tasks lie side by side) the restart that matches best.
 
     Where no restart has come to the surrogate's last stage, the network's own distance decides; `first` is
-    the number of the first victim, `checks` are by number.
+    the number of the first victim, `checks` are by number. `labels_from` holds source and reason of all
+    victims' labels.
     """
     victims = result.distance.shape[0] // restarts
     by_victim = (victims, restarts)
@@ -146,12 +156,15 @@ def winners(
         "non-finite" if not finite else "finished" if whole else "interrupted"
         for finite, whole in zip(result.finite[winner].tolist(), ended, strict=True)
     )
+    source, reason = (entries[first : first + victims] for entries in labels_from)
     distance = result.distance[winner]
     known = checks or {}
     certificates = (certifier.certificate(v, d, known.get(v)) for v, d in enumerate(distance.tolist(), first))
     return Recovery(
         inputs=result.inputs[winner],
         labels=result.labels[winner],
+        label_source=source,
+        label_reason=reason,
         soft_labels=None,
         distance=distance,
         certificate=tuple(certificates),
@@ -204,8 +217,10 @@ def joined(found: Recovery, again: Recovery, victims: Tensor) -> Recovery:
 
     certificate, status = list(found.certificate), list(found.status)
     for row in rows.tolist():
-        certificate[int(victims[row])] = again.certificate[row]
-        status[int(victims[row])] = again.status[row]
+        victim = int(victims[row])
+        status[victim] = again.status[row]
+        if found.label_source[victim] != "unknown":  # the second search takes them as given
+            certificate[victim] = again.certificate[row]
     return replace(
         found,
         inputs=taken(found.inputs, again.inputs),

@@ -33,6 +33,8 @@ class Finished:
         ``[B, *input_shape]``.
     labels : Tensor or None
         ``[B]``, or of other losses than cross-entropy ``[B, ...]``.
+    label_source, label_reason : str
+        How labels were obtained and why that is not surer (see `Recovery`); empty where that is not known.
     distance : float
     evaluations : int
     seconds : float
@@ -64,6 +66,8 @@ class Finished:
     truth: Tensor | None = None
     true_labels: Tensor | None = None
     certificate: Mapping[str, Any] | None = None
+    label_source: str = ""
+    label_reason: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
     scores: tuple[Scores, ...] = field(init=False)
     order: tuple[int, ...] = field(init=False)
@@ -85,6 +89,13 @@ class Finished:
     def success(self) -> bool:
         """Whether every image of the victim is recovered (`SUCCESS_MEANS`); False without the truth."""
         return bool(self.scores) and all(image.success for image in self.scores)
+
+    @property
+    def labels_from(self) -> dict[str, str]:
+        """Source and reason of the labels, as results and audits keep them; empty where unknown."""
+        if not self.label_source:
+            return {}
+        return {"label_source": self.label_source, "label_reason": self.label_reason}
 
     def file_endings(self) -> list[str]:
         """Tell what the picture of each image has behind the victim's name; none without images."""
@@ -116,6 +127,7 @@ class Finished:
             "evaluations": self.evaluations,
             "seconds": round(self.seconds, 4),
             **known,
+            **self.labels_from,
             **({} if self.certificate is None else {"certificate": self.certificate}),
             **self.details,
             "images": images,
@@ -169,6 +181,8 @@ def scored(
         truth=truth,
         true_labels=true_labels,
         certificate=asdict(recovery.certificate[victim]),
+        label_source=recovery.label_source[victim],
+        label_reason=recovery.label_reason[victim],
         details={
             "winner": int(recovery.winner[victim]),
             "mode": recovery.mode,

@@ -30,6 +30,9 @@ with needs("cli", "tables of recoveries"):
 
 __all__ = ["Report", "grid_rows", "recoveries_table"]
 
+_SURE = ("", "given", "inferred")
+"""Sources of labels that need no word beside them."""
+
 RESULTS, GRID, TENSORS = "results.json", "grid.png", "recovered.safetensors"
 _HEADER = "__metadata__"
 """What safetensors has no tensor of."""
@@ -176,6 +179,8 @@ def recoveries_table(finished: Sequence[Finished], title: str | None = None) -> 
         table.add_column(heading, justify="right", no_wrap=True)
     for entry in finished:
         labels = "" if entry.labels is None else ", ".join(map(_label, entry.labels.tolist()))
+        if entry.label_source not in _SURE:
+            labels += f" ({entry.label_source})"
         cells = [
             plain_text(entry.name),
             entry.status,

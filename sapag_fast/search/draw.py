@@ -12,6 +12,7 @@ from sapag_fast.search.box import box_of
 from sapag_fast.search.setup import Setup
 from sapag_fast.search.starts import make_start
 from sapag_fast.victim.label_inference import Evidence
+from sapag_fast.victim.labels import KnownLabels
 from sapag_fast.victim.losses import CrossEntropy
 from sapag_fast.victim.problem import Problem
 
@@ -61,7 +62,7 @@ def draw_logits(setup: Setup, generators: Sequence[torch.Generator], restarts: i
     return torch.stack(logits).to(device=setup.device, dtype=setup.dtype)
 
 
-def known_labels(labels: object, setup: Setup, problem: Problem, *, batched: bool) -> Tensor:
+def known_labels(labels: object, setup: Setup, problem: Problem, *, batched: bool) -> KnownLabels:
     """Infer the labels ``[V, B, ...]``, or check those that are given."""
     if isinstance(labels, str):
         if labels != "infer":
@@ -85,7 +86,7 @@ def known_labels(labels: object, setup: Setup, problem: Problem, *, batched: boo
         classes=setup.probe.classes if isinstance(setup.loss, CrossEntropy) else None,
         device=setup.device,
     )
-    return setup.loss.fitted(given, setup.probe.output)
+    return KnownLabels.alike(setup.loss.fitted(given, setup.probe.output), "given")
 
 
 def check_loss(setup: Setup, labels: Tensor, *, joint: bool) -> None:

@@ -26,6 +26,7 @@ from sapag_fast.search.run import Search
 from sapag_fast.search.setup import Setup, set_up
 from sapag_fast.search.starts import recovery_generator
 from sapag_fast.search.tasks import AttackResult
+from sapag_fast.victim.labels import KnownLabels
 from sapag_fast.victim.loss import Loss
 from sapag_fast.victim.problem import Problem
 
@@ -70,6 +71,8 @@ class Attack:
         ``[V x restarts, B, *input_shape]``, victim by victim.
     labels : Tensor
         ``[V x restarts, B, ...]``; joint labels are the numbers behind them, of the output's shape.
+    label_source, label_reason : tuple of str
+        V, see `KnownLabels`.
     random : mapping of str to Tensor
         State of the global generators from which the search goes on.
     isolated : bool
@@ -80,6 +83,8 @@ class Attack:
     problem: Problem
     starts: Tensor
     labels: Tensor
+    label_source: tuple[str, ...]
+    label_reason: tuple[str, ...]
     random: Mapping[str, Tensor] = field(repr=False)
     isolated: bool = False
 
@@ -203,13 +208,23 @@ def attack_on(
     generators = [recovery_generator(seed, v, k) for v in victims for k in range(problem.restarts)]
     starts = draw_starts(setup, problem, generators).to(device=setup.device, dtype=setup.dtype)
     if problem.joint:
-        known = draw_logits(setup, generators, problem.restarts)
+        searched = draw_logits(setup, generators, problem.restarts)
+        known = KnownLabels.alike(searched[:: problem.restarts], "joint")
     else:
         known = known_labels(labels, setup, problem, batched=batched)
-        known = known.repeat_interleave(problem.restarts, 0)  # a copy, too
-    check_loss(setup, known[0], joint=problem.joint)
+        searched = known.labels.repeat_interleave(problem.restarts, 0)  # a copy, too
+    check_loss(setup, searched[0], joint=problem.joint)
     _ = setup.bases  # refused now, not when the search begins
-    return Attack(setup, problem, starts, known, random_state(setup.device), isolated=batched)
+    return Attack(
+        setup,
+        problem,
+        starts,
+        searched,
+        known.source,
+        known.reason,
+        random_state(setup.device),
+        isolated=batched,
+    )
 
 
 def _name(problem: Problem, victim: int) -> str:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sapag_fast.text.network import Tables
 from sapag_fast.text.recipe import TextRecipe
+from sapag_fast.victim.labels import KnownLabels
 from sapag_fast.victim.problem import Problem
 
 __all__ = ["TextAttack"]
@@ -23,8 +24,8 @@ class TextAttack:
         In word embeddings, with the targets of all V victims.
     tables : Tables
         The model's embeddings.
-    labels : Tensor
-        ``[V, 1]``.
+    known : KnownLabels
+        ``[V, 1, ...]``.
     word_gradient : Tensor or None
         ``[V, vocabulary, H]``, the targets of the word embedding, where the bags are read from them; None:
         any token may be anywhere.
@@ -40,9 +41,14 @@ class TextAttack:
 
     problem: Problem
     tables: Tables
-    labels: Tensor
+    known: KnownLabels
     word_gradient: Tensor | None
     lengths_told: bool
     recipe: TextRecipe
     seed: int
     at_once: int
+
+    @property
+    def labels(self) -> Tensor:
+        """The labels ``[V, 1, ...]``."""
+        return self.known.labels

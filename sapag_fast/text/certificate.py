@@ -77,6 +77,8 @@ def certify(
     TextCertificate
         ``unknown`` with nothing compared where the distance is above the threshold or has none.
     """
+    if attack.known.source[victim] == "unknown":
+        return TextCertificate(reason=f"its label is unknown: {attack.known.reason[victim]}")
     threshold = CERTIFIED.get(attack.recipe.distance)
     if threshold is None:
         return TextCertificate(

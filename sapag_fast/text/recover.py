@@ -23,6 +23,7 @@ from sapag_fast.text.network import Tables, TextNetwork, differentiable_layers, 
 from sapag_fast.text.recipe import TextRecipe, choose_text_recipe
 from sapag_fast.text.recovery import TextRecovery
 from sapag_fast.victim.label_inference import Evidence
+from sapag_fast.victim.labels import KnownLabels
 from sapag_fast.victim.losses import CrossEntropy, Loss, find_loss
 from sapag_fast.victim.model import VictimModel
 from sapag_fast.victim.problem import LossFunction, Problem
@@ -181,7 +182,7 @@ def _labels(
     loss: Loss,
     trial: tuple[Tensor, Tensor],
     batched: bool,
-) -> Tensor:
+) -> KnownLabels:
     """``[V, 1, ...]``, inferred or given."""
     like = next(iter(problem.parameters.values()))
     inputs, output = trial
@@ -199,7 +200,7 @@ def _labels(
         classes=classes if isinstance(loss, CrossEntropy) else None,
         device=like.device,
     )
-    return loss.fitted(given, output)
+    return KnownLabels.alike(loss.fitted(given, output), "given")
 
 
 def _word_gradient(tables: Tables, targets: Sequence[Tensor | None]) -> Tensor:
@@ -279,6 +280,8 @@ def _recovery(groups: Sequence[Group]) -> TextRecovery:
         tokens=sentences(lambda group: group.best),
         lengths=tuple(_by_victim(groups, lambda group: [group.length] * len(group.victims))),
         labels=attack.labels[:, 0],
+        label_source=attack.known.source,
+        label_reason=attack.known.reason,
         distance=torch.tensor(distance, dtype=torch.float64),
         certificates=tuple(_by_victim(groups, lambda group: group.certificates)),
         bags=None if bags is None else tuple(bags[victim] for victim in sorted(bags)),

@@ -26,6 +26,8 @@ class TextRecovery:
         V.
     labels : Tensor
         ``[V]``, int64.
+    label_source, label_reason : tuple of str
+        V, as in `Recovery`.
     distance : Tensor
         ``[V]``, of the tokens' gradient.
     certificates : tuple of TextCertificate
@@ -51,6 +53,8 @@ class TextRecovery:
     tokens: Tensor
     lengths: tuple[int, ...]
     labels: Tensor
+    label_source: tuple[str, ...]
+    label_reason: tuple[str, ...]
     distance: Tensor
     certificates: tuple[TextCertificate, ...]
     bags: tuple[Bag, ...] | None

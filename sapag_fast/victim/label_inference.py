@@ -18,13 +18,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sapag_fast.victim.labels import LastLayer, find_last_layer, infer_labels, label_counts
+from sapag_fast.victim.label_counts import label_counts
+from sapag_fast.victim.labels import KnownLabels, infer_labels
+from sapag_fast.victim.last_layer import LastLayer, find_last_layer
 from sapag_fast.victim.model import VictimModel
 
 __all__ = ["Evidence", "class_labels", "real_labels", "yes_or_no_labels"]
 
 _OTHERWISE = "give labels= a tensor or 'joint'"
 _FITS = 1e-3  # of two directions' cosine, and of targets
+_EXACT = 1e-3  # of a gradient's relative difference from the one that its labels give
+_UNSCALED = "the gradient is taken for that of the mean: none tells its own scale"
+_SIGNS = "an output's label follows from a sign, and a gradient of another sign or scale is not told"
+_COUNTED = "counts follow from an estimate of the mean output, for a gradient of the mean"
+_UNLIKE = "the layer's own output does not give this gradient: other weights, or another loss"
 _ROUNDS = 30  # for the weight of a batch, which its own labels decide
 
 
@@ -121,7 +128,7 @@ class Evidence:
         return torch.where(squares > 0, logits + vector.double(), torch.nan)
 
 
-def real_labels(evidence: Evidence) -> Tensor:
+def real_labels(evidence: Evidence) -> KnownLabels:
     """Targets of the mean squared error, ``[V, *output shape]``, for one input behind each gradient.
 
     They take the gradient for that of the mean over the outputs, unscaled: no gradient tells its own scale.
@@ -141,10 +148,10 @@ def real_labels(evidence: Evidence) -> Tensor:
         )
     targets = torch.where(bias == 0, output, output - layer.classes * bias.double() / 2)
     _check_known(targets)
-    return _shaped(targets, evidence)
+    return KnownLabels.alike(_shaped(targets, evidence), "estimated", _UNSCALED)
 
 
-def yes_or_no_labels(evidence: Evidence, pos_weight: Sequence[float] | None = None) -> Tensor:
+def yes_or_no_labels(evidence: Evidence, pos_weight: Sequence[float] | None = None) -> KnownLabels:
     """Targets 0 and 1 of binary cross-entropy with logits, ``[V, *output shape]``.
 
     Raises
@@ -167,7 +174,8 @@ def yes_or_no_labels(evidence: Evidence, pos_weight: Sequence[float] | None = No
                 f"one output and a bias: found {layer.classes} outputs"
                 f"{'' if error is not None else ', no bias'}; {_OTHERWISE}"
             )
-        return _shaped(_counted(error, seen[1], evidence.batch_size, pos_weight), evidence)
+        counted = _counted(error, seen[1], evidence.batch_size, pos_weight)
+        return KnownLabels.alike(_shaped(counted, evidence), "estimated", _COUNTED)
     if error is None:
         if bool((seen[0] < 0).any()):
             raise ValueError(
@@ -177,7 +185,16 @@ def yes_or_no_labels(evidence: Evidence, pos_weight: Sequence[float] | None = No
         error = weight.sum(-1)
     if bool((error == 0).any()):
         raise ValueError(f"labels of bce cannot be inferred: an output's gradient is exactly 0; {_OTHERWISE}")
-    return _shaped((error < 0).double(), evidence)
+    targets = (error < 0).double()
+    output = evidence.output_of_one(layer)
+    known = KnownLabels.alike(_shaped(targets, evidence), "estimated", _SIGNS)
+    if output is None:
+        return known
+    likely, yes = output.sigmoid(), 1.0
+    if pos_weight is not None:
+        yes = error.new_tensor(pos_weight, dtype=torch.float64)
+    ideal = (likely * (1 - targets) - yes * (1 - likely) * targets) / layer.classes
+    return known.sure_where(_alike(error.double(), ideal, torch.finfo(error.dtype).eps))
 
 
 def _counted(error: Tensor, logits: Tensor, batch_size: int, pos_weight: Sequence[float] | None) -> Tensor:
@@ -197,7 +214,7 @@ def _counted(error: Tensor, logits: Tensor, batch_size: int, pos_weight: Sequenc
 
 def class_labels(
     evidence: Evidence, smoothing: float = 0.0, class_weights: Sequence[float] | None = None
-) -> Tensor:
+) -> KnownLabels:
     """Classes of cross-entropy, ``[V, B]``, int64, in ascending order within a batch.
 
     Raises
@@ -230,10 +247,11 @@ def class_labels(
         output = evidence.output_of_one(layer)
         if output is not None and error is not None:
             _check_known(output)
-            found = [
-                _best_class(o, e, smoothing, weights) for o, e in zip(output, error.double(), strict=True)
-            ]
-            return torch.stack(found)[:, None]
+            pairs = zip(output, error.double(), strict=True)
+            found = [_best_class(o, e, smoothing, weights) for o, e in pairs]
+            labels = torch.stack([label for label, _ in found])[:, None]
+            known = KnownLabels.alike(labels, "estimated", _UNLIKE)
+            return known.sure_where([fits for _, fits in found])
     seen = evidence.on_noise(layer)
     if error is None or seen is None:
         raise ValueError(
@@ -243,16 +261,30 @@ def class_labels(
     likely = seen[1].double().softmax(-1).mean(0)
     counts = _weighted_counts(error.double(), likely, evidence.batch_size, smoothing, weights)
     classes = torch.arange(layer.classes, device=error.device)
-    return torch.stack([classes.repeat_interleave(row) for row in counts])
+    labels = torch.stack([classes.repeat_interleave(row) for row in counts])
+    return KnownLabels.alike(labels, "estimated", _COUNTED)
 
 
-def _best_class(output: Tensor, error: Tensor, smoothing: float, weights: Tensor) -> Tensor:
-    """The class whose loss at `output` ``[K]`` has the gradient `error` ``[K]``, of whatever scale."""
+def _alike(error: Tensor, ideal: Tensor, rounding: float) -> list[bool]:
+    """Whether gradients ``[V, K]`` are the same, for each victim."""
+    allowed = _EXACT * ideal.norm(dim=-1) + 4 * rounding
+    return ((error - ideal).norm(dim=-1) <= allowed).tolist()
+
+
+def _best_class(output: Tensor, error: Tensor, smoothing: float, weights: Tensor) -> tuple[Tensor, bool]:
+    """The class whose loss at `output` ``[K]`` has the gradient `error` ``[K]``, and whether it fits.
+
+    That is a matter of direction alone, but of the length too where there are two classes: there the other
+    one's gradient is the opposite.
+    """
     classes, likely = len(output), output.softmax(-1)
     spread = smoothing / classes * (weights.sum() * likely - weights)
     label = torch.eye(classes, dtype=output.dtype, device=output.device)
     candidates = (1 - smoothing) * (likely - label) + spread / weights[:, None]
-    return F.cosine_similarity(candidates, error[None], dim=-1).argmax()
+    cosine, label = F.cosine_similarity(candidates, error[None], dim=-1).max(0)
+    ideal = candidates[label]
+    fits = float(cosine) > 1 - _FITS
+    return label, fits and (classes > 2 or _alike(error[None], ideal[None], 0.0)[0])
 
 
 def _weighted_counts(

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sapag_fast import checks as check
 from sapag_fast.victim.label_inference import Evidence
+from sapag_fast.victim.labels import KnownLabels
 
 __all__ = ["LOSS_NAMES", "Loss", "OwnInference"]
 
@@ -77,8 +78,8 @@ class Loss:
         """
         return labels
 
-    def infer(self, evidence: Evidence) -> Tensor:
-        """Labels ``[V, B, ...]`` from the gradients.
+    def infer(self, evidence: Evidence) -> KnownLabels:
+        """Labels ``[V, B, ...]`` from the gradients, and how sure they are.
 
         Raises
         ------
@@ -88,7 +89,7 @@ class Loss:
         own = getattr(self.given, "infer_labels", None)
         if not callable(own):
             raise ValueError(f"labels: 'infer' is not known of {self._called}; {self._remedy}")
-        return check.check_labels(
+        labels = check.check_labels(
             own(evidence),
             victims=evidence.victims,
             batch_size=evidence.batch_size,
@@ -96,6 +97,7 @@ class Loss:
             classes=None,
             device=evidence.noise.device,
         )
+        return KnownLabels.alike(labels, "estimated", "by the loss's own inference")
 
     def joint_targets(self, logits: Tensor) -> Tensor:
         """What the loss is given for the numbers that a joint search moves."""

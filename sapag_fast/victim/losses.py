@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from sapag_fast import checks as check
 from sapag_fast.victim.label_inference import Evidence, class_labels, real_labels, yes_or_no_labels
+from sapag_fast.victim.labels import KnownLabels
 from sapag_fast.victim.loss import LOSS_NAMES, Loss, OwnInference
 
 __all__ = [
@@ -110,7 +111,7 @@ class CrossEntropy(Loss):
             )
         return labels
 
-    def infer(self, evidence: Evidence) -> Tensor:
+    def infer(self, evidence: Evidence) -> KnownLabels:
         """Classes ``[V, B]``, in ascending order within a batch."""
         return class_labels(evidence, self.label_smoothing, self.weight)
 
@@ -211,7 +212,7 @@ class BinaryCrossEntropy(_ByElement):
             raise ValueError(f"labels must be {self.what}, found {low if low < 0 else high:g} among them")
         return fitted
 
-    def infer(self, evidence: Evidence) -> Tensor:
+    def infer(self, evidence: Evidence) -> KnownLabels:
         """0 or 1 for each output, ``[V, *output shape]``."""
         return yes_or_no_labels(evidence, self.pos_weight)
 
@@ -241,7 +242,7 @@ class MeanSquaredError(_ByElement):
         """The loss of one batch."""
         return F.mse_loss(output, labels)
 
-    def infer(self, evidence: Evidence) -> Tensor:
+    def infer(self, evidence: Evidence) -> KnownLabels:
         """Real numbers, ``[V, *output shape]``, for one input behind each gradient."""
         return real_labels(evidence)
 

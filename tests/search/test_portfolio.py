@@ -183,7 +183,12 @@ def test_a_gentle_stage_is_not_compared_with_the_last():
     assert 0 < found.evaluations[2] < 40
     assert found.distance.isfinite().tolist() == [False, True, True]
     assert found.matched.isfinite().tolist() == [False, True, False]
-    told = {"restarts": 3, "joint": False, "recipe": recipe, "certifier": Certifier(None, [""])}
+    told = {
+        "restarts": 3,
+        "recipe": recipe,
+        "certifier": Certifier(None, [""]),
+        "labels_from": (("given",), ("",)),
+    }
     assert winners(found, **told).winner.tolist() == [1]
     none = dataclasses.replace(found, matched=torch.full_like(found.matched, torch.inf))
     assert winners(none, **told).winner.tolist() == [int(found.distance.argmin())]
