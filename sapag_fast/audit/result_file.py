@@ -22,7 +22,7 @@ _SHA256 = "sha256"
 
 _WITHOUT_SHA256 = {
     *("name", "certificate", "distance", "evaluations", "status", "gradient_sha256"),
-    *("mode", "recipe", "restarts", "seed", "winner"),
+    *("mode", "recipe", "restarts", "seed", "winner", "label_source", "label_reason", "warnings"),
 }
 """All details of results that have none."""
 

@@ -44,9 +44,8 @@ class HandOut:
         self._waiting: dict[int, Recovery] = {}
         self._checks: dict[int, Identifiability] = {}
 
-    def take(self, ended: Ended) -> list[int]:
+    def take(self, ended: Ended) -> None:
         """Hand out the victims that need no check, and the others once there are enough of them."""
-        taken = []
         for victim in ended.victims:
             if victim in self._waiting:
                 continue
@@ -54,11 +53,9 @@ class HandOut:
             if self._is_close(victim, float(recovery.distance[0])):
                 self._waiting[victim] = recovery
             else:
-                self._give(victim, recovery)
-                taken.append(victim)
+                self._give(victim, recovery, ended)
         if self._waiting and (ended.last or len(self._waiting) >= self._at_once):
-            taken += self._check(ended.result)
-        return taken
+            self._check(ended)
 
     def whole(self, result: AttackResult) -> Recovery:
         """The recovery of all victims; of an interrupted search what has not been checked stays so."""
@@ -94,7 +91,7 @@ class HandOut:
     def _is_close(self, victim: int, distance: float) -> bool:
         return self.certifier.is_close(victim, distance)
 
-    def _check(self, result: Callable[[int], AttackResult]) -> list[int]:
+    def _check(self, ended: Ended) -> None:
         """Check all that wait, and hand them out."""
         victims, found = list(self._waiting), list(self._waiting.values())
         inputs = torch.cat([recovery.inputs for recovery in found])
@@ -102,14 +99,14 @@ class HandOut:
         self._look(victims, inputs, labels, self._at_once)
         self._waiting.clear()
         for victim in victims:
-            self._give(victim, self.recovery(result(victim), victim))
-        return victims
+            self._give(victim, self.recovery(ended.result(victim), victim), ended)
 
     def _look(self, victims: Sequence[int], inputs: Tensor, labels: Tensor, at_once: int) -> None:
         # Half as many as in the search, whose state still takes memory.
         checks = check_identifiability(self.attack, victims, inputs, labels, at_once=max(1, at_once // 2))
         self._checks.update(zip(victims, checks, strict=True))
 
-    def _give(self, victim: int, recovery: Recovery) -> None:
+    def _give(self, victim: int, recovery: Recovery, ended: Ended) -> None:
         if self.on_finished is not None:
             self.on_finished(victim, recovery)
+        ended.take(victim)

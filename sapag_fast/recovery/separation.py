@@ -47,9 +47,8 @@ def separate_equal_labels(
 ) -> Recovery:
     """Search batches with equal labels once more, from starts that tell the images of one label apart.
 
-    With small weights (torch's own initialisation) the first search comes to the average of the images of one
-    label. What the last layer's gradient tells of their differences makes starts for a second one, with the
-    same recipe, hardly any priors, and the objective a hundred times larger for the optimiser.
+    With small weights the first search comes to the average of the images of one label. What the last layer's
+    gradient tells of their differences makes starts for a second one: same recipe, hardly any priors.
 
     Parameters
     ----------
@@ -66,8 +65,7 @@ def separate_equal_labels(
     bounds, mean, std, seed, batched, max_memory
         As for `recover`.
     distance : str, Kind, GradientDistance or None
-        What `found` was searched with; None: the kind and bandwidth of its recipe. A `Kind` that is not
-        registered, and the options of a `GradientDistance`, must be given again.
+        What `found` was searched with; None: its recipe's. What is not registered must be given again.
 
     Returns
     -------

@@ -6,7 +6,7 @@ some have ended, waiting ones take their rows, and when none waits the batch shr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -27,12 +27,12 @@ class Hooks:
     progress : callable, optional
         Called with (evaluations, averaged over all tasks; ``[T]`` lowest distances) at each check.
     on_victims : callable, optional
-        Called with `Ended` whenever all tasks of further victims have ended, and gives those that it has
-        taken; the others come again. What it raises ends the search.
+        Called with `Ended` whenever there are victims of which all tasks have ended; those that it does not
+        take come again. What it raises ends the search.
     """
 
     progress: Callable[[int, Tensor], object] | None = None
-    on_victims: Callable[[Ended], Iterable[int]] | None = None
+    on_victims: Callable[[Ended], object] | None = None
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,15 @@ class Ended:
     victims : sequence of int
     result : callable
         Gives the result of one of them, T = restarts.
+    take : callable
+        Told that one of them has been handed out.
     last : bool
         Whether there will be no others.
     """
 
     victims: Sequence[int]
     result: Callable[[int], AttackResult]
+    take: Callable[[int], None]
     last: bool
 
 
@@ -90,7 +93,7 @@ def run_search(
 
     def hand_out() -> None:
         if hooks.on_victims is not None and (victims := run.newly_ended()):
-            run.handed_out.update(hooks.on_victims(Ended(victims, run.result, run.all_ended)))
+            hooks.on_victims(Ended(victims, run.result, run.handed_out.add, run.all_ended))
 
     try:
         hand_out()  # what had ended, but was not handed out, before a stop

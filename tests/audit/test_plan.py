@@ -15,7 +15,7 @@ MANIFEST = Manifest(settings={}, model={}, victims=(), versions={}, threads=1, w
 
 
 def group(names, shape=(1, 8, 8)):
-    victims = tuple(ListedVictim(name, Path(f"{name}.pt"), None, 10, shape) for name in names)
+    victims = tuple(ListedVictim(name, Path(f"{name}.pt"), None, 10, input_shape=shape) for name in names)
     return Group(victims, next(iter(RECIPES.values())), 10, str(shape))
 
 

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import torch
 from click.testing import CliRunner
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import sapag_fast
 from sapag_fast.command_line.main import main
+from sapag_fast.files.gradient_file import CHECKSUM, gradient_checksum
 
 NETS = Path(__file__).with_name("victim_nets.py")
 QUICK = ("--steps", 60, "--restarts", 2, "--device", "cpu")
@@ -79,3 +82,13 @@ def _command(arguments, environment):
 def files_of(folder):
     """Every file's bytes by name."""
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def swapped(path, times):
+    """Put a gradient that is that many times as large into its place; as many bytes, and whole."""
+    size = path.stat().st_size
+    with safe_open(path, "pt") as opened:
+        metadata = opened.metadata()
+    gradient = {name: times * tensor for name, tensor in load_file(path).items()}
+    save_file(gradient, path, metadata | {CHECKSUM: gradient_checksum(gradient)})
+    assert path.stat().st_size == size

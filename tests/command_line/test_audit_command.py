@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from command_calls import NETS, files_of, flat, names_in, replaced, run
+from command_calls import NETS, files_of, flat, names_in, replaced, run, swapped
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -237,10 +237,7 @@ def missing_victim(copied):
 
 def other_gradient(copied):
     """A file of the same size, so that only its content tells."""
-    path = copied / "folder" / "digit3.safetensors"
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
+    swapped(copied / "folder" / "digit3.safetensors", 2.0)
 
 
 CHANGED = {

@@ -8,7 +8,7 @@ import warnings
 
 import pytest
 import torch
-from command_calls import NETS, files_of, flat, replaced, run
+from command_calls import NETS, files_of, flat, replaced, run, swapped
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -216,15 +216,6 @@ def test_finished_victim_whose_file_is_gone_keeps_its_result(copied, tmp_path, a
     (out / "results" / "digit3.safetensors").unlink()
     ends(3, *audit(copied, output=out))
     assert summary(out)["skipped"].keys() == {"digit3"}
-
-
-def swapped(path, times):
-    """The same file with a gradient that is that many times as large; as many bytes."""
-    size = path.stat().st_size
-    with safe_open(path, "pt") as opened:
-        metadata = opened.metadata()
-    save_file({name: times * tensor for name, tensor in load_file(path).items()}, path, metadata)
-    assert path.stat().st_size == size
 
 
 def test_file_of_a_finished_victim_that_holds_another_gradient_is_refused(copied, tmp_path, alone):

@@ -87,7 +87,7 @@ REFUSED = {
     ),
     "number of labels": (lambda made, new: {"labels": "1,2,3"}, "labels"),
     "label out of range": (lambda made, new: {"labels": "10"}, "label"),
-    "label syntax": (lambda made, new: {"labels": "cat"}, "is not infer, joint, labels like"),
+    "label syntax": (lambda made, new: {"labels": "cat"}, "is not infer, joint, numbers like"),
     "no steps": (lambda made, new: {"steps": 0}, "--steps"),
     "number of true images": (lambda made, new: {"truth": made}, "2 images"),
     "missing truth": (lambda made, new: {"truth": new / "no.png"}, "does not exist"),

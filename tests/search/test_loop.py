@@ -36,7 +36,7 @@ def each(take):
     def taken(ended):
         for victim in ended.victims:
             take(victim, ended.result(victim))
-        return ended.victims
+            ended.take(victim)
 
     return taken
 
@@ -177,7 +177,8 @@ def test_victims_that_are_not_taken_come_again():
 
     def take(ended):
         seen.append((list(ended.victims), ended.last))
-        return ended.victims if ended.last else ended.victims[:1]
+        for victim in ended.victims if ended.last else ended.victims[:1]:
+            ended.take(victim)
 
     _attack(Bowls(4), 4, 2, rows=3, on_victims=take)
     assert [last for _, last in seen].count(True) == 1

@@ -151,7 +151,10 @@ def truth(rng: np.random.Generator, folder: Path) -> Sample:
             path.unlink()
         paths.append(path)
         grey.append(values)
-    listed = [ListedVictim(name, folder, None, 0, (1, *g.shape)) for name, g in zip("abc", grey, strict=True)]
+    listed = [
+        ListedVictim(name, folder, None, 0, input_shape=(1, *g.shape))
+        for name, g in zip("abc", grey, strict=True)
+    ]
 
     def read() -> list[torch.Tensor | str]:
         known = Truth([folder], listed)

@@ -37,6 +37,12 @@ def _lengths(model, truth, direction, labels, target):
     return step * (1e-2 / (square / whole).sqrt()).float()
 
 
+def _eager(net, target, victims, inputs, labels, dtype):
+    """Each recovery's gradient toward its inputs, by autograd."""
+    rows = zip(victims, inputs.to(dtype), labels, strict=True)
+    return torch.stack([eager_gradient(net, [t[v].to(dtype) for t in target], x, y) for v, x, y in rows])
+
+
 @pytest.mark.parametrize("batch", [1, 2, 5])
 @pytest.mark.parametrize("name", MODELS)
 def test_as_good_as_the_eager_loop(name, batch):
@@ -56,17 +62,13 @@ def test_as_good_as_the_eager_loop(name, batch):
     shared = {w: ExplicitMatching(make_problem(model, first, restarts=RESTARTS), ways=w) for w in WAYS}
     for ratio in RATIOS:
         x = _along(truth, direction, lengths * ratio / 1e-2)
-        exact, eager = (
-            torch.stack(
-                [
-                    eager_gradient(net, [t[v].to(row.dtype) for t in target], row, y)
-                    for v, row, y in zip(victims, x.to(dtype), labels, strict=True)
-                ]
-            )
-            for net, dtype in ((double, torch.float64), (model, torch.float32))
-        )
+        given = (target, victims, x, labels)
+        exact, eager = _eager(double, *given, torch.float64), _eager(model, *given, torch.float32)
+        # The same formula on the batch the other way round: what it rounds to is a matter of chance, too.
+        turned = _eager(model, target, victims, x.flip(1), labels.flip(1), torch.float32).flip(1)
         for way in WAYS:
             for which, rows in ((own, slice(None)), (shared, slice(RESTARTS))):
                 _, found, _ = which[way].value_and_gradient(x[rows], labels[rows])
-                error, bar = _relative(found, exact[rows]), _relative(eager[rows], exact[rows])
+                error = _relative(found, exact[rows])
+                bar = max(_relative(one[rows], exact[rows]) for one in (eager, turned))
                 assert error <= 2 * bar + 1e-6, (way, ratio, "own" if which is own else "shared", error, bar)
