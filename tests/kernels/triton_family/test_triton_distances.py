@@ -7,6 +7,8 @@ import torch
 from built_in_kinds import NATIVE
 from triton_support import DEVICE, OPS, error, on_device, reference, settings_of, triton_distance
 
+from sapag_fast.distances.kind import find_kind
+
 SHAPES = [(12, 1, 5, 5), (12,), (40, 51), (7,), (1,), (33, 129), (33,), (97, 170), (64,)]
 
 
@@ -85,13 +87,14 @@ def test_options(gradients, name):
     dummy, target = on_device(dummy, target)
     generator = torch.Generator().manual_seed(0)
     for lead in ((), (3,), (1,)):
-        options = {
-            "batched": True,
+        drawn = {
             "layer_weights": torch.rand(*lead, 2, generator=generator) + 0.5,
             "variance": torch.rand(*lead, 2, generator=generator) + 0.1,
             "bandwidth": 0.4,
             "l1_weight": 0.3,
         }
+        options = {option: value for option, value in drawn.items() if option in find_kind(name).takes}
+        options["batched"] = True
         exact, slopes = reference(dummy, target, name, **options)
         value, found = triton_distance(dummy, target, name, **options)
         assert torch.allclose(value.double(), exact, rtol=1e-6)
