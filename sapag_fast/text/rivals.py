@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import combinations, islice
+
 import torch
 from torch import Tensor
 
@@ -16,14 +19,16 @@ _NEAREST = 1
 """Tokens with the nearest embeddings that are tried at each position, beside some at random."""
 _MOST_REPLACED = 32
 """Positions at which tokens are replaced, at most."""
+_LONGEST_ENDS = 3
+"""Tokens with which a sentence may begin and end, so that windows of one more close to a circle."""
 
 
 def other_orders(sentence: Tensor, generator: torch.Generator) -> Tensor:
     """List other orders of a sentence's tokens that some network cannot tell from it.
 
     Swaps show a sum over tokens. What a network reads in both directions, in blocks, in windows or around a
-    circle may bear no swap, but a reversal, an exchange of blocks or of what stands between two equal tokens,
-    or a rotation.
+    circle may bear no swap, but a reversal, an exchange of blocks or of segments with the same ends, or a
+    rotation.
 
     Parameters
     ----------
@@ -40,11 +45,11 @@ def other_orders(sentence: Tensor, generator: torch.Generator) -> Tensor:
     length = len(sentence)
     orders = [
         *_some(_swaps(length), generator, _MOST_ORDERS if length <= _ALL_SWAPS else 3 * _OF_A_KIND),
+        *_some(list(islice(_same_ends(sentence.tolist()), _MOST_ORDERS)), generator),
         *_some(_folds(length), generator),
         *_reversals(length),
         *_some(_rotations(length), generator),
         *_blocks(length),
-        *_some(_between_equals(sentence.tolist()), generator),
     ]
     while length > 1 and len(orders) < _MOST_ORDERS:
         kind = int(torch.randint(4, (), generator=generator))
@@ -64,7 +69,7 @@ def other_orders(sentence: Tensor, generator: torch.Generator) -> Tensor:
 def other_tokens(
     sentence: Tensor, table: Tensor, bag: Tensor | None, padding: int | None, generator: torch.Generator
 ) -> Tensor:
-    """List sentences that have another token in one place.
+    """List sentences that have another token in one place, or in the places where a circle opens.
 
     Parameters
     ----------
@@ -82,7 +87,8 @@ def other_tokens(
     Returns
     -------
     Tensor
-        ``[N, T]``: at each of 32 positions at most the tokens with the nearest embeddings and some at random.
+        ``[N, T]``: at each of 32 positions at most the tokens with the nearest embeddings and some at random;
+        of a sentence that ends as it begins, also those that go through the same circle from elsewhere.
     """
     positions = torch.randperm(len(sentence), generator=generator)[:_MOST_REPLACED].to(sentence.device)
     apart = torch.cdist(table[sentence[positions]].float(), table.float())
@@ -96,7 +102,7 @@ def other_tokens(
     found = sentence.repeat(choices.numel(), 1)
     rows = torch.arange(len(found), device=sentence.device)
     found[rows, positions.repeat_interleave(choices.shape[1])] = choices.flatten()
-    found = found.unique(dim=0)
+    found = torch.cat((found, *(other[None] for other in _closed(sentence)))).unique(dim=0)
     return found[(found != sentence).any(1)]
 
 
@@ -171,11 +177,28 @@ def _blocks(length: int) -> list[list[int]]:
     return found
 
 
-def _between_equals(tokens: list[int]) -> list[list[int]]:
-    """What stands between equal tokens exchanged, A..A...A to A...A..A: its pairs of neighbours stay."""
-    order, found = list(range(len(tokens))), []
-    for token in dict.fromkeys(tokens):
-        at = [i for i, other in enumerate(tokens) if other == token]
-        for first, middle, last in zip(at, at[1:], at[2:], strict=False):
-            found.append(order[:first] + order[middle:last] + order[first:middle] + order[last:])
+def _same_ends(tokens: list[int]) -> Iterator[list[int]]:
+    """Segments that begin alike and end alike exchanged: all pairs of neighbours stay."""
+    order = list(range(len(tokens)))
+    at: dict[int, list[int]] = {}
+    for i, token in enumerate(tokens):
+        at.setdefault(token, []).append(i)
+    for places in at.values():
+        for first, third in combinations(places, 2):
+            for second in range(first + 1, third + 1):
+                for fourth in at[tokens[second]]:
+                    if fourth > third:
+                        left, middle, right = order[first:second], order[second:third], order[third:fourth]
+                        yield order[:first] + right + middle + left + order[fourth:]
+
+
+def _closed(sentence: Tensor) -> list[Tensor]:
+    """A sentence that ends as it begins, begun elsewhere: its windows stay, its tokens do not."""
+    found = []
+    for ends in range(1, _LONGEST_ENDS + 1):
+        around = len(sentence) - ends
+        if around > ends and torch.equal(sentence[:ends], sentence[around:]):
+            for start in range(1, around):
+                turned = sentence[:around].roll(-start)
+                found.append(torch.cat((turned, turned[:ends])))
     return found

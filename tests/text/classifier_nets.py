@@ -147,10 +147,12 @@ def circular() -> nn.Module:
     return Classifier(lambda parts, e: parts["conv"](e.mT).tanh().mean(2), HIDDEN, conv=conv)
 
 
-def bigrams() -> nn.Module:
+def bigrams(padding: int = 1) -> nn.Module:
     """Sees pairs of neighbours, and not in which order they come."""
     conv = nn.Conv1d(WIDTH, HIDDEN, 2)
-    return Classifier(lambda parts, e: parts["conv"](F.pad(e.mT, (0, 1))).tanh().mean(2), HIDDEN, conv=conv)
+    return Classifier(
+        lambda parts, e: parts["conv"](F.pad(e.mT, (0, padding))).tanh().mean(2), HIDDEN, conv=conv
+    )
 
 
 def beginning() -> nn.Module:

@@ -135,6 +135,26 @@ def test_orders_are_others_of_the_same_tokens(length):
         assert any(torch.equal(row, sentence.roll(-length // 2)) for row in found)
 
 
+def test_orders_and_circles_keep_the_neighbours():
+    generator = torch.Generator().manual_seed(0)
+    crossed, exchanged = torch.tensor([1, 5, 2, 7, 1, 6, 2, 9]), [1, 6, 2, 7, 1, 5, 2, 9]
+    assert exchanged in other_orders(crossed, generator).tolist()
+    table = torch.randn(10, 2, generator=generator)
+    circle = torch.tensor([1, 2, 5, 6, 1, 2])
+    found = other_tokens(circle, table, None, None, generator).tolist()
+    assert all(row in found for row in ([2, 5, 6, 1, 2, 5], [5, 6, 1, 2, 5, 6], [6, 1, 2, 5, 6, 1]))
+
+
+def test_a_circle_of_neighbours_is_not_certified():
+    """Its pairs are those of other tokens: they begin elsewhere and end there."""
+    torch.manual_seed(0)
+    model = nets.bigrams(padding=0)
+    target = gradient_of(model, torch.tensor([7, 3, 37, 42, 53, 7]), torch.tensor(1))
+    found = sf.recover_text(model, target, length=6, restarts=1, steps=60, candidates=400)
+    assert found.distance[0] <= 1e-8
+    assert found.certificate == (UNKNOWN,)
+
+
 def test_replacements_try_the_nearest_token_padding_and_the_bag():
     table = torch.tensor([[0.0], [1.0], [2.1], [50.0]])
     found = other_tokens(torch.tensor([1, 2]), table, torch.tensor([1]), 3, torch.Generator())
