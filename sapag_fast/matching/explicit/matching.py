@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sapag_fast.distances import operators as ops
+from sapag_fast.distances.evaluation import BoundDistance, value_alone, value_and_gradient
 from sapag_fast.distances.formulas import value_and_coefficients
 from sapag_fast.distances.layering import Layering
 from sapag_fast.distances.sums import GradientSums
@@ -134,6 +135,9 @@ class ExplicitMatching:
         self.rows = [self.assignment.pick(target) for target in self.formed.values()]
         if self.by_rows is not None:
             self.target_sums = self.assignment.pick(self._sums_of_victims)
+        else:
+            self.bound_to_rows: BoundDistance = self.distance.bound_to(self.rows)
+            self.sums_of_rows: Tensor | None = None
 
     def value_and_gradient(
         self, inputs: Tensor, labels: Tensor, sharpness: Tensor | None = None
@@ -168,7 +172,7 @@ class ExplicitMatching:
             evaluation = self._evaluation(captures, arrived, inputs)
             dummy = evaluation.formed(self.formed)
             if self.by_rows is None:
-                value = self.distance(dummy, self.rows)
+                value, _ = value_alone(self.bound_to_rows, dummy, self.rows, self.sums_of_rows)
             else:
                 columns, _ = self._difference(self.by_rows, evaluation, dummy)
                 sums = GradientSums.from_columns(columns, self.target_sums, self.size)
@@ -218,7 +222,11 @@ class ExplicitMatching:
         """D ``[R]``, and for each call the derivatives toward its a and b."""
         dummy = evaluation.formed(self.formed)
         if self.by_rows is None:
-            value, slopes = self.distance.distance_and_gradient(dummy, self.rows, self._reused(dummy))
+            # Rows and outputs are its own: whether they lie apart, or have changed, needs no look.
+            value, slopes, sums = value_and_gradient(
+                self.bound_to_rows, dummy, self.rows, self.sums_of_rows, self._reused(dummy)
+            )
+            self.sums_of_rows = self.sums_of_rows if sums is None else sums
             flows_by_rows: dict[int, list[Flow]] = {}
         else:
             value, slopes, flows_by_rows = self._match_by_rows(self.by_rows, evaluation, dummy)
