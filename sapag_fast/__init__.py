@@ -16,6 +16,7 @@ from sapag_fast.search.options import SearchOptions
 from sapag_fast.search.recipe import Recipe
 from sapag_fast.text import TextRecovery, recover_text
 from sapag_fast.victim.surrogate import Surrogate
+from sapag_fast.victim.updates import update_from
 
 _documented_paths.install()
 
@@ -39,4 +40,5 @@ __all__ = [
     "register_distance",
     "register_rule",
     "separate_equal_labels",
+    "update_from",
 ]

@@ -54,7 +54,13 @@ def check_model(model: object, device: torch.device | str | None) -> tuple[torch
 
 
 def check_target(
-    target: object, parameters: Sequence[nn.Parameter], *, batched: bool, device: torch.device, move: bool
+    target: object,
+    parameters: Sequence[Tensor],
+    *,
+    batched: bool,
+    device: torch.device,
+    move: bool,
+    names: Sequence[str] | None = None,
 ) -> list[Tensor | None]:
     """Return the target gradient with a leading victim dimension.
 
@@ -62,7 +68,7 @@ def check_target(
     ----------
     target : iterable of Tensor or None
         One entry for each of the parameters, shaped like it, with `batched` ``[V, *parameter shape]``.
-    parameters : sequence of nn.Parameter
+    parameters : sequence of Tensor
         Those that take part.
     batched : bool
         Whether the entries have a leading victim dimension.
@@ -70,6 +76,8 @@ def check_target(
         The model's.
     move : bool
         Whether entries may come from another one.
+    names : sequence of str, optional
+        Of the entries in messages; None: by their position.
 
     Returns
     -------
@@ -101,7 +109,7 @@ def check_target(
         if entry is None:
             checked.append(None)
             continue
-        name = f"target entry {index}"
+        name = f"target entry {index}" if names is None else names[index]
         _check_entry(name, entry, parameter, batched=batched, device=None if move else device)
         placed = entry.detach().to(device=device, dtype=parameter.dtype)
         placed = placed if batched else placed[None]

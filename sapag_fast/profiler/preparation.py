@@ -19,6 +19,7 @@ from sapag_fast.search.run import Run
 from sapag_fast.search.setup import Setup, set_up
 from sapag_fast.search.starts import make_start, recovery_generator
 from sapag_fast.victim.losses import CrossEntropy, Loss
+from sapag_fast.victim.searchable import NoSecondDerivativeError, causes_named, searchable
 
 __all__ = ["Preparation", "prepare_profile"]
 
@@ -82,17 +83,21 @@ def prepare_profile(
         For arguments that do not fit; the message names the argument, what was expected and what was found.
     """
     _check_options(options)
-    chosen, _ = check.check_model(model, device)
+    found = searchable(model)
+    chosen, _ = check.check_model(found.model, device)
     with seeded(options.seed, chosen), sdpa_kernel(SDPBackend.MATH):
         setup = set_up(
-            model, input_shape, loss_fn=loss_fn, batch_size=batch_size, device=device, options=options
+            found, input_shape, loss_fn=loss_fn, batch_size=batch_size, device=device, options=options
         )
         generator = recovery_generator(options.seed, 0, -1)
         bounds = box_of(options.bounds, setup.input_shape)
         truth = make_start("uniform", setup.shape, bounds, generator).to(setup.device, setup.dtype)
         label = _labels(labels, setup, generator)
         try:
-            gradients = setup.problem([None] * len(setup.network.names)).gradients(truth, label[0])
+            with causes_named():
+                gradients = setup.problem([None] * len(setup.network.names)).gradients(truth, label[0])
+        except NoSecondDerivativeError:
+            raise
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise ValueError(
                 f"loss_fn, labels: no gradient of the loss of outputs {list(setup.probe.output.shape)} and "

@@ -25,6 +25,7 @@ from sapag_fast.distances.kind import Kind
 from sapag_fast.recovery.identifiability import Identifiability
 from sapag_fast.search.prepare import Attack
 from sapag_fast.victim.problem import Problem, rebuilt
+from sapag_fast.victim.searchable import LOW_PRECISION
 
 __all__ = ["Certificate", "Certifier", "Family", "Task", "certifier_for", "certifier_of", "families"]
 
@@ -282,6 +283,7 @@ def _unusual(attack: Attack) -> str:
         ),
         ("bounds other than 0 and 1", options.bounds != (0.0, 1.0)),
         ("a normalisation of the inputs", options.mean is not None),
+        ("numbers in half precision", any(caution.kind == LOW_PRECISION for caution in setup.told)),
         (f"gradients of {setup.dtype}", setup.dtype not in (torch.float32, torch.float64)),
     )
     return next((why for why, so in reasons if so), "")

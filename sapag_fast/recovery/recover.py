@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from sapag_fast.search.options import SearchOptions, takes_search_options
 from sapag_fast.search.prepare import Attack, Targets, prepare
 from sapag_fast.victim.cautions import CautionWarning
 from sapag_fast.victim.loss import Loss
+from sapag_fast.victim.targets import TargetGradient
 
 __all__ = ["recover"]
 
@@ -27,7 +28,7 @@ __all__ = ["recover"]
 @takes_search_options
 def recover(
     model: nn.Module,
-    target: Iterable[Tensor | None],
+    target: TargetGradient,
     input_shape: Sequence[int],
     *,
     loss_fn: str | Loss | Callable[[Tensor, Tensor], Tensor] | None = None,
@@ -50,10 +51,13 @@ def recover(
     Parameters
     ----------
     model : nn.Module
-        The victim network, in the mode in which the gradient was taken. It is left as it is found.
-    target : iterable of Tensor or None
+        The victim network, in the mode in which the gradient was taken. It is left as it is found. Wrappers
+        (DataParallel, torch.compile) are looked through, half precision is searched in float32 copies.
+    target : iterable or mapping of Tensor, ndarray or None
         The gradient, one entry for each parameter with ``requires_grad=True`` in the order of
-        ``model.parameters()``; with `batched` every entry has a leading dimension R, one row a victim.
+        ``model.parameters()``; with `batched` every entry has a leading dimension R, one row a victim. Or one
+        for each parameter or entry of the ``state_dict()``, or a dictionary by name; what stands for buffers
+        and frozen parameters is left out. `update_from` makes one of parameters before and after.
     input_shape : sequence of int
         Shape of one input, without the batch.
     loss_fn : str, Loss or callable, optional

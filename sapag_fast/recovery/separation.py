@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
@@ -21,6 +20,8 @@ from sapag_fast.search.options import SearchOptions
 from sapag_fast.search.recipe import Recipe
 from sapag_fast.victim.labels import find_last_layer
 from sapag_fast.victim.normalised import PerChannel, normalised
+from sapag_fast.victim.searchable import searchable
+from sapag_fast.victim.targets import TargetGradient, checked_target
 
 __all__ = ["second_recipe", "separate_equal_labels"]
 
@@ -32,7 +33,7 @@ _TV = 1e-6  # at most; more of it wipes the differences out again
 
 def separate_equal_labels(
     model: nn.Module,
-    target: Iterable[Tensor | None],
+    target: TargetGradient,
     found: Recovery,
     *,
     restarts: int = 1,
@@ -54,7 +55,7 @@ def separate_equal_labels(
     ----------
     model : nn.Module
         As for `recover`, its last layer linear and making the output. Starts come from its evaluation mode.
-    target : iterable of Tensor or None
+    target : iterable or mapping of Tensor, ndarray or None
         As for `recover`: the gradients that `found` was searched from, of cross-entropy.
     found : Recovery
         What `recover` found of them.
@@ -89,6 +90,7 @@ def separate_equal_labels(
         max_memory=max_memory,
         distance=distance,
     )
+    model = searchable(model).model
     targets = _checked(model, target, found, batched=batched, distance=distance)
     victim = normalised(model, options.mean, options.std, found.inputs.shape[2:])
     name, gradient = _last_linear(victim, targets)
@@ -133,7 +135,7 @@ def _searched(
 
 def _checked(
     model: nn.Module,
-    target: Iterable[Tensor | None],
+    target: TargetGradient,
     found: Recovery,
     *,
     batched: bool,
@@ -149,7 +151,7 @@ def _checked(
             f"distance must be given where it is not registered: found was searched with "
             f"{found.recipe.distance!r}"
         )
-    targets = check.check_target(target, parameters, batched=batched, device=device, move=False)
+    targets = checked_target(target, model, parameters, batched=batched, device=device, move=False)
     victims = len(found.distance)
     for entry in targets:
         if entry is not None and entry.shape[0] != victims:

@@ -7,8 +7,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -29,6 +29,8 @@ from sapag_fast.search.tasks import AttackResult
 from sapag_fast.victim.labels import KnownLabels
 from sapag_fast.victim.loss import Loss
 from sapag_fast.victim.problem import Problem
+from sapag_fast.victim.searchable import low_precision, searchable
+from sapag_fast.victim.targets import TargetGradient, checked_target, kept
 
 __all__ = ["Attack", "Targets", "attack_on", "prepare"]
 
@@ -39,16 +41,16 @@ class Targets:
 
     Attributes
     ----------
-    gradient : iterable of Tensor or None
-        One entry for each trainable parameter; with `batched` ``[V, *parameter shape]``. One victim's is
-        copied; those of many are large, and stay the caller's: they must not change while the attack lives.
+    gradient : iterable or mapping of Tensor, ndarray or None
+        As `recover` takes it; with `batched` ``[V, *parameter shape]``. One victim's is copied; those of many
+        are large, and stay the caller's: they must not change while the attack lives.
     labels : str, Tensor or sequence of int
         ``infer``, ``joint``, or the labels.
     batched : bool
         Whether there are many victims.
     """
 
-    gradient: Iterable[Tensor | None]
+    gradient: TargetGradient
     labels: str | Tensor | Sequence[int] = "infer"
     batched: bool = False
 
@@ -183,17 +185,21 @@ def prepare(
         For arguments that do not fit; the message names the argument, what was expected and what was found.
     """
     options = options or SearchOptions()
-    chosen, parameters = check.check_model(model, device)
-    gradients = check.check_target(
-        targets.gradient, parameters, batched=targets.batched, device=chosen, move=device is not None
+    found = searchable(model)
+    chosen, parameters = check.check_model(found.model, device)
+    given = kept(targets.gradient)
+    gradients = checked_target(
+        given, found.model, parameters, batched=targets.batched, device=chosen, move=device is not None
     )
     if not targets.batched:
         gradients = [None if entry is None else entry.clone() for entry in gradients]
     # Dropout and the like draw from the global generators: seeded here, given back as they were.
     with seeded(options.seed, chosen):
         setup = set_up(
-            model, input_shape, loss_fn=loss_fn, batch_size=batch_size, device=device, options=options
+            found, input_shape, loss_fn=loss_fn, batch_size=batch_size, device=device, options=options
         )
+        if not setup.told:
+            setup = replace(setup, told=low_precision(given))
         problem = setup.problem(gradients, restarts=options.restarts, joint=targets.joint)
         return attack_on(setup, problem, targets.labels, batched=targets.batched)
 

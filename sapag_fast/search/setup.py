@@ -29,6 +29,7 @@ from sapag_fast.victim.model import VictimModel
 from sapag_fast.victim.normalised import Normalised, normalised
 from sapag_fast.victim.probe import Probe, RejectedInputsError, probe
 from sapag_fast.victim.problem import Problem
+from sapag_fast.victim.searchable import Searchable, causes_named, searchable
 
 __all__ = ["Setup", "set_up"]
 
@@ -57,6 +58,8 @@ class Setup:
         The distance in force.
     probe : Probe
         What one forward pass told.
+    told : tuple of Caution
+        What in the model's or the target's numbers makes recoveries worse than they look.
     """
 
     network: VictimModel
@@ -67,6 +70,7 @@ class Setup:
     recipe: Recipe
     distance: GradientDistance
     probe: Probe
+    told: tuple[Caution, ...] = ()
 
     @property
     def device(self) -> torch.device:
@@ -109,10 +113,16 @@ class Setup:
 
     @contextlib.contextmanager
     def conditions(self) -> Iterator[None]:
-        """Those of a search but for its random numbers: attention and denormals; given back as they were."""
+        """Those of a search but for its random numbers: attention and denormals; given back as they were.
+
+        Raises
+        ------
+        NoSecondDerivativeError
+            In place of PyTorch's errors about parts of the network that have none.
+        """
         flush = self.recipe.surrogate is not None and self.device.type == "cpu"
         # The fused attention kernels cannot be differentiated twice.
-        with sdpa_kernel(SDPBackend.MATH), flushed_denormals(flush):
+        with causes_named(), sdpa_kernel(SDPBackend.MATH), flushed_denormals(flush):
             yield
 
     @cached_property
@@ -134,7 +144,7 @@ class Setup:
         averaged = averaged_caution(self.options.averaged_batches or 1)
         module = self.network.module
         model = module.model if isinstance(module, Normalised) else module
-        return (*find_cautions(self.network, inputs, model), *averaged)
+        return (*find_cautions(self.network, inputs, model), *averaged, *self.told)
 
     def problem(self, targets: Sequence[Tensor | None], *, restarts: int = 1, joint: bool = False) -> Problem:
         """Add the target gradients ``[V, *parameter shape]``."""
@@ -154,7 +164,7 @@ class Setup:
 
 
 def set_up(
-    model: nn.Module,
+    model: nn.Module | Searchable,
     input_shape: Sequence[int],
     *,
     loss_fn: str | Loss | Callable[[Tensor, Tensor], Tensor] | None = None,
@@ -179,6 +189,8 @@ def set_up(
         For arguments that do not fit; the message names the argument, what was expected and what was found.
     """
     options = options or SearchOptions()
+    found = model if isinstance(model, Searchable) else searchable(model)
+    model = found.model
     chosen, _ = check.check_model(model, device)
     shape = check.check_shape(input_shape)
     box_of(options.bounds, shape)  # refused now
@@ -194,7 +206,7 @@ def set_up(
     if not isinstance(distance, GradientDistance):
         kind = options.kind_of(recipe)
         distance = GradientDistance(kind, bandwidth=recipe.bandwidth, layers=None if kind.merged else layers)
-    setup = Setup(network, loss, shape, batch_size, options, recipe, distance, tried)
+    setup = Setup(network, loss, shape, batch_size, options, recipe, distance, tried, found.cautions)
     setup.check_searches(1, options.restarts)
     return setup
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral
 
@@ -22,11 +23,14 @@ from sapag_fast.text.group import Group
 from sapag_fast.text.network import Tables, TextNetwork, differentiable_layers, find_tables
 from sapag_fast.text.recipe import TextRecipe, choose_text_recipe
 from sapag_fast.text.recovery import TextRecovery
+from sapag_fast.victim.cautions import CautionWarning
 from sapag_fast.victim.label_inference import Evidence
 from sapag_fast.victim.labels import KnownLabels
 from sapag_fast.victim.losses import CrossEntropy, Loss, find_loss
 from sapag_fast.victim.model import VictimModel
 from sapag_fast.victim.problem import LossFunction, Problem
+from sapag_fast.victim.searchable import causes_named, low_precision, searchable
+from sapag_fast.victim.targets import TargetGradient, checked_target, kept
 
 __all__ = ["STARTS", "recover_text"]
 
@@ -36,7 +40,7 @@ STARTS = ("random", "positions", "span")
 
 def recover_text(
     model: nn.Module,
-    target: Iterable[Tensor | None],
+    target: TargetGradient,
     length: int | Sequence[int] | None = None,
     *,
     embedding: nn.Embedding | None = None,
@@ -63,8 +67,8 @@ def recover_text(
     ----------
     model : nn.Module
         `Encoder` or any that takes ``inputs_embeds=``, in evaluation mode or without dropout.
-    target : iterable of Tensor or None
-        The gradient, one entry for each trainable parameter; with `batched` ``[V, ...]``, a row a victim.
+    target : iterable or mapping of Tensor, ndarray or None
+        The gradient, in the forms of `recover`'s; with `batched` ``[V, ...]``, a row a victim.
     length : int or sequence of int, optional
         Tokens T in the sentence or in each victim's; None: from the position embedding's gradient.
     embedding : nn.Embedding, optional
@@ -97,14 +101,19 @@ def recover_text(
     Interrupted
         On Ctrl-C; its ``recovery`` is the TextRecovery so far.
     """
+    found = searchable(model)
+    model, embedding = found.model, found.counterpart(embedding)
     device, parameters = check.check_model(model, None)
     batched, seed = check.check_flag("batched", batched), check.check_seed(seed)
-    targets = check.check_target(target, parameters, batched=batched, device=device, move=False)
+    given = kept(target)
+    targets = checked_target(given, model, parameters, batched=batched, device=device, move=False)
+    for caution in found.cautions or low_precision(given):
+        warnings.warn(caution.message, CautionWarning, stacklevel=2)
     restarts, at_once = check.check_count("restarts", restarts), check.check_count("at_once", at_once)
     loss = _checked_loss(tokens, start, loss_fn, progress)
     bag = tokens == "bag"
     settled = choose_text_recipe(recipe, bag=bag, distance=distance, steps=steps, candidates=candidates)
-    with seeded(seed, device), differentiable_layers(model):
+    with causes_named(), seeded(seed, device), differentiable_layers(model):
         tables = find_tables(model, embedding)
         lengths = _lengths(length, tables, targets)
         problem = _problem(model, loss, settled, layers, targets, tables)
