@@ -15,6 +15,7 @@ from sapag_fast.search.interrupted import Interrupted
 from sapag_fast.search.options import SearchOptions
 from sapag_fast.search.recipe import Recipe
 from sapag_fast.text import TextRecovery, recover_text
+from sapag_fast.victim.local_training import LocalTraining
 from sapag_fast.victim.surrogate import Surrogate
 from sapag_fast.victim.updates import update_from
 
@@ -25,6 +26,7 @@ __all__ = [
     "Certificate",
     "GradientDistance",
     "Interrupted",
+    "LocalTraining",
     "Recipe",
     "Recovery",
     "SearchOptions",

@@ -43,6 +43,7 @@ class VmapMatching:
         self.retarget(problem.rows())
         self.matched = [index for index, entry in enumerate(self.targets) if entry is not None]
         self.parameters = {name: p.detach() for name, p in problem.parameters.items()}
+        self.idle: frozenset[str] | None = None
         buffer_dims = 0 if problem.network.writes_buffers else None
         self.functions = {
             smooth: torch.func.vmap(
@@ -62,6 +63,8 @@ class VmapMatching:
         if self.stages is not None:
             self.stages(FORWARD)
         network = self.problem.network
+        if self.idle is None:
+            self.idle = self.problem.idle(inputs[0], labels[0], None if sharpness is None else sharpness[0])
         buffers = network.buffers
         if network.writes_buffers:
             # Each recovery writes to its own copy, so none sees another's running statistics.
@@ -76,15 +79,22 @@ class VmapMatching:
         self, buffers: dict[str, Tensor], inputs: Tensor, labels: Tensor, sharpness: Tensor | None
     ) -> tuple[Tensor, ...]:
         """Distance and its gradients of one recovery."""
+        idle = self.idle or ()
 
         def gradients(*leaves: Tensor) -> tuple[Tensor, ...]:
             inputs, known = leaves if self.problem.joint else (*leaves, labels)
             slope = torch.func.grad(self._loss)
-            by_name = self.problem.over_local_steps(
-                lambda parameters: slope(parameters, buffers, inputs, known, sharpness), self.parameters
-            )
+
+            def step(now: dict[str, Tensor], rows: Tensor, truth: Tensor) -> dict[str, Tensor | None]:
+                slopes = slope(now, buffers, rows, truth, sharpness)
+                return {name: None if name in idle else each for name, each in slopes.items()}
+
+            by_name = self.problem.trained(step, self.parameters, inputs, known)
             # Of torch.func every parameter has a gradient, zero where it does not take part.
-            every: list[Any] = list(by_name.values())
+            every = [
+                torch.zeros_like(self.parameters[name]) if gradient is None else gradient
+                for name, gradient in by_name.items()
+            ]
             return tuple(every[index] for index in self.matched)
 
         leaves = (inputs, labels) if self.problem.joint else (inputs,)

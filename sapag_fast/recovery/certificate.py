@@ -276,6 +276,7 @@ def _unusual(attack: Attack) -> str:
     problem, setup, options = attack.problem, attack.setup, attack.setup.options
     reasons = (
         ("a loss of one's own", not setup.loss.plain),
+        ("local training", problem.training is not None),
         ("labels searched jointly", problem.joint),
         (
             "a distance or layers of one's own",

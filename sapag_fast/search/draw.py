@@ -13,6 +13,7 @@ from sapag_fast.search.setup import Setup
 from sapag_fast.search.starts import make_start
 from sapag_fast.victim.label_inference import Evidence
 from sapag_fast.victim.labels import KnownLabels
+from sapag_fast.victim.local_labels import inferred_through
 from sapag_fast.victim.losses import CrossEntropy
 from sapag_fast.victim.problem import Problem
 
@@ -70,13 +71,9 @@ def known_labels(labels: object, setup: Setup, problem: Problem, *, batched: boo
         low, high = setup.bounds or (0.0, 1.0)
         shape = (_NOISE_IMAGES, *setup.input_shape)
         noise = torch.rand(shape, dtype=setup.dtype, device=setup.device) * (high - low) + low
-        evidence = Evidence(
-            setup.network,
-            problem.targets,
-            output=setup.probe.output,
-            noise=noise,
-            local_steps=problem.local_steps,
-        )
+        evidence = Evidence(setup.network, problem.targets, output=setup.probe.output, noise=noise)
+        if problem.training is not None:
+            return inferred_through(problem.training, setup.loss, evidence)
         return setup.loss.infer(evidence)
     given = check.check_labels(
         labels,

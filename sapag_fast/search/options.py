@@ -19,6 +19,7 @@ from sapag_fast.search.box import Bounds, check_bounds, check_within
 from sapag_fast.search.priors import require_image_shape
 from sapag_fast.search.recipe import OPTIMIZERS, Recipe, check_recipe, choose_recipe
 from sapag_fast.search.starts import START_KINDS
+from sapag_fast.victim.local_training import LocalTraining, checked_rates, training_of
 from sapag_fast.victim.normalised import PerChannel, check_statistics
 from sapag_fast.victim.surrogate import Surrogate
 
@@ -71,12 +72,18 @@ class SearchOptions:
     stop_certified : bool
         Once a restart of a victim is certified (see `Recovery.certificate`), it alone goes on to its end:
         the victim's others stop, and those that wait never begin.
+    local_training : LocalTraining or None
+        How the client trained before it shared; the target is then (parameters before - parameters after) /
+        its first rate. Candidates are unrolled through the same steps, which explicit mode does not cover.
+        The next five are its short form, without momentum and weight decay.
     local_steps : int
-        Steps of gradient descent that the client took, each on its whole batch, before it shared; the target
-        is then (parameters before - parameters after) / `local_lr`: the sum of the steps' gradients.
-        Candidates are unrolled through the same steps, which explicit mode does not cover.
-    local_lr : float or None
-        The rate of these steps.
+        Steps of gradient descent.
+    local_lr : float, sequence of float or None
+        Their rate, or one for each step or each epoch.
+    local_epochs, local_batch_size : int or None
+        Passes over all inputs in place of steps, and inputs of a mini-batch (None: all), see `LocalTraining`.
+    local_optimizer : str
+        ``sgd``.
     averaged_batches : int or None
         Mini-batches whose gradients the client averaged. They are searched as one batch of all inputs, and
         `Recovery.warnings` says when that is right. None: as far as is known, none.
@@ -109,8 +116,12 @@ class SearchOptions:
     std: PerChannel | None = None
     restarts: int = 1
     stop_certified: bool = True
+    local_training: LocalTraining | None = None
     local_steps: int = 1
-    local_lr: float | None = None
+    local_lr: float | Sequence[float] | None = None
+    local_epochs: int | None = None
+    local_batch_size: int | None = None
+    local_optimizer: str = "sgd"
     averaged_batches: int | None = None
     seed: int = 0
     max_memory: int | None = None
@@ -123,6 +134,7 @@ class SearchOptions:
         self._keep("mean", mean)
         self._keep("std", std)
         self._check_numbers()
+        self._check_local()
         check_recipe(self.recipe)
         self._check_distance()
         self._check_layers()
@@ -141,7 +153,6 @@ class SearchOptions:
     def _check_numbers(self) -> None:
         """Keep numbers as plain ones, numpy's among them."""
         self._keep("restarts", check.check_count("restarts", self.restarts))
-        self._keep("local_steps", check.check_local_steps(self.local_steps, self.local_lr)[0])
         self._keep("seed", check.check_seed(self.seed))
         self._keep("stop_certified", check.check_flag("stop_certified", self.stop_certified))
         for name in ("steps", "max_memory", "at_once", "averaged_batches"):
@@ -150,6 +161,22 @@ class SearchOptions:
         for name in ("box", "tv", "stop_distance"):
             if getattr(self, name) is not None:
                 self._keep(name, check.check_weight(name, getattr(self, name)))
+
+    def _check_local(self) -> None:
+        """Check how the client trained, in either form, and keep plain numbers."""
+        training = self.training
+        self._keep("local_steps", int(self.local_steps))
+        if self.local_lr is not None:
+            self._keep("local_lr", checked_rates("local_lr", self.local_lr))
+        if self.local_training is None and training is not None:
+            self._keep("local_epochs", training.epochs)
+            self._keep("local_batch_size", training.batch_size)
+
+    @property
+    def training(self) -> LocalTraining | None:
+        """How the client trained, in whichever form it was given; None: it shared one gradient."""
+        short = (self.local_steps, self.local_lr, self.local_epochs, self.local_batch_size)
+        return training_of(self.local_training, *short, self.local_optimizer)
 
     def _check_distance(self) -> None:
         distance = self.distance

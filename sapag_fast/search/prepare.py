@@ -27,6 +27,7 @@ from sapag_fast.search.setup import Setup, set_up
 from sapag_fast.search.starts import recovery_generator
 from sapag_fast.search.tasks import AttackResult
 from sapag_fast.victim.labels import KnownLabels
+from sapag_fast.victim.local_training import LocalTraining
 from sapag_fast.victim.loss import Loss
 from sapag_fast.victim.problem import Problem
 from sapag_fast.victim.searchable import low_precision, searchable
@@ -156,7 +157,7 @@ class Attack:
             problem.restarts,
             setup.options.bounds,
             certified_at,
-            (problem.local_steps, problem.local_lr),
+            problem.training,
             str(self.starts.device),
             sorted(distance.items()),
         )
@@ -219,6 +220,8 @@ def attack_on(
     else:
         known = known_labels(labels, setup, problem, batched=batched)
         searched = known.labels.repeat_interleave(problem.restarts, 0)  # a copy, too
+    if problem.training is not None:
+        _check_rows(problem.training, setup.batch_size, searched[0])
     check_loss(setup, searched[0], joint=problem.joint)
     _ = setup.bases  # refused now, not when the search begins
     return Attack(
@@ -231,6 +234,15 @@ def attack_on(
         random_state(setup.device),
         isolated=batched,
     )
+
+
+def _check_rows(training: LocalTraining, batch_size: int, labels: Tensor) -> None:
+    """Raise ValueError for labels that cannot be dealt out to mini-batches."""
+    if training.batches(batch_size) > 1 and len(labels) != batch_size:
+        raise ValueError(
+            f"labels must have one row for each of {batch_size} inputs, for local training on mini-batches, "
+            f"found {len(labels)}"
+        )
 
 
 def _name(problem: Problem, victim: int) -> str:

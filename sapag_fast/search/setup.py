@@ -23,7 +23,14 @@ from sapag_fast.search.box import Box, box_of
 from sapag_fast.search.capacity import kept_bytes
 from sapag_fast.search.options import SearchOptions
 from sapag_fast.search.recipe import Recipe
-from sapag_fast.victim.cautions import Caution, averaged_caution, find_cautions, trial_inputs
+from sapag_fast.victim.cautions import (
+    Caution,
+    averaged_caution,
+    find_cautions,
+    order_caution,
+    trial_inputs,
+)
+from sapag_fast.victim.local_training import LocalTraining
 from sapag_fast.victim.losses import Loss, find_loss
 from sapag_fast.victim.model import VictimModel
 from sapag_fast.victim.normalised import Normalised, normalised
@@ -144,12 +151,17 @@ class Setup:
         averaged = averaged_caution(self.options.averaged_batches or 1)
         module = self.network.module
         model = module.model if isinstance(module, Normalised) else module
-        return (*find_cautions(self.network, inputs, model), *averaged, *self.told)
+        order = () if self.training is None else order_caution(self.training, self.batch_size)
+        return (*find_cautions(self.network, inputs, model), *averaged, *order, *self.told)
+
+    @property
+    def training(self) -> LocalTraining | None:
+        """How the client trained; None where what it shared is its gradient."""
+        training = self.options.training
+        return None if training is None or training.is_gradient(self.batch_size) else training
 
     def problem(self, targets: Sequence[Tensor | None], *, restarts: int = 1, joint: bool = False) -> Problem:
         """Add the target gradients ``[V, *parameter shape]``."""
-        options = self.options
-        steps, rate = check.check_local_steps(options.local_steps, options.local_lr)
         return Problem(
             self.network,
             self.loss.function,
@@ -158,8 +170,7 @@ class Setup:
             restarts=restarts,
             joint=joint,
             joint_targets=self.loss.joint_targets,
-            local_steps=steps,
-            local_lr=rate,
+            training=self.training,
         )
 
 
@@ -195,6 +206,8 @@ def set_up(
     shape = check.check_shape(input_shape)
     box_of(options.bounds, shape)  # refused now
     batch_size = check.check_count("batch_size", batch_size)
+    if options.training is not None:
+        options.training.plan(batch_size)  # refused now
     layers = model_layers(model, options.layers)
     loss = find_loss(loss_fn)
     network = VictimModel(normalised(model, options.mean, options.std, shape, chosen), device)

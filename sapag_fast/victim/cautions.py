@@ -21,24 +21,27 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.utils._pytree import tree_leaves, tree_map
 
 from sapag_fast.runtime.randomness import forked
+from sapag_fast.victim.local_training import LocalTraining
 from sapag_fast.victim.model import VictimModel
 
 __all__ = [
     "AVERAGED_BATCHES",
     "BATCHNORM_TRAINING",
     "DROPOUT_ACTIVE",
+    "ORDER",
     "RANDOMNESS",
     "Caution",
     "CautionWarning",
     "averaged_caution",
     "find_cautions",
+    "order_caution",
     "silenced",
     "trial_inputs",
     "united",
 ]
 
 DROPOUT_ACTIVE, BATCHNORM_TRAINING = "dropout-active", "batchnorm-training"
-RANDOMNESS, AVERAGED_BATCHES = "randomness", "averaged-batches"
+RANDOMNESS, AVERAGED_BATCHES, ORDER = "randomness", "averaged-batches", "order"
 
 _MOST_INPUTS = 64  # of the batch that is tried; of a larger one, two
 _MOST_NAMES = 4  # in a message
@@ -65,7 +68,8 @@ class Caution:
     ----------
     kind : str
         What it is, for programs: ``dropout-active``, ``randomness``, ``batchnorm-training``,
-        ``averaged-batches``, or ``box`` (values press past the bounds).
+        ``averaged-batches``, ``order`` (which input was in which mini-batch), or ``box`` (values press past
+        the bounds).
     module : str
         Name of the first module that it is about; empty for the model itself and for none.
     message : str
@@ -129,6 +133,20 @@ def averaged_caution(batches: int) -> tuple[Caution, ...]:
         "of a batch (as BatchNorm in training mode does)"
     )
     return (Caution(AVERAGED_BATCHES, "", message),)
+
+
+def order_caution(training: LocalTraining, inputs: int) -> tuple[Caution, ...]:
+    """The caution of a client whose mini-batches are known by their size alone; none for whole batches."""
+    if training.order == "given" or training.batches(inputs) == 1:
+        return ()
+    batches = training.batches(inputs)
+    later = "; later epochs are searched in its order, too" if len(training.plan(inputs)) > batches else ""
+    message = (
+        f"in which of the client's {batches} mini-batches each input was is not known: the first epoch's are "
+        "taken to be in the order of the labels, and another order makes recoveries far worse"
+        f"{later}; labels='joint' finds the first epoch's, and order='given' says that it is known"
+    )
+    return (Caution(ORDER, "", message),)
 
 
 def united(cautions: Iterable[Caution]) -> tuple[Caution, ...]:

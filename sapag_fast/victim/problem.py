@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from sapag_fast.distances.gradient_distance import GradientDistance
+from sapag_fast.victim.local_training import LocalTraining
 from sapag_fast.victim.model import VictimModel
 from sapag_fast.victim.surrogate import acting
 
@@ -61,9 +62,9 @@ class Problem:
         Labels are numbers to be optimised, of which `joint_targets` makes what the loss is given.
     joint_targets : callable
         ``[..., classes] -> [..., classes]``: cross-entropy's softmax, or another loss's own (see `Loss`).
-    local_steps, local_lr : int, float
-        The targets are sums of gradients over that many steps of gradient descent with this rate, all on the
-        whole batch; dummy gradients are unrolled likewise.
+    training : LocalTraining or None
+        The targets are what clients share that trained like this; candidates are unrolled likewise. None:
+        they are gradients.
     """
 
     network: VictimModel
@@ -73,8 +74,7 @@ class Problem:
     restarts: int = 1
     joint: bool = False
     joint_targets: Callable[[Tensor], Tensor] = _probabilities
-    local_steps: int = 1
-    local_lr: float = 0.0
+    training: LocalTraining | None = None
 
     @property
     def model(self) -> nn.Module:
@@ -138,20 +138,40 @@ class Problem:
         inputs = inputs.detach().requires_grad_()
         return [inputs, labels.detach().requires_grad_()] if self.joint else [inputs, labels]
 
-    def over_local_steps(
-        self, gradient: Callable[[dict[str, Tensor]], dict[str, Tensor | None]], parameters: dict[str, Tensor]
+    def trained(
+        self,
+        gradient: Callable[[dict[str, Tensor], Tensor, Tensor], Mapping[str, Tensor | None]],
+        parameters: dict[str, Tensor],
+        inputs: Tensor,
+        labels: Tensor,
     ) -> dict[str, Tensor | None]:
-        """The sum of what `gradient` gives by name, for the parameters at each of the local steps."""
-        total = last = gradient(parameters)
-        for _ in range(self.local_steps - 1):
-            rate, moved = self.local_lr, {}
-            for name, tensor in parameters.items():
-                slope = last[name]
-                moved[name] = tensor if slope is None else tensor - rate * slope
-            parameters = moved
-            last = gradient(parameters)
-            total = {name: _added(part, last[name]) for name, part in total.items()}
-        return total
+        """What a client shares of ``inputs [B, *input_shape]``, by name.
+
+        Parameters
+        ----------
+        gradient : callable
+            ``(parameters, inputs, labels)`` of one step to gradients, all by name.
+        parameters : dict of str to Tensor
+            Before the first step.
+        inputs, labels : Tensor
+            Of one recovery.
+        """
+        if self.training is None:
+            return dict(gradient(parameters, inputs, labels))
+
+        def step(now: dict[str, Tensor], rows: slice | None) -> Mapping[str, Tensor | None]:
+            if rows is None:
+                return gradient(now, inputs, labels)
+            return gradient(now, inputs[rows], labels[rows])
+
+        return self.training.shared(step, parameters, inputs.shape[0])
+
+    def idle(self, inputs: Tensor, labels: Tensor, sharpness: Tensor | None = None) -> frozenset[str]:
+        """Names of parameters that take no part for one recovery: weight decay leaves them alone."""
+        if self.training is None or not self.training.weight_decay:
+            return frozenset()
+        slopes = replace(self, training=None).gradients(inputs, labels, sharpness)
+        return frozenset(name for name, slope in zip(self.names, slopes, strict=True) if slope is None)
 
     def gradients(
         self,
@@ -173,7 +193,7 @@ class Problem:
             Called between the loss and its gradient.
         """
 
-        def step(parameters: dict[str, Tensor]) -> dict[str, Tensor | None]:
+        def step(parameters: dict[str, Tensor], inputs: Tensor, labels: Tensor) -> dict[str, Tensor | None]:
             loss = self.loss(parameters, self.network.fresh_buffers(), inputs, labels, sharpness)
             if on_loss is not None:
                 on_loss()
@@ -183,8 +203,8 @@ class Problem:
             return dict(zip(parameters, slopes, strict=True))
 
         with torch.enable_grad():
-            if self.local_steps > 1:
-                return tuple(self.over_local_steps(step, self.parameters).values())
+            if self.training is not None:
+                return tuple(self.trained(step, self.parameters, inputs, labels).values())
             if self.network.moved or self.network.writes_buffers:
                 loss = self.loss(self.parameters, self.network.fresh_buffers(), inputs, labels, sharpness)
             else:
@@ -198,7 +218,3 @@ class Problem:
             return torch.autograd.grad(
                 loss, tuple(self.parameters.values()), create_graph=True, allow_unused=True
             )
-
-
-def _added(total: Tensor | None, part: Tensor | None) -> Tensor | None:
-    return total if total is None or part is None else total + part

@@ -14,6 +14,7 @@ from sapag_fast.matching.one_by_one import SequentialMatching, SingleMatching
 from sapag_fast.matching.vmap import VmapMatching
 from sapag_fast.recovery.recover import recover
 from sapag_fast.search.interrupted import Interrupted
+from sapag_fast.victim.local_training import LocalTraining
 from sapag_fast.victim.model import VictimModel
 from sapag_fast.victim.problem import Problem
 
@@ -68,8 +69,7 @@ def _problem(steps, *, joint=False, dtype=torch.float64, recoveries=3):
         GradientDistance("l2"),
         target,
         joint=joint,
-        local_steps=steps,
-        local_lr=0.3,
+        training=LocalTraining(steps=steps, rate=0.3),
     )
     inputs = torch.rand(recoveries, 2, 1, 8, 8, dtype=dtype, generator=generator)
     logits = torch.randn(recoveries, 2, 5, dtype=dtype, generator=generator)
@@ -84,14 +84,14 @@ def _by_hand(problem, inputs, labels):
     leaf = inputs.clone().requires_grad_()
     known = labels.clone().requires_grad_() if problem.joint else labels
     now, total = dict(weights), None
-    for _ in range(problem.local_steps):
+    for _ in range(problem.training.steps):
         output = torch.func.functional_call(client, now, (leaf,))
         loss = F.cross_entropy(output, known.softmax(-1) if problem.joint else known)
         slopes = torch.autograd.grad(loss, [now[name] for name in names], create_graph=True)
-        now = now | {n: now[n] - problem.local_lr * g for n, g in zip(names, slopes, strict=True)}
+        now = now | {n: now[n] - problem.training.rate * g for n, g in zip(names, slopes, strict=True)}
         total = slopes if total is None else [a + g for a, g in zip(total, slopes, strict=True)]
     for name, gradient in zip(names, total, strict=True):
-        change = (weights[name] - now[name]) / problem.local_lr
+        change = (weights[name] - now[name]) / problem.training.rate
         assert torch.allclose(change, gradient, rtol=1e-9, atol=1e-12)
     return total, leaf, known
 

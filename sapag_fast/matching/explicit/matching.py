@@ -81,9 +81,9 @@ class ExplicitMatching:
         recoveries: int | None = None,
         isolated: bool = False,
     ) -> None:
-        if problem.local_steps > 1:
+        if problem.training is not None:
             raise NotCovered(
-                f"{problem.local_steps} local steps: after the first, every recovery has weights of its own"
+                f"{problem.training.words}: after the first, every recovery has weights of its own"
             )
         self.problem = problem
         self.network = Network(problem)
