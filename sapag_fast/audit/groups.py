@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -78,7 +78,9 @@ class AuditOptions:
         rare = [name for name in _RARE if getattr(self.search, name) != getattr(usual, name)]
         loss = {} if self.loss.plain else {"loss": self.loss.words}
         search = {name: getattr(self.search, name) for name in (*_SETTINGS, *rare)}
-        return {"labels": self.labels} | loss | search
+        training = self.search.training
+        local = {} if training is None else {"local_training": asdict(training)}
+        return {"labels": self.labels} | loss | search | local
 
 
 class _Likeness(NamedTuple):

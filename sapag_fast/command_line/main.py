@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from sapag_fast.command_line.local_options import local_options
 from sapag_fast.command_line.options import (
     COUNT,
     SHAPE,
@@ -99,6 +100,7 @@ def demo(**options: Any) -> None:
     show_default=True,
     help="infer | joint | 3,7; of bce and mse all targets of an image, then of the next.",
 )
+@local_options
 @truth_option("all batches in the order of the gradients")
 @text_options
 @run_options
@@ -140,6 +142,7 @@ def recover(**options: Any) -> None:
 )
 @click.option("--at-once", type=COUNT, help="Searches at once.  [default: what memory bears]")
 @click.option("--max-memory", type=SizeType(), help="Such as 4GB.  [default: what is free]")
+@local_options
 @truth_option("by name where names fit, else in order")
 @text_options
 @run_options

@@ -17,6 +17,7 @@ from sapag_fast.files.victims import ListedVictim
 from sapag_fast.reports.report import Report
 from sapag_fast.runtime.streams import tell
 from sapag_fast.search.options import SearchOptions
+from sapag_fast.victim.local_training import LocalTraining
 from sapag_fast.victim.loss import Loss
 from sapag_fast.victim.losses import BinaryCrossEntropy, CrossEntropy, find_loss
 from sapag_fast.victim.normalised import as_tuple
@@ -30,6 +31,9 @@ __all__ = [
     "say_other_normalisation",
     "search_options_of",
 ]
+
+_LOCAL = "local_"
+"""How the names of options about the client's training begin."""
 
 
 def chosen_device(name: str | None) -> torch.device:
@@ -59,8 +63,36 @@ def built_model(reference: str, weights: Path | None, seed: int, device: torch.d
 
 def search_options_of(options: Mapping[str, Any]) -> SearchOptions:
     """Take those of a command's options that are the search's."""
-    names = {field.name for field in fields(SearchOptions)}
-    return SearchOptions(**{name: value for name, value in options.items() if name in names})
+    names = {field.name for field in fields(SearchOptions) if not field.name.startswith(_LOCAL)}
+    own = {name: value for name, value in options.items() if name in names}
+    return SearchOptions(**own, local_training=_local_training(options))
+
+
+def _local_training(options: Mapping[str, Any]) -> LocalTraining | None:
+    """How the client trained, where an option says it.
+
+    Raises
+    ------
+    ValueError
+        For options that do not fit, under their names.
+    """
+    given = {
+        name.removeprefix(_LOCAL): value
+        for name, value in options.items()
+        if name.startswith(_LOCAL) and value is not None
+    }
+    if not given:
+        return None
+    rates = given.pop("lr", None)
+    if rates is None:
+        name = next(iter(given)).replace("_", "-")
+        raise ValueError(f"--local-lr: expected the client's learning rate with --local-{name}, found none")
+    try:
+        return LocalTraining(rate=rates if len(rates) > 1 else rates[0], **given)
+    except ValueError as error:
+        name, _, words = str(error).partition(" ")
+        name = name.replace("rate", "lr").replace("_", "-")
+        raise ValueError(f"--local-{name} {words}") from None
 
 
 def loss_of(options: Mapping[str, Any]) -> Loss:

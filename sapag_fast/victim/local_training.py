@@ -129,11 +129,13 @@ class LocalTraining:
         each = -(-inputs // size)
         count = (self.epochs or 1) * each if self.steps is None else self.steps
         if count > _MOST_STEPS:
-            raise ValueError(f"steps of local training must be at most {_MOST_STEPS}, found {count}")
+            raise ValueError(
+                f"local_steps (LocalTraining's steps) must be at most {_MOST_STEPS}, found {count}"
+            )
         if count < each:
             raise ValueError(
-                f"steps must be at least {each}, for mini-batches of {size} to take all of {inputs} inputs, "
-                f"found {count}"
+                f"local_steps (LocalTraining's steps) must be at least {each}, for mini-batches of {size} "
+                f"to take all of {inputs} inputs, found {count}"
             )
         rates = self._rates(count, each)
         rows = [None] if each == 1 else [slice(at, at + size) for at in range(0, inputs, size)]
@@ -149,8 +151,8 @@ class LocalTraining:
         if len(self.rate) == epochs:
             return [self.rate[number // each] for number in range(count)]
         raise ValueError(
-            f"rate must be one number, one for each of {count} steps or one for each of {epochs} epochs, "
-            f"found {len(self.rate)}"
+            f"local_lr (LocalTraining's rate) must be one number, one for each of {count} steps or one "
+            f"for each of {epochs} epochs, found {len(self.rate)}"
         )
 
     def batches(self, inputs: int) -> int:

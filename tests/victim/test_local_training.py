@@ -257,12 +257,12 @@ def test_short_forms_that_do_not_fit(given, error, message):
     [
         (
             {"rate": (0.1, 0.1, 0.1)},
-            "rate must be one number, one for each of 4 steps or one for each of 2 epochs",
+            "must be one number, one for each of 4 steps or one for each of 2 epochs",
         ),
-        ({"rate": 0.1, "epochs": 10**6}, "steps of local training must be at most 100000"),
+        ({"rate": 0.1, "epochs": 10**6}, "must be at most 100000, found 2000000"),
         (
             {"rate": 0.1, "epochs": None, "steps": 1},
-            "steps must be at least 2, for mini-batches of 2 to take all of 4 inputs, found 1",
+            "must be at least 2, for mini-batches of 2 to take all of 4 inputs, found 1",
         ),
     ],
 )
