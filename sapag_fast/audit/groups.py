@@ -162,6 +162,7 @@ def grouped(
             own_search = replace(options.search, mean=mean, std=std)
             with forked(device):
                 setup = set_up(model, shape, loss_fn=options.loss, batch_size=batch_size, options=own_search)
+            setup = replace(setup, joint=options.labels == "joint")
             _ = setup.bases  # a basis that does not fit is refused now
         except RejectedInputsError as error:
             reason = f"input shape {list(shape)}: the model rejects it: {error.__cause__}"

@@ -201,6 +201,7 @@ def prepare(
         )
         if not setup.told:
             setup = replace(setup, told=low_precision(given))
+        setup = replace(setup, joint=targets.joint)
         problem = setup.problem(gradients, restarts=options.restarts, joint=targets.joint)
         return attack_on(setup, problem, targets.labels, batched=targets.batched)
 

@@ -67,6 +67,8 @@ class Setup:
         What one forward pass told.
     told : tuple of Caution
         What in the model's or the target's numbers makes recoveries worse than they look.
+    joint : bool
+        Whether labels are searched together with the inputs.
     """
 
     network: VictimModel
@@ -78,6 +80,7 @@ class Setup:
     distance: GradientDistance
     probe: Probe
     told: tuple[Caution, ...] = ()
+    joint: bool = False
 
     @property
     def device(self) -> torch.device:
@@ -151,7 +154,8 @@ class Setup:
         averaged = averaged_caution(self.options.averaged_batches or 1)
         module = self.network.module
         model = module.model if isinstance(module, Normalised) else module
-        order = () if self.training is None else order_caution(self.training, self.batch_size)
+        training = self.training
+        order = () if training is None else order_caution(training, self.batch_size, joint=self.joint)
         return (*find_cautions(self.network, inputs, model), *averaged, *order, *self.told)
 
     @property

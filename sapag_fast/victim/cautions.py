@@ -135,16 +135,23 @@ def averaged_caution(batches: int) -> tuple[Caution, ...]:
     return (Caution(AVERAGED_BATCHES, "", message),)
 
 
-def order_caution(training: LocalTraining, inputs: int) -> tuple[Caution, ...]:
-    """The caution of a client whose mini-batches are known by their size alone; none for whole batches."""
-    if training.order == "given" or training.batches(inputs) == 1:
-        return ()
+def order_caution(training: LocalTraining, inputs: int, *, joint: bool = False) -> tuple[Caution, ...]:
+    """The caution of a client whose mini-batches are known by their size alone; none for whole batches.
+
+    Labels that are searched jointly find the first epoch's.
+    """
     batches = training.batches(inputs)
-    later = "; later epochs are searched in its order, too" if len(training.plan(inputs)) > batches else ""
+    later = len(training.plan(inputs)) > batches
+    if training.order == "given" or batches == 1 or (joint and not later):
+        return ()
+    first = (
+        "the first epoch's are taken to be in the order of the labels, and another order makes recoveries "
+        "far worse (labels='joint' finds them); "
+    )
     message = (
-        f"in which of the client's {batches} mini-batches each input was is not known: the first epoch's are "
-        "taken to be in the order of the labels, and another order makes recoveries far worse"
-        f"{later}; labels='joint' finds the first epoch's, and order='given' says that it is known"
+        f"in which of the client's {batches} mini-batches each input was is not known: "
+        f"{'' if joint else first}{'later epochs are searched in the order of the first; ' if later else ''}"
+        "order='given' says that the order is known, the same in every epoch"
     )
     return (Caution(ORDER, "", message),)
 

@@ -152,6 +152,12 @@ def test_an_order_that_is_not_known_is_warned_of():
     assert [caution.kind for caution in found.warnings] == ["order"]
     assert "later epochs are" in found.warnings[0].message
     assert recover(model, target, SHAPE, local_batch_size=4, **told).warnings == ()
+    # Labels that are searched find the first epoch's mini-batches.
+    told["labels"] = "joint"
+    (caution,) = recover(model, target, SHAPE, local_batch_size=2, **told).warnings
+    assert "later epochs are searched in the order of the first" in caution.message
+    assert "labels" not in caution.message
+    assert recover(model, target, SHAPE, local_batch_size=2, **told | {"local_epochs": 1}).warnings == ()
 
 
 def _labels_behind(target, model, inputs, **settings):
