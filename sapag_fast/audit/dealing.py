@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -166,7 +167,8 @@ def _stems(victim: ListedVictim) -> list[str]:
 
 def _by_stem(files: Iterable[Path]) -> dict[str, list[Path]]:
     """Files by name; one that is given twice is one."""
-    by_stem: dict[str, dict[Path, Path]] = {}
+    by_stem: dict[str, dict[str, Path]] = {}
     for file in files:
-        by_stem.setdefault(file.stem, {}).setdefault(file.resolve(), file)
+        # Path.resolve raises on links in a circle: they fail where the image is read, for its victim alone.
+        by_stem.setdefault(file.stem, {}).setdefault(os.path.realpath(file), file)
     return {stem: list(alike.values()) for stem, alike in by_stem.items()}

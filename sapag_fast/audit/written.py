@@ -24,12 +24,20 @@ def finished_before(folder: AuditFolder, victims: Iterable[ListedVictim]) -> set
     folder : AuditFolder
         Open.
     victims : iterable of ListedVictim
+
+    Raises
+    ------
+    ValueError
+        Where a folder stands in a result's place: nothing could be written there.
     """
     finished = set()
     for victim in victims:
         shape = (victim.batch_size, *victim.input_shape) if victim.fault is None else None
         if folder.has(victim.name, shape):
             finished.add(victim.name)
+        elif folder.result_path(victim.name).is_dir():
+            path = folder.result_path(victim.name)
+            raise ValueError(f"file {shown(path)}: expected a result, found a folder; move it away")
         elif damage := folder.damage(victim.name, shape):
             tell(f"the result of {shown(victim.name)} does not count, its victim is searched anew: {damage}")
     return finished

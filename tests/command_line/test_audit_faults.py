@@ -370,3 +370,27 @@ def test_damaged_manifest_is_refused_and_written_over(many, tmp_path, alone, con
     assert files_of(out / "results") == alone
     ends(0, *audit(many, output=out), "--overwrite")
     assert files_of(out / "results") == alone
+
+
+def test_a_folder_in_a_results_place_is_named_before_anything_is_searched(many, tmp_path, alone):
+    out = tmp_path / "o"
+    ends(0, *audit(many, output=out))
+    (out / "results" / "digit3.safetensors").unlink()
+    (out / "results" / "digit3.safetensors").mkdir()
+    (out / "results" / "digit4.safetensors").unlink()
+    said = ends(2, *audit(many, output=out)).stderr
+    assert "digit3.safetensors: expected a result, found a folder" in flat(said)
+    assert not (out / "results" / "digit4.safetensors").exists()
+    (out / "results" / "digit3.safetensors").rmdir()
+    ends(0, *audit(many, output=out))
+    assert files_of(out / "results") == alone
+
+
+def test_a_true_image_that_is_a_link_to_itself_takes_the_score_of_its_victim_alone(copied, tmp_path):
+    out, truth = tmp_path / "o", copied / "truth"
+    (truth / "digit3.png").unlink()
+    (truth / "digit3.png").symlink_to("digit3.png")
+    done = ends(0, *audit(copied, output=out), "--truth", truth)
+    assert "digit3" in flat(done.stderr)
+    assert summary(out)["unscored"].keys() == {"digit3"}
+    assert summary(out)["scored"] == 5
