@@ -9,7 +9,7 @@ from torch import nn
 
 from sapag_fast.recovery import certificate as certifying
 from sapag_fast.recovery.certificate import families
-from sapag_fast.recovery.identifiability import NOISE
+from sapag_fast.recovery.identifiability import NOISE, _windows
 from sapag_fast.recovery.recover import recover
 
 ANY = dataclasses.replace(families()[0], sides=(16, 16), layers=(1, 9), threshold=1e-4, name="any")
@@ -51,6 +51,20 @@ STRIDED = {
 }
 
 
+class Holed(nn.Module):
+    """Sets a square of pixels to zero, by operators that certificates know."""
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        seen = torch.ones(16, 16)
+        seen[8 : 8 + side, 6 : 6 + side] = 0.0
+        self.register_buffer("seen", torch.diag(seen.flatten()))
+        self.register_buffer("none", torch.zeros(256))
+
+    def forward(self, x):
+        return nn.functional.linear(x.flatten(1), self.seen, self.none).view(x.shape)
+
+
 def found(network, count=1, **options):
     images, labels = small_digits(count)
     target = stacked_gradients(network, images, labels)
@@ -75,6 +89,28 @@ def test_a_bias_makes_half_a_picture_visible(measured):
         images, recovery = found(network)
         assert recovery.certificate[0].certified
         assert (recovery.inputs[:, 0] - images).square().mean() < 1e-3
+
+
+def test_a_small_part_unseen_is_not_certified(measured):
+    """A square of 5 by 5 counts little in the mean of what is left."""
+    images, recovery = found(nn.Sequential(Holed(5), small_lenet("kaiming")), 2)
+    for certificate in recovery.certificate:
+        assert certificate.status == "unknown"
+        assert certificate.check.left < 0.02
+        assert certificate.check.local == pytest.approx(1.0, abs=1e-3)
+        assert certificate.check.place == (10, 8)
+        assert certificate.reason.endswith("around row 10, column 8")
+    seen = found(nn.Sequential(Holed(0), small_lenet("kaiming")), 2)[1]
+    assert all(c.certified and c.check.local < 0.6 for c in seen.certificate)
+
+
+def test_windows_are_looked_at_in_every_picture_of_a_batch():
+    given = torch.ones(2, 3, 8, 8)
+    kept = torch.zeros(1, 2, 3, 8, 8)
+    kept[0, 1, :, 3:, 2:7] = 0.9
+    assert _windows(kept, given) == [(pytest.approx(0.9), (5, 4))]
+    assert _windows(torch.ones(2, 1, 40), torch.ones(1, 40)) == [(0.0, None)] * 2
+    assert _windows(torch.ones(1, 1, 1, 4, 9), torch.ones(1, 1, 4, 9)) == [(0.0, None)]
 
 
 def test_a_determined_input_comes_back(measured):

@@ -1,0 +1,1 @@
+"""Cases made up to mislead: is anything wrong that is not announced?"""
