@@ -14,13 +14,17 @@ batches whose labels are called ``inferred``, and how many of these are wrong.
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks import RESULTS
+from benchmarks.report.label_tables import label_table
+from benchmarks.shared.interleaved import machine
 from sapag_fast import data
 from sapag_fast.clients.training import train_to
 from sapag_fast.models import LeNet, make_model
@@ -31,6 +35,7 @@ from sapag_fast.victim.model import VictimModel
 SIZES = (2, 4, 8, 16, 64, 256)
 TRAINED_ON = 1200
 SHAPE = (1, 28, 28)
+FILE = RESULTS / "batch_labels.json"
 
 
 @dataclass
@@ -100,24 +105,22 @@ def networks(epochs: Sequence[int]) -> dict[str, Callable[[], nn.Module]]:
 
 
 def main() -> None:
-    """Print a table."""
+    """Write the result, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, nargs="*", default=[0, 30])
     parser.add_argument("--batches", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    print("| network | B | exact: ours, iLRG | images: ours, iLRG | certain, of these wrong |")
-    print("| --- | --- | --- | --- | --- |")
+    lines = []
     for name, make in networks(options.epochs).items():
         model = make()
         for size in SIZES:
             scores = measured(model, size, options.batches, options.seed)
-            ours, count = scores["ours"], options.batches
-            exact = ", ".join(f"{score.exact / count:.2f}" for score in scores.values())
-            images = ", ".join(f"{score.images / count:.2f}" for score in scores.values())
-            print(
-                f"| {name} | {size} | {exact} | {images} | {ours.certain}, {ours.certain_wrong} |", flush=True
-            )
+            counted = {way: asdict(score) for way, score in scores.items()}
+            lines.append({"network": name, "batch size": size, "batches": options.batches, **counted})
+            print(json.dumps(lines[-1]), flush=True)
+    FILE.write_text(json.dumps({"benchmark": "batch_labels", **machine(), "lines": lines}, indent=1) + "\n")
+    print(label_table(lines))
 
 
 if __name__ == "__main__":

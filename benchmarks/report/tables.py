@@ -7,7 +7,9 @@ from typing import Any
 
 from benchmarks import BENCHMARKS
 from benchmarks.peers.report import peers_section
+from benchmarks.report.label_tables import batch_labels_section
 from benchmarks.report.markdown import duration, machine_line, prose, read, table
+from benchmarks.report.never_wrong_table import never_wrong_section
 from benchmarks.report.recovery_tables import (
     audit_section,
     breaching_section,
@@ -206,6 +208,8 @@ def main() -> None:
         recovery_section(),
         certificate_section(),
         identifiability_section(),
+        never_wrong_section(),
+        batch_labels_section(),
         peers_section(read("peers")),
         audit_section(),
         breaching_section(),

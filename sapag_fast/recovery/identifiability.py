@@ -2,9 +2,9 @@
 
 Where it does not, a small distance says nothing: whatever the gradient is blind to came from the start and
 the penalties. So each input that is close enough to be certified is perturbed and searched on, without
-penalties: a direction that the gradient determines comes back, and one that it is blind to stays. A small part
-of a picture that stays counts little in the mean, so each window of a picture is looked at too. Measured in
-``benchmarks/recovery/identifiability.py`` and ``benchmarks/recovery/never_wrong``.
+penalties: a direction that the gradient determines comes back, and one that it is blind to stays. A small
+part of a picture that stays counts little in the mean, so each window of a picture is looked at too. Measured
+in ``benchmarks/recovery/identifiability.py`` and ``benchmarks/recovery/never_wrong``.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ SHARE = 0.15
 DETERMINED = 0.02
 """The largest mean square that a determined input keeps of the perturbation's 0.09."""
 LOCAL = 0.7
-"""The largest share of its perturbation that a window of a determined picture keeps: 0.6 was the most of LeNets
-below `DETERMINED`, trained and not, but for one; 0.72 to 1 where two rows, or 5 by 5 pixels, leave no trace."""
+"""The largest share of its perturbation that a window of a determined picture keeps: 0.6 was the most of
+LeNets below `DETERMINED`, trained and not, but for one; 0.72 to 1 where two rows, or 5 by 5 pixels, leave no
+trace."""
 _WINDOW = 5
 _SEED = 20220710
 

@@ -26,6 +26,7 @@ the same."""
 _COUNTS = "how often each class occurs follows from an estimate of the mean output"
 _NOT_THE_OUTPUT = "the layer with the last matrix does not make the model's output"
 _UNEXPLAINED = "the layer's own output does not give this gradient: other weights, or not plain cross-entropy"
+_SAME_BATCH = "all local steps are taken for steps on one batch, which their sum does not tell"
 _TWO_ENTRIES = (
     "only two entries of the last layer's gradient differ from zero, and which sign it has is not certain"
 )
@@ -77,8 +78,11 @@ class LabelEvidence:
     rounding: float
 
     def verdict(self) -> Verdict:
-        """Tell the labels."""
-        return self._of_one() if self.size == 1 else self._of_many()
+        """Tell the labels; those of several steps are certain of no gradient."""
+        found = self._of_one() if self.size == 1 else self._of_many()
+        if self.steps > 1 and found.source == "inferred":
+            return Verdict(found.labels, "estimated", _SAME_BATCH)
+        return found
 
     def _of_one(self) -> Verdict:
         error = _signed_products(self.weight) if self.bias is None else self.bias

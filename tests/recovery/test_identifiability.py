@@ -93,7 +93,7 @@ def test_a_bias_makes_half_a_picture_visible(measured):
 
 def test_a_small_part_unseen_is_not_certified(measured):
     """A square of 5 by 5 counts little in the mean of what is left."""
-    images, recovery = found(nn.Sequential(Holed(5), small_lenet("kaiming")), 2)
+    _, recovery = found(nn.Sequential(Holed(5), small_lenet("kaiming")), 2)
     for certificate in recovery.certificate:
         assert certificate.status == "unknown"
         assert certificate.check.left < 0.02

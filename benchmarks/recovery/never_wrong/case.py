@@ -91,7 +91,8 @@ class Case:
     kind, name : str
         The name is unique.
     run : callable
-        Gives one outcome for each victim. A refusal (TypeError, ValueError) is an announcement.
+        Gives one outcome for each victim. A refusal (TypeError, ValueError) is an announcement, and
+        so is what PyTorch cannot compute (RuntimeError).
     """
 
     kind: str
@@ -105,7 +106,7 @@ class Case:
             warnings.simplefilter("ignore", CautionWarning)
             try:
                 return self.run(victims)
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, RuntimeError) as error:
                 return [Outcome(ANNOUNCED, f"refused: {error}")]
 
     def line(self, victims: Victims) -> dict[str, str | int]:
