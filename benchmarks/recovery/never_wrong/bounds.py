@@ -17,8 +17,8 @@ from sapag_fast.recovery.recover import recover
 
 __all__ = ["CASES"]
 
-COUNT = 2
-STEPS = 300
+COUNT = 1
+STEPS = 200
 MNIST, HALF, CIFAR = (0.1307, 0.3081), (0.5, 0.5), (0.4734, 0.2516)
 BYTES, STRONG = (0.0, 1 / 255), (0.5, 0.1)
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

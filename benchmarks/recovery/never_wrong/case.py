@@ -153,7 +153,7 @@ def judged_labels(found: Recovery, labels: Tensor) -> list[Outcome]:
 
 
 def judged_warning(found: Recovery, images: Tensor, kind: str) -> list[Outcome]:
-    """Pictures ``[V, B, ...]`` that are wrong must come with a warning of that kind."""
+    """Pictures ``[V, B, ...]`` that are wrong must come with a warning of that kind, or else uncertified."""
     outcomes = []
     for victim, picture in enumerate(found.inputs):
         told = [c for c in found.warnings if c.kind == kind and (not c.victims or victim in c.victims)]
@@ -162,7 +162,9 @@ def judged_warning(found: Recovery, images: Tensor, kind: str) -> list[Outcome]:
         elif told:
             outcomes.append(_announced(told[0].message, f"warning {kind}: "))
         else:
-            outcomes.append(Outcome(SILENT, "a wrong picture, no warning"))
+            certificate = found.certificate[victim]
+            reason = "" if certificate.certified else certificate.reason
+            outcomes.append(_announced(reason, "no warning; unknown: "))
     return outcomes
 
 

@@ -18,7 +18,7 @@ from sapag_fast.recovery.recover import recover
 __all__ = ["CASES"]
 
 SHAPE = (1, 28, 28)
-COUNT = 3
+COUNT = 2
 QUICK = 30
 """Evaluations where no certificate is possible."""
 Gradient = Callable[[nn.Module, Tensor, Tensor], Sequence[Tensor]]

@@ -24,8 +24,8 @@ from sapag_fast.victim.cautions import (
 __all__ = ["CASES"]
 
 SHAPE = (1, 28, 28)
-COUNT = 2
-STEPS = 150
+COUNT = 1
+STEPS = 60
 NONE = "none"
 
 

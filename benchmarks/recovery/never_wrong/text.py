@@ -18,8 +18,8 @@ from sapag_fast.text.recovery import TextRecovery
 __all__ = ["CASES"]
 
 VOCABULARY, WIDTH, HIDDEN, LONGEST = 80, 16, 14, 16
-QUICK: dict[str, Any] = {"restarts": 1, "steps": 80, "candidates": 500}
-LENGTHS = (5, 8)
+QUICK: dict[str, Any] = {"restarts": 1, "steps": 60, "candidates": 400}
+LENGTHS = (6,)
 Read = Callable[[nn.ModuleDict, Tensor], Tensor]
 Share = Callable[[nn.Module, Tensor, Tensor], Sequence[Tensor | None]]
 
