@@ -39,6 +39,7 @@ from sapag_fast.runtime.streams import shown, tell
 from sapag_fast.search.capacity import kept_bytes
 from sapag_fast.search.checkpoint import OtherRunError
 from sapag_fast.victim.cautions import Caution, united
+from sapag_fast.victim.searchable import searchable
 
 __all__ = ["Audit"]
 
@@ -85,6 +86,7 @@ class Audit:
         self.by_name = {victim.name: victim for victim in self.victims}
         self.finished: set[str] = set()
         self._refusals: dict[str, Exception] = {}
+        self.searched = searchable(model).model
         self.groups, self.faults = grouped(model, self.victims, options, device)
 
     def run(self) -> int:
@@ -147,7 +149,7 @@ class Audit:
 
     def _wave_size(self) -> int:
         memory = self.options.search.max_memory or free_bytes(self.device)
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        parameters = [p for p in self.searched.parameters() if p.requires_grad]
         searches = [self.options.search.restarts * self._kept_bytes(group) for group in self.groups]
         each = sum(p.nbytes for p in parameters) + max(searches, default=0)
         return max(1, min(_LARGEST_WAVE, int(memory / _SHARE / each)))
@@ -155,7 +157,7 @@ class Audit:
     def _kept_bytes(self, group: Group) -> int:
         """What each of the group's searches keeps."""
         shape = (group.victims[0].batch_size, *group.victims[0].input_shape)
-        dtype = next(p.dtype for p in self.model.parameters() if p.requires_grad)
+        dtype = next(p.dtype for p in self.searched.parameters() if p.requires_grad)
         searched = group.outputs if self.options.labels == "joint" else 0
         return kept_bytes(shape, group.recipe, dtype, joint_classes=searched)
 

@@ -23,6 +23,7 @@ from sapag_fast.victim.label_inference import Evidence
 from sapag_fast.victim.labels import check_inferable
 from sapag_fast.victim.losses import CrossEntropy
 from sapag_fast.victim.model import VictimModel
+from sapag_fast.victim.searchable import searchable
 
 __all__ = ["ReadWave", "Wave", "WaveSearch"]
 
@@ -82,12 +83,13 @@ class WaveSearch:
         self, model: nn.Module, folder: AuditFolder, options: AuditOptions, device: torch.device
     ) -> None:
         self.model, self.folder, self.options, self.device = model, folder, options, device
-        self.network = VictimModel(model)
+        self.searched = searchable(model).model
+        self.network = VictimModel(self.searched)
 
     @torch.no_grad()
     def read(self, wave: Wave) -> ReadWave:
         """Read the gradients of the victims that can be searched; the others' faults are theirs alone."""
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        parameters = [p for p in self.searched.parameters() if p.requires_grad]
         count = len(wave.victims)
         targets = [torch.empty(count, *p.shape, dtype=p.dtype, device=self.device) for p in parameters]
         victims: list[ListedVictim] = []

@@ -17,7 +17,6 @@ from sapag_fast.clients.gradient import checked_cross_entropy, client_gradient
 from sapag_fast.clients.named_defences import named_defences
 from sapag_fast.files.fingerprint import model_fingerprint
 from sapag_fast.files.gradient_file import (
-    SUFFIXES,
     GradientMetadata,
     batch_name,
     write_folder,
@@ -25,7 +24,7 @@ from sapag_fast.files.gradient_file import (
     write_stacked,
 )
 from sapag_fast.files.output import check_new_file, check_output
-from sapag_fast.files.tensors import write_tensors
+from sapag_fast.files.tensors import SUFFIXES, write_tensors
 from sapag_fast.runtime.streams import tell
 from sapag_fast.search.box import check_within
 from sapag_fast.victim.normalised import PerChannel, as_tuple, check_statistics, normalised
@@ -123,10 +122,11 @@ def capture(model: nn.Module, device: torch.device, options: CaptureOptions) -> 
     batches = _batches(options, device)
     victim = normalised(model, options.mean, options.std, options.input_shape, device)
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    kind = next(model.parameters()).dtype
 
     def captured() -> Iterator[dict[str, Tensor]]:
         for batch in batches:
-            inputs = data.read_images(batch.files, options.input_shape).to(device)
+            inputs = data.read_images(batch.files, options.input_shape).to(device, kind)
             gradient = client_gradient(victim, inputs, batch.labels, checked_cross_entropy)
             shared = zip(trained, defended(gradient), strict=True)
             yield {name: tensor for name, tensor in shared if tensor is not None}

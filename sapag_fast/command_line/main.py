@@ -29,6 +29,7 @@ from sapag_fast.command_line.options import (
     recipe_options,
     run_options,
     search_options,
+    shared_options,
     text_options,
     truth_option,
 )
@@ -84,14 +85,7 @@ def demo(**options: Any) -> None:
 
 @main.command()
 @model_options
-@click.option(
-    "--gradient",
-    "gradients",
-    type=click.Path(path_type=Path),
-    multiple=True,
-    required=True,
-    help="Gradient file, .safetensors or .pt (tensors only). Repeat it for several victims of one model.",
-)
+@shared_options
 @search_options
 @click.option(
     "--labels",
@@ -127,7 +121,7 @@ def recover(**options: Any) -> None:
     "--gradients",
     type=click.Path(path_type=Path),
     required=True,
-    help="Folder of gradient files (.safetensors, .pt), or one .safetensors file of many (see capture).",
+    help="Folder of gradient files (.safetensors, .pt, .npz), or one .safetensors of many (see capture).",
 )
 @search_options
 @click.option(

@@ -217,7 +217,37 @@ def model_options(command: Command) -> Command:
         click.option(
             "--weights",
             type=click.Path(path_type=Path),
-            help="The model's weights, .safetensors or .pt (tensors only).",
+            help="The model's weights, .safetensors, .pt (tensors only) or .npz.",
+        ),
+    )
+
+
+def shared_options(command: Command) -> Command:
+    """Add --gradient, and --before, --after and --lr in its place."""
+    path = click.Path(path_type=Path)
+    kinds = ".safetensors, .pt (tensors only) or .npz"
+    return _with_options(
+        command,
+        click.option(
+            "--gradient",
+            "gradients",
+            type=path,
+            multiple=True,
+            help=f"Gradient file, {kinds}. Repeat it for several victims of one model.",
+        ),
+        click.option(
+            "--before",
+            type=path,
+            help=f"In place of --gradient and --weights: the parameters that clients began with, {kinds}.",
+        ),
+        click.option(
+            "--after",
+            type=path,
+            multiple=True,
+            help="With --before: the parameters that a client sent back. Repeat it for several victims.",
+        ),
+        click.option(
+            "--lr", type=FiniteRange(0, min_open=True), help="With --before: the clients' learning rate."
         ),
     )
 

@@ -22,8 +22,8 @@ from sapag_fast.command_line.session import (
     say_other_normalisation,
     search_options_of,
 )
+from sapag_fast.command_line.updates import SharedFiles
 from sapag_fast.files.fingerprint import model_fingerprint
-from sapag_fast.files.gradient_file import read_gradient
 from sapag_fast.files.victims import described, file_state
 from sapag_fast.recovery.recover import recover
 from sapag_fast.recovery.result import Recovery
@@ -58,6 +58,8 @@ class Victim:
         ``[B]``, the true ones, where the file gives them.
     truth : Tensor or None
         ``[B, *input_shape]``.
+    cautions : tuple of Caution
+        What is to be known of the gradient itself.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Victim:
     search: SearchOptions
     labels: Tensor | None
     truth: Tensor | None = None
+    cautions: tuple[Caution, ...] = ()
 
 
 def run(
@@ -74,6 +77,9 @@ def run(
     model_reference: str,
     weights: Path | None,
     gradients: tuple[Path, ...],
+    before: Path | None,
+    after: tuple[Path, ...],
+    lr: float | None,
     truth: tuple[Path, ...],
     device: str | None,
     output: Path,
@@ -81,14 +87,15 @@ def run(
     **options: Any,
 ) -> None:
     """Recover each victim in turn; everything is read and checked before anything is written."""
-    read = {"--gradient": gradients, "--truth": truth, "--weights": [weights] if weights else []}
-    check_separate({"--output": output}, read)
+    shared = SharedFiles(gradients, before, after, lr, weights)
+    check_separate({"--output": output}, {**shared.inputs(), "--truth": truth})
     console, where = Screen(), chosen_device(device)
     settings = {
         "model": model_reference,
         "weights": weights,
         "gradients": gradients,
         "truth": truth,
+        **({"before": before, "after": after, "lr": lr} if before else {}),
         **options,
     }
     report = Report(output, "recover", settings, where, overwrite=overwrite)
@@ -98,7 +105,8 @@ def run(
     if isinstance(loss, CrossEntropy) and any(isinstance(n, float) or n < 0 for n in _numbers(labels)):
         raise ValueError("--labels: expected classes, such as 3,7, for --loss cross-entropy, found others")
     model = built_model(model_reference, weights, search.seed, where)
-    victims = read_victims(model, gradients, options["input_shape"], options["batch_size"], search, where)
+    shared.load_before(model)
+    victims = read_victims(model, shared, options["input_shape"], options["batch_size"], search, where)
     if truth:
         victims = with_truth(victims, truth)
     if not isinstance(labels, str):
@@ -108,7 +116,7 @@ def run(
     def work() -> None:
         for victim in victims:
             recovery = add_recovery(report, model, victim, _labels_of(victim, labels, loss), loss)
-            _say_cautions(victim.name, recovery.warnings, said)
+            _say_cautions(victim.name, (*victim.cautions, *recovery.warnings), said)
 
     means = {"success_means": SUCCESS_MEANS} if truth else {}
     keep_results(report, work, lambda: console.print(recoveries_table(report.finished)), lambda: means)
@@ -126,7 +134,7 @@ def add_recovery(
         if why:
             tell(f"labels of {shown(victim.name)} are {source}: {why}")
         return scored(
-            recovery,
+            replace(recovery, warnings=(*victim.cautions, *recovery.warnings)),
             0,
             victim.name,
             seconds=time.perf_counter() - began,
@@ -187,26 +195,26 @@ def _labels_of(victim: Victim, labels: str | Tensor, loss: Loss) -> str | Tensor
 
 def read_victims(
     model: nn.Module,
-    gradients: Sequence[Path],
+    shared: SharedFiles,
     input_shape: tuple[int, ...] | None,
     batch_size: int | None,
     search: SearchOptions,
     device: torch.device,
 ) -> list[Victim]:
-    """Read every gradient file, with what its metadata says where the options do not.
+    """Read every victim's gradient, with what its metadata says where the options do not.
 
     Raises
     ------
     ValueError
         If something is missing, or does not fit the model.
     """
-    names = [path.stem for path in gradients]
+    names = [path.stem for path in shared.victims]
     if len(set(names)) < len(names):
         names = [f"{position:02d}-{name}" for position, name in enumerate(names)]
     victims = []
-    for name, path in zip(names, gradients, strict=True):
+    for name, path in zip(names, shared.victims, strict=True):
         state = file_state(path)
-        gradient, metadata = read_gradient(model, path)
+        gradient, metadata, cautions = shared.read(model, path)
         listed = described(name, path, state, metadata, input_shape, batch_size)
         if listed.fault:
             raise ValueError(f"gradient file {path}: {listed.fault}")
@@ -223,7 +231,8 @@ def read_victims(
                 own = replace(own, mean=listed.mean, std=listed.std)
             except ValueError as error:
                 raise ValueError(f"gradient file {path}: its {error}") from None
-        victims.append(Victim(name, on_device, listed.input_shape, listed.batch_size, own, labels))
+        size = (listed.input_shape, listed.batch_size)
+        victims.append(Victim(name, on_device, *size, own, labels, cautions=cautions))
     return victims
 
 

@@ -21,6 +21,7 @@ from sapag_fast.victim.local_training import LocalTraining
 from sapag_fast.victim.loss import Loss
 from sapag_fast.victim.losses import BinaryCrossEntropy, CrossEntropy, find_loss
 from sapag_fast.victim.normalised import as_tuple
+from sapag_fast.victim.searchable import unwrapped
 
 __all__ = [
     "built_model",
@@ -54,7 +55,7 @@ def built_model(reference: str, weights: Path | None, seed: int, device: torch.d
     Seeded, so that one that draws its own weights draws the same ones every time.
     """
     torch.manual_seed(seed)
-    model = load_model(reference)
+    model = unwrapped(load_model(reference))
     check.check_model(model, device)
     if weights is not None:
         load_weights(model, weights)

@@ -21,7 +21,19 @@ __all__ = ["taken_from", "text_options_of", "tokenizer_for", "with_text"]
 
 _OF_SENTENCES = ("tokenizer", "length", "tokens", "candidates", "start", "embedding")
 _OF_BOTH = (
-    *("model_reference", "weights", "gradients", "truth", "device", "seed", "output", "overwrite"),
+    *(
+        "model_reference",
+        "weights",
+        "gradients",
+        "before",
+        "after",
+        "lr",
+        "truth",
+        "device",
+        "seed",
+        "output",
+        "overwrite",
+    ),
     *("text", "labels", "restarts", "recipe", "distance", "layers", "steps", "at_once"),
 )
 

@@ -14,6 +14,8 @@ from sapag_fast.files.victims import list_victims
 from sapag_fast.runtime.screen import Screen
 from sapag_fast.runtime.streams import say, tell
 from sapag_fast.text.true_sentences import read_true_sentences
+from sapag_fast.victim.cautions import silenced
+from sapag_fast.victim.searchable import searchable
 
 __all__ = ["run"]
 
@@ -39,6 +41,8 @@ def run(
     where, search = chosen_device(device), text_options_of(options)
     folder = AuditFolder(output, overwrite=overwrite)
     model = built_model(model_reference, weights, search.seed, where)
+    for caution in searchable(model).cautions:
+        tell(f"warning: {caution.message}")
     tokenizer = tokenizer_for(options["tokenizer"], model, search)
     listed = list_victims(gradients, model, _ONE_NUMBER, 1)
     lengths = taken_from(options["length"], len(listed), "--length")
@@ -51,7 +55,8 @@ def run(
         tell(f"--truth: sentences are taken in order: line 1 for {listed[0].name}{last}")
     victims = SentenceVictims(listed, lengths, options["labels"], true)
     given = {"model": model_reference, "weights": weights, "gradients": gradients, "truth": truth, **options}
-    skipped = SentenceAudit(model, victims, folder, search, given, tokenizer).run(Screen())
+    with silenced():  # it has been said
+        skipped = SentenceAudit(model, victims, folder, search, given, tokenizer).run(Screen())
     say(f"Results, summary.html, summary.json and summary.csv are in {output}.")
     if skipped:
         tell(f"{skipped} {'victim was' if skipped == 1 else 'victims were'} skipped; the summary says why")

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from sapag_fast.checks import check_separate
 from sapag_fast.command_line.session import built_model, chosen_device, keep_results
 from sapag_fast.command_line.text import taken_from, text_options_of, tokenizer_for
+from sapag_fast.command_line.updates import SharedFiles
 from sapag_fast.files.fingerprint import model_fingerprint
-from sapag_fast.files.gradient_file import GradientMetadata, read_gradient
+from sapag_fast.files.gradient_file import GradientMetadata
 from sapag_fast.reports.report import Report
 from sapag_fast.reports.sentences import (
     SENTENCE_SUCCESS_MEANS,
@@ -24,11 +25,13 @@ from sapag_fast.reports.sentences import (
     sentences_table,
 )
 from sapag_fast.runtime.screen import Screen
-from sapag_fast.runtime.streams import say, tell
+from sapag_fast.runtime.streams import say, shown, tell
 from sapag_fast.search.interrupted import Interrupted
 from sapag_fast.text.options import TextOptions
 from sapag_fast.text.recovery import TextRecovery
 from sapag_fast.text.true_sentences import TrueSentence, read_true_sentences
+from sapag_fast.victim.cautions import silenced
+from sapag_fast.victim.searchable import searchable
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -69,6 +72,9 @@ def run(
     model_reference: str,
     weights: Path | None,
     gradients: tuple[Path, ...],
+    before: Path | None,
+    after: tuple[Path, ...],
+    lr: float | None,
     truth: tuple[Path, ...],
     device: str | None,
     output: Path,
@@ -76,17 +82,21 @@ def run(
     **options: Any,
 ) -> None:
     """Recover each victim's sentence in turn; everything is read and checked before anything is written."""
-    paths = {"--weights": weights, "--tokenizer": options["tokenizer"]}
-    read = {"--gradient": gradients, "--truth": truth, **{name: [p] for name, p in paths.items() if p}}
-    check_separate({"--output": output}, read)
+    shared = SharedFiles(gradients, before, after, lr, weights)
+    tokens = [options["tokenizer"]] if options["tokenizer"] else []
+    check_separate({"--output": output}, {**shared.inputs(), "--truth": truth, "--tokenizer": tokens})
     console, where = Screen(), chosen_device(device)
     given = {"model": model_reference, "weights": weights, "gradients": gradients, "truth": truth, **options}
+    given |= {"before": before, "after": after, "lr": lr} if before else {}
     report = Report(output, "recover --text", given, where, overwrite=overwrite)
     search = text_options_of(options)
     model = built_model(model_reference, weights, search.seed, where)
+    shared.load_before(model)
+    for caution in searchable(model).cautions:
+        tell(f"warning: {caution.message}")
     tokenizer = tokenizer_for(options["tokenizer"], model, search)
     true = read_true_sentences(truth, tokenizer) if truth else None
-    victims = _victims(model, gradients, options, true, where)
+    victims = _victims(model, shared, options, true, where)
 
     def work() -> None:
         for victim in victims:
@@ -105,11 +115,12 @@ def run(
 
 def _victims(
     model: nn.Module,
-    paths: Sequence[Path],
+    shared: SharedFiles,
     options: dict[str, Any],
     truth: Sequence[TrueSentence] | None,
     device: torch.device,
 ) -> list[TextVictim]:
+    paths = shared.victims
     count = len(paths)
     if truth is not None and len(truth) != count:
         raise ValueError(f"--truth: expected {count} sentences, one a line, found {len(truth)}")
@@ -122,7 +133,9 @@ def _victims(
         names = [f"{position:02d}-{name}" for position, name in enumerate(names)]
     victims = []
     for position, (name, path) in enumerate(zip(names, paths, strict=True)):
-        gradient, entries = read_gradient(model, path)
+        gradient, entries, cautions = shared.read(model, path)
+        for caution in cautions:
+            tell(f"warning: {shown(name)}: {caution.message}")
         told = GradientMetadata(weights=entries.get("weights_sha256"))
         if entries.get("labels"):
             told = GradientMetadata.parsed(
@@ -163,7 +176,8 @@ def _add(
 
     try:
         labels = "infer" if victim.label is None else [victim.label]
-        recovery = search.recover(model, victim.gradient, victim.length, labels)
+        with silenced():  # it has been said
+            recovery = search.recover(model, victim.gradient, victim.length, labels)
     except Interrupted as stop:
         report.add(finished(stop.recovery, interrupted=True))
         raise

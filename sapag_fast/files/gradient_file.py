@@ -19,13 +19,20 @@ from torch import Tensor, nn
 
 from sapag_fast._version import __version__
 from sapag_fast.files.fingerprint import fingerprint
+from sapag_fast.files.parameter_names import by_position, near_weights, of_trained
 from sapag_fast.files.regular import regular_file, shown
-from sapag_fast.files.tensors import TORCH_SUFFIXES, compare, opened_safetensors, read_tensors, write_tensors
+from sapag_fast.files.tensors import (
+    SUFFIXES,
+    as_list,
+    compare,
+    opened_safetensors,
+    read_tensors,
+    write_tensors,
+)
 
 __all__ = [
     "LOSS",
     "STACKED",
-    "SUFFIXES",
     "WITHHELD",
     "GradientMetadata",
     "batch_name",
@@ -37,9 +44,6 @@ __all__ = [
     "write_gradient",
     "write_stacked",
 ]
-
-SUFFIXES = TORCH_SUFFIXES | {".safetensors"}
-"""Endings of gradient files that are read."""
 
 LOSS = "cross_entropy"
 """The loss whose gradient a captured file holds."""
@@ -157,14 +161,22 @@ def read_gradient(model: nn.Module, path: str | Path) -> tuple[list[Tensor | Non
     Raises
     ------
     ValueError
-        When another gradient is missing, or one is superfluous, of another shape, not floating point or not
-        finite, and when the numbers are not those that the file's checksum is of.
+        When another gradient is missing, or one is superfluous (but a buffer's, or a frozen parameter's), of
+        another shape, not floating point or not finite, when the numbers are a model's weights, and when they
+        are not those that the file's checksum is of.
     """
     tensors, metadata = read_tensors(path, "gradient")
     if tensors and (_same(model.state_dict(), tensors) or _holds_weights(metadata)):
         raise ValueError(f"gradient file {shown(path)}: expected a gradient, found a model's weights")
     check_checksum(tensors, metadata.get(CHECKSUM), path)
-    return gradient_in_order(model, tensors, path, withheld=_withheld(metadata, path)), metadata
+    gradient = gradient_in_order(model, tensors, path, withheld=_withheld(metadata, path))
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    if near_weights(model, dict(zip(trained, gradient, strict=True))):
+        raise ValueError(
+            f"gradient file {shown(path)}: expected a gradient, found numbers close to the model's weights; "
+            "parameters before and after go into --before and --after"
+        )
+    return gradient, metadata
 
 
 def gradient_in_order(
@@ -187,12 +199,17 @@ def gradient_in_order(
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     expected = {name: shapes[name] for name in trained if name not in withheld}
-    positions = {str(position) for position in range(len(tensors))}
-    if set(tensors) == positions and not positions <= set(expected):  # a list, in the order of the parameters
-        if len(tensors) != len(expected):
-            count = f"{len(tensors)} gradients, the model has {len(expected)} parameters"
-            raise ValueError(f"gradient file {shown(path)}: holds {count}")
-        tensors = {name: tensors[str(position)] for position, name in enumerate(expected)}
+    entries = as_list(tensors)
+    if entries is not None and not set(tensors) <= set(expected):
+        if withheld and len(entries) == len(expected):
+            tensors = dict(zip(expected, entries, strict=True))
+        else:
+            tensors = by_position(model, entries, f"gradient file {shown(path)}")
+    else:
+        try:
+            tensors = of_trained(model, tensors)
+        except ValueError as error:
+            raise ValueError(f"gradient file {shown(path)}: {error}") from None
     compare("gradient", path, expected, tensors)
     for name in expected:
         if tensors[name].dtype not in _FLOATING:

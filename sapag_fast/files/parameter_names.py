@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-__all__ = ["by_position", "model_names", "near_weights", "of_trained"]
+__all__ = ["all_by_position", "by_position", "model_names", "near_weights", "of_trained", "state_names"]
 
 _WRAPPERS = {"module", "_orig_mod", "_module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 _NEAR = 0.5  # of the weights' norm: no gradient comes as close to them
@@ -21,16 +21,21 @@ Entry = TypeVar("Entry")
 
 
 def model_names(model: nn.Module, given: Mapping[str, Entry]) -> dict[str, Entry]:
-    """The same entries, by the names that the model has; those that it does not know keep theirs.
+    """The same entries, by the model's names, a tied parameter's by its first one; as `state_names`."""
+    _, first = _own_names(model)
+    found = state_names(model, given)
+    return {first.get(n, n): e for n, e in found.items() if first.get(n, n) == n or first[n] not in found}
 
-    A tied parameter goes by its first name.
+
+def state_names(model: nn.Module, given: Mapping[str, Entry]) -> dict[str, Entry]:
+    """The same entries, by the names that the model has; those that it does not know keep theirs.
 
     Raises
     ------
     ValueError
         Where two names stand for one parameter or buffer.
     """
-    own, first = _own_names(model)
+    own, _ = _own_names(model)
     bare: dict[str, list[str]] = {}
     for name in own:
         bare.setdefault(_bare(name), []).append(name)
@@ -42,7 +47,7 @@ def model_names(model: nn.Module, given: Mapping[str, Entry]) -> dict[str, Entry
         if known in found:
             raise ValueError(f"{sources[known]} and {name} both stand for {known}")
         found[known], sources[known] = entry, name
-    return {first.get(n, n): e for n, e in found.items() if first.get(n, n) == n or first[n] not in found}
+    return found
 
 
 def of_trained(model: nn.Module, given: Mapping[str, Entry]) -> dict[str, Entry]:
@@ -54,6 +59,19 @@ def of_trained(model: nn.Module, given: Mapping[str, Entry]) -> dict[str, Entry]
 
 
 def by_position(model: nn.Module, entries: Sequence[Entry], what: str, *, lead: int = 0) -> dict[str, Entry]:
+    """Take those of a list that stand for trainable parameters; as `all_by_position`."""
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    _, first = _own_names(model)
+    found: dict[str, Entry] = {}
+    for name, entry in all_by_position(model, entries, what, lead=lead).items():
+        if first.get(name, name) in trained:
+            found.setdefault(first.get(name, name), entry)
+    return found
+
+
+def all_by_position(
+    model: nn.Module, entries: Sequence[Entry], what: str, *, lead: int = 0
+) -> dict[str, Entry]:
     """Name the entries of a list in the order of the model's parameters, or of its ``state_dict()``.
 
     Parameters
@@ -69,7 +87,7 @@ def by_position(model: nn.Module, entries: Sequence[Entry], what: str, *, lead: 
     Returns
     -------
     dict
-        Those of trainable parameters.
+        By parameter and buffer.
 
     Raises
     ------
@@ -89,22 +107,19 @@ def by_position(model: nn.Module, entries: Sequence[Entry], what: str, *, lead: 
         ]
         more = f" ({', '.join(others)})" if others else ""
         raise ValueError(
-            f"{what} must hold {len(trained)} gradients, one for each trainable parameter of the model{more}"
+            f"{what} must hold {len(trained)} tensors, one for each trainable parameter of the model{more}"
             f", found {len(entries)}; by name, a dictionary leaves no doubt"
         )
     own, first = _own_names(model)
-    found: dict[str, Entry] = {}
     for position, (name, entry) in enumerate(zip(names, entries, strict=True)):
-        if first.get(name, name) in trained:
-            found.setdefault(first.get(name, name), entry)
-        elif name in own and entry is not None:
+        if first.get(name, name) not in trained and name in own and entry is not None:
             expected, shape = list(own[name].shape), _shape(entry)[lead:]
             if shape != expected:
                 raise ValueError(
                     f"{what} entry {position} stands for {name} in a list of {len(entries)}: expected shape "
                     f"{expected}, found {shape}; give a dictionary by name where the order is another"
                 )
-    return found
+    return dict(zip(names, entries, strict=True))
 
 
 @torch.no_grad()

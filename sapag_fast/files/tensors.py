@@ -1,7 +1,7 @@
 """Tensors on disk, read without running code from the file and written whole or not at all.
 
 A gradient file holds one tensor per parameter name, in safetensors with a few words of metadata, or as a
-dictionary or list of tensors in torch's own format (never unpickled: see `torch_pickle`).
+dictionary or list of tensors in torch's own format (never unpickled: see `torch_pickle`) or NumPy's.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,12 +14,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from sapag_fast.files.numpy_file import read_numpy_file
 from sapag_fast.files.output import WriteError, replacing
+from sapag_fast.files.parameter_names import all_by_position, state_names
 from sapag_fast.files.regular import regular_file, shown
 from sapag_fast.files.torch_file import read_torch_file
 from sapag_fast.files.torch_pickle import RefusedError
 
 TORCH_SUFFIXES = frozenset({".pt", ".pth", ".bin"})
+NUMPY_SUFFIX = ".npz"
+SUFFIXES = TORCH_SUFFIXES | {".safetensors", NUMPY_SUFFIX}
+"""Endings of files of tensors that are read."""
 
 
 def write_tensors(
@@ -51,7 +56,7 @@ def write_tensors(
 
 
 def read_tensors(path: str | Path, kind: str = "tensor") -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read tensors by name, on the CPU, and the metadata of a .safetensors or .pt/.pth/.bin file.
+    """Read tensors by name, on the CPU, and the metadata of a .safetensors, .pt/.pth/.bin or .npz file.
 
     A list of tensors gets its positions as names. ``kind`` names the file in messages.
 
@@ -62,8 +67,8 @@ def read_tensors(path: str | Path, kind: str = "tensor") -> tuple[dict[str, Tens
     """
     path = Path(path)
     suffix = path.suffix.lower()
-    if suffix != ".safetensors" and suffix not in TORCH_SUFFIXES:
-        suffixes = ", ".join(sorted(TORCH_SUFFIXES))
+    if suffix not in SUFFIXES:
+        suffixes = ", ".join(sorted(SUFFIXES - {".safetensors"}))
         raise ValueError(f"{kind} file {shown(path)}: expected .safetensors, {suffixes}")
     if suffix == ".safetensors":
         with opened_safetensors(path, kind) as opened:
@@ -74,7 +79,7 @@ def read_tensors(path: str | Path, kind: str = "tensor") -> tuple[dict[str, Tens
             return tensors, dict(opened.metadata() or {})
     regular_file(path, f"{kind} file")
     with _damage_named(path, kind):
-        content = read_torch_file(path)
+        content = read_numpy_file(path) if suffix == NUMPY_SUFFIX else read_torch_file(path)
     return _named(content, kind, path), {}
 
 
@@ -107,8 +112,20 @@ def _damage_named(path: str | Path, kind: str) -> Iterator[None]:
         raise ValueError(f"{kind} file {shown(path)}: damaged: {_first_line(error)}") from None
 
 
-def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Load a weight file into the model.
+def load_weights(model: nn.Module, path: str | Path, *, whole: bool = True) -> list[str]:
+    """Load a weight file into the model: by name, with any wrapper's prefix, or a list in order.
+
+    Parameters
+    ----------
+    model : nn.Module
+    path : str or Path
+    whole : bool
+        Whether all of the model's state must be there, or its trainable parameters alone.
+
+    Returns
+    -------
+    list of str
+        What the model keeps of its own.
 
     Raises
     ------
@@ -119,10 +136,29 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     if {"sapag_fast", "batch_size"} <= set(metadata):
         raise ValueError(f"weight file {path}: expected weights, found a captured gradient")
     expected = model.state_dict()
-    compare("weight", path, {name: tensor.shape for name, tensor in expected.items()}, tensors)
+    tensors = _in_state(model, tensors)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    kept = [name for name in expected if not (whole or name in tensors or name in trained)]
+    shapes = {name: tensor.shape for name, tensor in expected.items() if name not in kept}
+    compare("weight", path, shapes, tensors)
     for name, tensor in tensors.items():
         _check_numbers(f"weight file {shown(path)}: {name}", tensor, expected[name])
-    model.load_state_dict(tensors)
+    model.load_state_dict(tensors, strict=not kept)
+    return kept
+
+
+def _in_state(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Name the tensors of a file, by name or of a list in order, as the model's ``state_dict()`` does."""
+    entries = as_list(tensors)
+    if entries is not None and not set(tensors) <= set(model.state_dict()):
+        return all_by_position(model, entries, "list of weights")
+    return state_names(model, tensors)
+
+
+def as_list(tensors: Mapping[str, Tensor]) -> list[Tensor] | None:
+    """The tensors of a file that holds a list; None where they have names of their own."""
+    positions = [str(position) for position in range(len(tensors))]
+    return [tensors[position] for position in positions] if tensors.keys() == set(positions) else None
 
 
 def _check_numbers(name: str, given: Tensor, own: Tensor) -> None:

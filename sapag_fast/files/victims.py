@@ -16,7 +16,6 @@ from sapag_fast.files.fault import guarded
 from sapag_fast.files.gradient_file import (
     CHECKSUM,
     STACKED,
-    SUFFIXES,
     GradientMetadata,
     check_checksum,
     gradient_in_order,
@@ -25,7 +24,7 @@ from sapag_fast.files.gradient_file import (
     read_metadata,
 )
 from sapag_fast.files.regular import shown
-from sapag_fast.files.tensors import opened_safetensors
+from sapag_fast.files.tensors import SUFFIXES, opened_safetensors
 
 __all__ = ["ListedVictim", "described", "file_state", "list_victims"]
 

@@ -26,6 +26,7 @@ __all__ = [
     "causes_named",
     "low_precision",
     "searchable",
+    "unwrapped",
 ]
 
 LOW_PRECISION = "low-precision"
@@ -75,10 +76,7 @@ def searchable(model: nn.Module) -> Searchable:
     """
     if not isinstance(model, nn.Module):  # its own check refuses it
         return Searchable(model)
-    while (inner := _inside(model)) is not None:
-        model = inner
-    for name, module in model.named_modules():
-        _check_kind(name, module)
+    model = unwrapped(model)
     low = _low_names(model)
     if not low and not any(map(_needs_copy, model.modules())):
         return Searchable(model)
@@ -88,6 +86,21 @@ def searchable(model: nn.Module) -> Searchable:
         if isinstance(module, _SPARSE):
             module.sparse = False
     return Searchable(copied, _precision_caution(model, low), copies)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module inside a model's wrappers.
+
+    Raises
+    ------
+    ValueError
+        For scripted, sharded and quantised modules; the message says what to pass instead.
+    """
+    while (inner := _inside(model)) is not None:
+        model = inner
+    for name, module in model.named_modules():
+        _check_kind(name, module)
+    return model
 
 
 def low_precision(target: object) -> tuple[Caution, ...]:

@@ -47,7 +47,7 @@ def checked_target(
         raise TypeError(f"target must be a sequence of tensors, found {type(target).__name__}")
     given = kept(target)
     plain = isinstance(given, list) and all(entry is None or isinstance(entry, Tensor) for entry in given)
-    if (isinstance(given, list) and not plain) or (isinstance(given, list) and len(given) != len(parameters)):
+    if isinstance(given, list) and (not plain or len(given) != len(parameters)):
         named = by_position(model, given, "target", lead=int(batched))
     elif isinstance(target, Mapping):
         named = _by_name(model, target)

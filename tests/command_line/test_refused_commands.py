@@ -123,7 +123,7 @@ CAPTURE_REFUSED = {
     "no image shape": ({"input_shape": "64"}, "image files give"),
     "number of labels": ({"labels": "1,2"}, "labels: expected 1, one for each image, found 2"),
     "label": ({"labels": "10"}, "labels: expected 0..9, found 10"),
-    "suffix": ({"gradient": "g.npz"}, ".safetensors"),
+    "suffix": ({"gradient": "g.npy"}, ".safetensors"),
     "folder": ({"gradient": "no/such/g.safetensors"}, "does not exist"),
     "logits": ({"model": "features"}, "expected logits"),
     "failing model": ({"model": "fails"}, "no idea"),

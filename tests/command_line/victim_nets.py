@@ -1,6 +1,8 @@
 """The model file that the tests hand to the command line; each function is one case."""
 
+import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from sapag_fast.models import make_model
 
@@ -86,3 +88,26 @@ def dropping():
         nn.Flatten(),
         nn.Linear(6 * 16, 10),
     )
+
+
+def parallel():
+    return nn.DataParallel(make())
+
+
+def halved():
+    return make().bfloat16()
+
+
+def scripted():
+    return torch.jit.script(make())
+
+
+class Reentrant(nn.Module):
+    """Computes the activations of its first part anew."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = make()
+
+    def forward(self, inputs):
+        return self.net[1:](checkpoint(self.net[0], inputs, use_reentrant=True))

@@ -104,9 +104,9 @@ def test_equal_stems_keep_their_suffixes(model, tmp_path):
 def test_nothing_to_list(model, tmp_path):
     with pytest.raises(ValueError, match="holds no gradient file"):
         list_victims(tmp_path, model, None, None)
-    (tmp_path / "g.npz").touch()
+    (tmp_path / "g.npy").touch()
     with pytest.raises(ValueError, match=r"expected \.bin"):
-        list_victims(tmp_path / "g.npz", model, None, None)
+        list_victims(tmp_path / "g.npy", model, None, None)
 
 
 def test_long_batches_have_short_names(tmp_path):

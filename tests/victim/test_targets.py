@@ -123,7 +123,7 @@ def _without(name):
         (
             GRADIENT[:-1],
             ValueError,
-            r"hold 7 gradients.*\(or 8, one for .* parameters, or 11, .*state_dict\), found 6; by name",
+            r"hold 7 tensors.*\(or 8, one for .* parameters, or 11, .*state_dict\), found 6; by name",
         ),
         (
             [*list(EVERY.values())[:5], GRADIENT[0], *GRADIENT[5:]],

@@ -128,7 +128,7 @@ def test_half_precision():
             r"after\['1.weight'\] must have shape \[12, 36\]",
         ),
         ({"after": AFTER | {"1.bias": torch.ones(12).int()}}, TypeError, "after.*floating point"),
-        ({"after": list(AFTER.values())[:-1]}, ValueError, "after must hold 6 gradients|after must hold"),
+        ({"after": list(AFTER.values())[:-1]}, ValueError, "after must hold 6 tensors"),
         ({"after": BEFORE}, ValueError, "after must be other parameters than before, found the same"),
         ({"after": 3}, TypeError, "after must be a state_dict or a list of tensors, found int"),
     ],
