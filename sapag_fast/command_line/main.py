@@ -112,7 +112,10 @@ def recover(**options: Any) -> None:
         from sapag_fast.command_line.text_recover import run
     else:
         from sapag_fast.command_line.recover import run
-    run(**options)
+    from sapag_fast.command_line.updates import SharedFiles
+
+    names = ("gradients", "before", "after", "lr", "weights")
+    run(shared=SharedFiles(*(options.pop(name) for name in names)), **options)
 
 
 @main.command()

@@ -75,11 +75,7 @@ class Victim:
 def run(
     *,
     model_reference: str,
-    weights: Path | None,
-    gradients: tuple[Path, ...],
-    before: Path | None,
-    after: tuple[Path, ...],
-    lr: float | None,
+    shared: SharedFiles,
     truth: tuple[Path, ...],
     device: str | None,
     output: Path,
@@ -87,15 +83,12 @@ def run(
     **options: Any,
 ) -> None:
     """Recover each victim in turn; everything is read and checked before anything is written."""
-    shared = SharedFiles(gradients, before, after, lr, weights)
     check_separate({"--output": output}, {**shared.inputs(), "--truth": truth})
     console, where = Screen(), chosen_device(device)
     settings = {
         "model": model_reference,
-        "weights": weights,
-        "gradients": gradients,
+        **shared.settings(),
         "truth": truth,
-        **({"before": before, "after": after, "lr": lr} if before else {}),
         **options,
     }
     report = Report(output, "recover", settings, where, overwrite=overwrite)
@@ -104,7 +97,7 @@ def run(
     labels = options["labels"]
     if isinstance(loss, CrossEntropy) and any(isinstance(n, float) or n < 0 for n in _numbers(labels)):
         raise ValueError("--labels: expected classes, such as 3,7, for --loss cross-entropy, found others")
-    model = built_model(model_reference, weights, search.seed, where)
+    model = built_model(model_reference, shared.weights, search.seed, where)
     shared.load_before(model)
     victims = read_victims(model, shared, options["input_shape"], options["batch_size"], search, where)
     if truth:

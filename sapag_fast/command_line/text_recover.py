@@ -70,11 +70,7 @@ class TextVictim:
 def run(
     *,
     model_reference: str,
-    weights: Path | None,
-    gradients: tuple[Path, ...],
-    before: Path | None,
-    after: tuple[Path, ...],
-    lr: float | None,
+    shared: SharedFiles,
     truth: tuple[Path, ...],
     device: str | None,
     output: Path,
@@ -82,15 +78,13 @@ def run(
     **options: Any,
 ) -> None:
     """Recover each victim's sentence in turn; everything is read and checked before anything is written."""
-    shared = SharedFiles(gradients, before, after, lr, weights)
     tokens = [options["tokenizer"]] if options["tokenizer"] else []
     check_separate({"--output": output}, {**shared.inputs(), "--truth": truth, "--tokenizer": tokens})
     console, where = Screen(), chosen_device(device)
-    given = {"model": model_reference, "weights": weights, "gradients": gradients, "truth": truth, **options}
-    given |= {"before": before, "after": after, "lr": lr} if before else {}
+    given = {"model": model_reference, **shared.settings(), "truth": truth, **options}
     report = Report(output, "recover --text", given, where, overwrite=overwrite)
     search = text_options_of(options)
-    model = built_model(model_reference, weights, search.seed, where)
+    model = built_model(model_reference, shared.weights, search.seed, where)
     shared.load_before(model)
     for caution in searchable(model).cautions:
         tell(f"warning: {caution.message}")

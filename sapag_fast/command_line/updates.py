@@ -73,6 +73,11 @@ class SharedFiles:
             **{name: [path] for name, path in single.items() if path is not None},
         }
 
+    def settings(self) -> dict[str, object]:
+        """What was given, by name."""
+        update = {"before": self.before, "after": self.after, "lr": self.lr} if self.before else {}
+        return {"weights": self.weights, "gradients": self.gradients, **update}
+
     def load_before(self, model: nn.Module) -> None:
         """Give the model the parameters that the clients began with, where there are updates.
 

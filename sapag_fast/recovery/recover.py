@@ -51,13 +51,11 @@ def recover(
     Parameters
     ----------
     model : nn.Module
-        The victim network, in the mode in which the gradient was taken. It is left as it is found. Wrappers
-        (DataParallel, torch.compile) are looked through, half precision is searched in float32 copies.
+        The victim network, in the mode in which the gradient was taken. It is left as it is found.
     target : iterable or mapping of Tensor, ndarray or None
-        The gradient, one entry for each parameter with ``requires_grad=True`` in the order of
-        ``model.parameters()``; with `batched` every entry has a leading dimension R, one row a victim. Or one
-        for each parameter or entry of the ``state_dict()``, or a dictionary by name; what stands for buffers
-        and frozen parameters is left out. `update_from` makes one of parameters before and after.
+        The gradient, an entry for each parameter with ``requires_grad=True`` in the order of the model's, for
+        each of the ``state_dict()``, or by name (`update_from` makes one of parameters before and after);
+        with `batched` every entry has a leading dimension R, one row a victim.
     input_shape : sequence of int
         Shape of one input, without the batch.
     loss_fn : str, Loss or callable, optional
@@ -66,10 +64,9 @@ def recover(
     batch_size : int
         Inputs behind one gradient, B.
     labels : str, Tensor or sequence of int
-        ``"infer"`` (from the last linear layer's gradient; the recovery's ``label_source`` says how sure),
-        ``"joint"`` (searched together with the inputs,
-        as in DLG), or the labels: classes ``[B]``, ``[R, B]``, or what the loss takes. A callable other than
-        PyTorch's cross-entropy needs them given, or methods of `OwnInference`.
+        ``"infer"`` (from the last linear layer's gradient; ``label_source`` of the result says how sure),
+        ``"joint"`` (searched with the inputs, as in DLG), or the labels: classes ``[B]``, ``[R, B]``, or what
+        the loss takes. A callable other than PyTorch's cross-entropy needs them, or `OwnInference`.
     device : torch.device or str, optional
         Where to work; None: where the model is.
     checkpoint : str or Path, optional

@@ -90,8 +90,7 @@ def separate_equal_labels(
         max_memory=max_memory,
         distance=distance,
     )
-    model = searchable(model).model
-    targets = _checked(model, target, found, batched=batched, distance=distance)
+    targets = _checked(model := searchable(model).model, target, found, batched=batched, distance=distance)
     victim = normalised(model, options.mean, options.std, found.inputs.shape[2:])
     name, gradient = _last_linear(victim, targets)
     alike = has_equal_labels(found.labels).nonzero().flatten()

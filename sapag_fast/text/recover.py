@@ -29,7 +29,7 @@ from sapag_fast.victim.labels import KnownLabels
 from sapag_fast.victim.losses import CrossEntropy, Loss, find_loss
 from sapag_fast.victim.model import VictimModel
 from sapag_fast.victim.problem import LossFunction, Problem
-from sapag_fast.victim.searchable import causes_named, low_precision, searchable
+from sapag_fast.victim.searchable import Searchable, causes_named, low_precision, searchable
 from sapag_fast.victim.targets import TargetGradient, checked_target, kept
 
 __all__ = ["STARTS", "recover_text"]
@@ -101,14 +101,9 @@ def recover_text(
     Interrupted
         On Ctrl-C; its ``recovery`` is the TextRecovery so far.
     """
-    found = searchable(model)
-    model, embedding = found.model, found.counterpart(embedding)
-    device, parameters = check.check_model(model, None)
+    model, embedding = (found := searchable(model)).model, found.counterpart(embedding)
     batched, seed = check.check_flag("batched", batched), check.check_seed(seed)
-    given = kept(target)
-    targets = checked_target(given, model, parameters, batched=batched, device=device, move=False)
-    for caution in found.cautions or low_precision(given):
-        warnings.warn(caution.message, CautionWarning, stacklevel=2)
+    device, targets = _targets(found, target, batched)
     restarts, at_once = check.check_count("restarts", restarts), check.check_count("at_once", at_once)
     loss = _checked_loss(tokens, start, loss_fn, progress)
     bag = tokens == "bag"
@@ -123,6 +118,18 @@ def recover_text(
         groups = _groups(attack, lengths)
         _begin_at(start, model, targets, groups)
         return _searched(groups, restarts, progress)
+
+
+def _targets(
+    found: Searchable, target: TargetGradient, batched: bool
+) -> tuple[torch.device, list[Tensor | None]]:
+    """Where to work, and the target gradients ``[V, ...]``; warns where half precision has rounded them."""
+    device, parameters = check.check_model(found.model, None)
+    given = kept(target)
+    targets = checked_target(given, found.model, parameters, batched=batched, device=device, move=False)
+    for caution in found.cautions or low_precision(given):
+        warnings.warn(caution.message, CautionWarning, stacklevel=3)
+    return device, targets
 
 
 def _checked_loss(tokens: object, start: object, loss_fn: object, progress: object) -> Loss:
