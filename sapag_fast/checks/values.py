@@ -18,7 +18,6 @@ __all__ = [
     "check_flag",
     "check_fraction",
     "check_integers",
-    "check_local_steps",
     "check_path",
     "check_positive",
     "check_seed",
@@ -163,16 +162,6 @@ def check_callable(name: str, value: object) -> Callable:
     if not callable(value):
         raise TypeError(f"{name} must be callable, found {type(value).__name__}")
     return value
-
-
-def check_local_steps(steps: object, rate: object) -> tuple[int, float]:
-    """Return the local steps and their learning rate, which several steps need and one does not."""
-    steps = check_count("local_steps", steps)
-    if rate is None:
-        if steps > 1:
-            raise ValueError(f"local_lr must be given with local_steps={steps}, found None")
-        return steps, 0.0
-    return steps, check_positive("local_lr", rate)
 
 
 def check_bounds(bounds: object) -> tuple[float, float] | None:
