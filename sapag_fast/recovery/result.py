@@ -93,6 +93,8 @@ class Recovery:
         Why not explicitly.
     at_once : int
         Searches that ran at once.
+    scale : Tensor
+        ``[R]``, what each victim's distance was multiplied with beside the penalties (see `Recipe`).
     recipe : Recipe
         The settings in force.
     warnings : tuple of Caution
@@ -116,6 +118,7 @@ class Recovery:
     mode: str
     mode_reason: str
     at_once: int
+    scale: Tensor
     recipe: Recipe
     warnings: tuple[Caution, ...] = ()
 
@@ -182,6 +185,7 @@ def winners(
         mode=result.mode,
         mode_reason=result.mode_reason,
         at_once=result.rows,
+        scale=result.scale.view(by_victim)[:, 0],
         recipe=recipe,
     )
 

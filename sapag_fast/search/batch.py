@@ -32,6 +32,8 @@ class Batch:
         R, the task of each row, or `IDLE`.
     restarts : Tensor
         ``[R]``, int64, which restart of its victim the row's task is: it decides basis and prior weights.
+    scale : Tensor
+        ``[R]``, of the distances of the row's victim.
     age : Tensor
         ``[R]``, int64, evaluations since the row's task began, frozen or not.
     evaluations : Tensor
@@ -50,6 +52,7 @@ class Batch:
         "variables",
         "labels",
         "restarts",
+        "scale",
         "best_variables",
         "best",
         "best_distance",
@@ -66,6 +69,7 @@ class Batch:
         variables: Tensor,
         labels: Tensor,
         restarts: Tensor,
+        scale: Tensor,
         tasks: Sequence[int],
     ) -> None:
         rows = variables.shape[0]
@@ -75,6 +79,7 @@ class Batch:
         self.variables = variables.clone()
         self.labels = labels.clone()
         self.restarts = restarts.clone()
+        self.scale = scale.clone()
         self.best_variables = variables.clone()
         self.best = variables.new_full((rows,), torch.inf)
         self.best_distance = self.best.clone()
@@ -85,7 +90,7 @@ class Batch:
 
     def step(self) -> None:
         """One evaluation of every row, and one step of the optimiser."""
-        evaluation = self.objective.evaluate(self.variables, self.labels, self.age, self.restarts)
+        evaluation = self.objective.evaluate(self.variables, self.labels, self.age, self.restarts, self.scale)
         self.evaluations += self.alive
         # A sum is finite only if all its terms are (or they overflow, which is no better).
         finite = torch.isfinite(evaluation.objective) & torch.isfinite(evaluation.gradient.sum(1))
@@ -99,10 +104,10 @@ class Batch:
         last = self.age.clamp(max=self.history.shape[1] - 1)[:, None]
         seen = torch.where(self.alive, evaluation.distance, torch.nan)
         self.history.scatter_(1, last, seen[:, None])
-        scale = self.objective.recipe.scale
+        larger = self.objective.recipe.shown_scale
         shown = (evaluation.gradient, evaluation.objective)
-        if scale != 1.0:
-            shown = (scale * evaluation.gradient, scale * evaluation.objective)
+        if larger != 1.0:
+            shown = (larger * evaluation.gradient, larger * evaluation.objective)
         if self.stages is not None:
             self.stages(OPTIMISER)
         moves = self.optimizer.step(*shown)
@@ -124,7 +129,13 @@ class Batch:
         self.optimizer.resume(at)
 
     def begin(
-        self, rows: Sequence[int], tasks: Sequence[int], variables: Tensor, labels: Tensor, restarts: Tensor
+        self,
+        rows: Sequence[int],
+        tasks: Sequence[int],
+        variables: Tensor,
+        labels: Tensor,
+        restarts: Tensor,
+        scale: Tensor,
     ) -> None:
         """Give these rows new tasks, which begin at `variables` ``[len(rows), N]``."""
         at = torch.tensor(rows, dtype=torch.long, device=self.variables.device)
@@ -134,6 +145,7 @@ class Batch:
         self.best_variables[at] = variables
         self.labels[at] = labels
         self.restarts[at] = restarts
+        self.scale[at] = scale
         self.best[at] = torch.inf
         self.best_distance[at] = torch.inf
         self.alive[at] = True

@@ -18,7 +18,7 @@ __all__ = ["Evaluation", "Objective"]
 
 
 class Evaluation(NamedTuple):
-    """Distance ``[R]``, distance plus penalties ``[R]``, gradient of the latter ``[R, N]``."""
+    """Distance ``[R]``, distance in its scale plus penalties ``[R]``, gradient of the latter ``[R, N]``."""
 
     distance: Tensor
     objective: Tensor
@@ -98,11 +98,13 @@ class Objective:
         """The labels that go with the variables: with joint labels the logits, else the `known` ones."""
         return variables[:, self.pixels :].view_as(known) if self.joint else known
 
-    def evaluate(self, variables: Tensor, known: Tensor, age: Tensor, restarts: Tensor) -> Evaluation:
+    def evaluate(
+        self, variables: Tensor, known: Tensor, age: Tensor, restarts: Tensor, scale: Tensor
+    ) -> Evaluation:
         """Evaluate once.
 
         `age` ``[R]`` counts each recovery's evaluations so far, `restarts` ``[R]`` tells which restart of its
-        victim it is.
+        victim it is, and `scale` ``[R]`` what its distance is multiplied with.
         """
         inputs = self.inputs(variables, restarts)
         surrogate = self.recipe.surrogate
@@ -110,7 +112,9 @@ class Objective:
         distance, gradient, label_gradient = self.matching.value_and_gradient(
             inputs, self.labels(variables, known), *sharp
         )
-        objective = distance = distance.to(variables.dtype)
+        distance = distance.to(variables.dtype)
+        objective = scale * distance
+        gradient = gradient * scale.view(-1, *[1] * (gradient.dim() - 1))
         if self.recipe.box and self.bounds is not None:
             value, slope = box_prior(inputs, *self.bounds)
             objective = objective + self.recipe.box * value
@@ -123,7 +127,7 @@ class Objective:
         flat = self._mapped([basis.transpose for basis in self.bases], gradient, restarts)
         flat = flat.reshape(variables.shape[0], -1)
         if label_gradient is not None:
-            flat = torch.cat((flat, label_gradient.flatten(1)), 1)
+            flat = torch.cat((flat, scale[:, None] * label_gradient.flatten(1)), 1)
         return Evaluation(distance, objective, flat)
 
     def network_distance(self, variables: Tensor, known: Tensor, restarts: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from sapag_fast.distances.layering import LAYER_RULES
 from sapag_fast.search.basis import BASES
 from sapag_fast.search.box import Bounds, check_bounds, check_within
 from sapag_fast.search.priors import require_image_shape
-from sapag_fast.search.recipe import OPTIMIZERS, Recipe, check_recipe, choose_recipe
+from sapag_fast.search.recipe import OPTIMIZERS, Recipe, check_recipe, check_scale, choose_recipe
 from sapag_fast.search.starts import START_KINDS
 from sapag_fast.victim.local_training import LocalTraining, checked_rates, training_of
 from sapag_fast.victim.normalised import PerChannel, check_statistics
@@ -57,6 +57,9 @@ class SearchOptions:
         the victim's), False or a `Surrogate`.
     box, tv : float or None
         Weights of the penalties on leaving the bounds and on total variation.
+    scale : str, float or None
+        What distances are multiplied with before the penalties are added; ``auto``: by each victim's distance
+        at noise.
     stop_distance : float or None
         A victim is done once the distance of one of its restarts is at most this.
     bounds : pair of float, pair of sequence of float or None
@@ -110,6 +113,7 @@ class SearchOptions:
     surrogate: str | bool | Surrogate | None = None
     box: float | None = None
     tv: float | None = None
+    scale: str | float | None = None
     stop_distance: float | None = None
     bounds: Bounds | None = (0.0, 1.0)
     mean: PerChannel | None = None
@@ -161,6 +165,8 @@ class SearchOptions:
         for name in ("box", "tv", "stop_distance"):
             if getattr(self, name) is not None:
                 self._keep(name, check.check_weight(name, getattr(self, name)))
+        if self.scale is not None:
+            self._keep("scale", check_scale("scale", self.scale))
 
     def _check_local(self) -> None:
         """Check how the client trained, in either form, and keep plain numbers."""
@@ -293,7 +299,7 @@ class SearchOptions:
         recipe = self._with_optimizer(self._with_distance(recipe))
         changes: dict[str, Any] = {
             name: getattr(self, name)
-            for name in ("steps", "basis", "box", "tv", "stop_distance")
+            for name in ("steps", "basis", "box", "tv", "scale", "stop_distance")
             if getattr(self, name) is not None
         }
         if self.start_kinds is not None:

@@ -16,6 +16,7 @@ __all__ = [
     "RECIPES",
     "Recipe",
     "check_recipe",
+    "check_scale",
     "choose_recipe",
 ]
 
@@ -24,6 +25,20 @@ OPTIMIZERS = ("lbfgs", "adam", "signed-adam")
 
 LINE_SEARCHES = ("armijo",)
 """Names that its line search may have."""
+
+
+def check_scale(name: str, scale: object) -> str | float:
+    """The scale as it is, or as a plain number.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For what is neither ``auto`` nor a positive number.
+    """
+    if isinstance(scale, str):
+        check.check_choice(name, scale, ("auto",), other="a number > 0")
+        return scale
+    return check.check_positive(name, scale)
 
 
 @dataclass(frozen=True)
@@ -41,9 +56,13 @@ class Recipe:
         ``lbfgs``, ``adam`` or ``signed-adam``.
     lr : float
         Step length.
-    scale : float
-        The optimiser is shown the objective so many times larger. L-BFGS drops pairs, and Adam stops steps,
-        that are small in absolute terms: where a distance is small all over, a larger scale keeps them going.
+    scale : str or float
+        What distances are multiplied with before the penalties are added. ``auto``: each victim's own, by its
+        distance at noise (see `search.scale`): penalties and the optimiser's absolute thresholds then mean
+        the same on every network.
+    shown_scale : float
+        The optimiser is shown the whole objective so many times larger. L-BFGS drops pairs, and Adam stops
+        steps, that are small in absolute terms.
     history : int
         Pairs of L-BFGS.
     line_search : str or None
@@ -85,7 +104,8 @@ class Recipe:
     bandwidth: float | None = None
     optimizer: str = "lbfgs"
     lr: float = 1.0
-    scale: float = 1.0
+    scale: str | float = "auto"
+    shown_scale: float = 1.0
     history: int = 100
     line_search: str | None = None
     milestones: tuple[float, ...] = ()
@@ -124,8 +144,9 @@ class Recipe:
                 check.check_choice(self._of(name), value, known)
 
     def _check_numbers(self) -> None:
-        for name in ("lr", "scale"):
+        for name in ("lr", "shown_scale"):
             check.check_positive(self._of(name), getattr(self, name))
+        check_scale(self._of("scale"), self.scale)
         if self.bandwidth is not None:
             check.check_positive(self._of("bandwidth"), self.bandwidth)
         for name in ("eps", "box", "tv", "tv_rest", "stop_distance"):

@@ -19,6 +19,7 @@ from sapag_fast.search.box import Box
 from sapag_fast.search.objective import Objective
 from sapag_fast.search.optimizers.of_recipe import make_optimizer
 from sapag_fast.search.recipe import Recipe
+from sapag_fast.search.scale import SCALED_KIND, noise_distances, scales
 from sapag_fast.search.tasks import AttackResult, Outcomes, Queue, later_restarts
 
 __all__ = ["Run", "Search"]
@@ -110,6 +111,7 @@ class Run:
         self.outcomes = Outcomes(self.starts, labels, self.steps, last_border=self.last_border)
         self.handed_out: set[int] = set()
         self.rows = min(rows or starts.shape[0], starts.shape[0])
+        self.scale = self._scales()
         self.every = 1  # evaluations of a row from one judgement to the next
         self.steady = True  # between two steps, with all rows and the queue in agreement
         self.batch = self._filled()
@@ -117,10 +119,34 @@ class Run:
     def _filled(self) -> Batch:
         tasks = self.queue.take(self.rows)
         optimizer = make_optimizer(self.recipe, len(tasks), self.starts.shape[1], self.starts)
-        of_tasks = (self.starts[tasks], self.labels[tasks], self.restart_of[tasks])
+        of_tasks = self._of(tasks)
         batch = Batch(self.objective, optimizer, *of_tasks, tasks)
         self._changed(batch)
         return batch
+
+    def _of(self, tasks: list[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Starts, labels, restarts and scales of these tasks."""
+        return self.starts[tasks], self.labels[tasks], self.restart_of[tasks], self.scale[tasks]
+
+    def _scales(self) -> Tensor:
+        """``[T]``, what each task's distance is multiplied with: the same for all of a victim's."""
+        search, starts = self.search, self.search.starts
+        given = self.recipe.scale
+        if not isinstance(given, str) or self.recipe.distance != SCALED_KIND:
+            return starts.new_full(starts.shape[:1], 1.0 if isinstance(given, str) else given)
+        surrogate = self.recipe.surrogate
+        age = torch.zeros((), device=starts.device)
+        with forked(starts.device):  # dropout's numbers here are none of the search's
+            noise = noise_distances(
+                search.matching,
+                starts,
+                search.labels,
+                self.restarts,
+                bounds=search.bounds,
+                sharpness=None if surrogate is None else surrogate.sharpness(age, self.steps),
+                rows=self.rows,
+            )
+        return scales(noise).repeat_interleave(self.restarts)
 
     def _changed(self, batch: Batch) -> None:
         """Rows have left or joined."""
@@ -190,8 +216,7 @@ class Run:
         batch.idle(leaving)
         joining = self.queue.take(len(leaving))
         if joining:
-            of_tasks = (self.starts[joining], self.labels[joining], self.restart_of[joining])
-            batch.begin(leaving[: len(joining)], joining, *of_tasks)
+            batch.begin(leaving[: len(joining)], joining, *self._of(joining))
         if (rest := self._busy) and len(rest) < len(batch.tasks) and not self.queue.waiting:
             batch.keep(rest)
         self._changed(batch)
@@ -301,6 +326,7 @@ class Run:
             history=outcomes.history[:longest, of],
             ended=tuple(outcomes.ended[of]),
             rows=self.rows,
+            scale=self.scale[of],
             mode=self.search.matching.mode,
             mode_reason=self.search.mode_reason,
         )
@@ -318,6 +344,7 @@ class Run:
             "waiting": torch.tensor(self.queue.waiting, dtype=torch.long),
             "handed_out": torch.tensor(sorted(self.handed_out), dtype=torch.long),
             "rows": torch.tensor(self.rows),
+            "scale": self.scale,
         }
 
     def load(self, state: dict[str, Tensor]) -> None:
@@ -331,5 +358,6 @@ class Run:
         self.queue.waiting = state["waiting"].tolist()
         self.handed_out = set(state["handed_out"].tolist())
         self.rows = int(state["rows"])
+        self.scale = state["scale"].to(self.starts.device)
         set_random_state(part("random."), self.starts.device)
         self._changed(self.batch)

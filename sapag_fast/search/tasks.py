@@ -169,6 +169,8 @@ class AttackResult:
         ``[T]``, bool, False where the task stopped on a non-finite value.
     history : Tensor
         ``[evaluations of the longest, T]``, the distance at each evaluation, nan after it stopped.
+    scale : Tensor
+        ``[T]``, what the distance was multiplied with before the penalties were added.
     ended : tuple of bool
         T; False where an interrupt came before.
     rows : int
@@ -187,6 +189,7 @@ class AttackResult:
     evaluations: Tensor
     finite: Tensor
     history: Tensor
+    scale: Tensor
     ended: tuple[bool, ...]
     rows: int
     mode: str

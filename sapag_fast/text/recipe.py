@@ -98,6 +98,7 @@ class TextRecipe:
             cosine=self.optimizer != "lbfgs",
             eps=self.eps,
             steps=self.steps,
+            scale=1.0,
             box=0.0,
             tv=0.0,
             stop_distance=self.stop_distance if self.distance in CERTIFIED else 0.0,

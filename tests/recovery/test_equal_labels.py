@@ -139,7 +139,7 @@ def test_the_second_search_is_longer_and_hardly_held():
     assert second_recipe(recipe, 7).steps == 7
     assert second.tv_at(0, 100) == second.tv_at(99, 100) == 1e-6
     assert second_recipe(replace(recipe, tv=0.0)).tv == 0.0
-    assert second.scale == 100.0 * recipe.scale
+    assert second.shown_scale == 100.0 * recipe.shown_scale
 
 
 def test_distinct_labels_are_left_alone(digits_of_one_label):

@@ -12,7 +12,9 @@ from sapag_fast.search.recipe import RECIPES
 from sapag_fast.search.tasks import Queue
 
 STEPS, CHECK = 45, 10
-RECIPE = dataclasses.replace(RECIPES["smooth"], box=0.0, tv=0.0, lr=0.3, history=5, line_search=None)
+RECIPE = dataclasses.replace(
+    RECIPES["smooth"], box=0.0, tv=0.0, lr=0.3, history=5, line_search=None, scale=1.0
+)
 
 
 def _attack(matching, victims, restarts, *, recipe=RECIPE, starts=None, **options):
@@ -54,7 +56,7 @@ def test_scale_makes_up_for_a_distance_that_is_small_all_over(line_search):
     height = 2.0**-40  # a power of two leaves the bits alone
 
     def low(scale):
-        scaled = dataclasses.replace(recipe, scale=scale)
+        scaled = dataclasses.replace(recipe, shown_scale=scale)
         return _attack(Bowls(2, height=height), 2, 2, recipe=scaled)
 
     high, raised = _attack(Bowls(2), 2, 2, recipe=recipe), low(1 / height)
@@ -63,7 +65,7 @@ def test_scale_makes_up_for_a_distance_that_is_small_all_over(line_search):
     assert (low(1.0).distance > 1e3 * raised.distance).all()  # L-BFGS dropped its pairs
     for scale in (0.0, -1.0, torch.inf, torch.nan):
         with pytest.raises(ValueError, match="scale must be positive and finite"):
-            dataclasses.replace(recipe, scale=scale)
+            dataclasses.replace(recipe, shown_scale=scale)
 
 
 def test_first_restarts_begin_first():

@@ -18,7 +18,7 @@ from sapag_fast.victim.surrogate import Surrogate
 
 STEPS = 45
 RECIPE = dataclasses.replace(
-    RECIPES["smooth"], box=0.0, tv=0.02, tv_until=0.5, tv_rest=0.1, lr=0.3, history=5
+    RECIPES["smooth"], scale=1.0, box=0.0, tv=0.02, tv_until=0.5, tv_rest=0.1, lr=0.3, history=5
 )
 BASES = ("pixel", "dct")
 

@@ -19,7 +19,7 @@ from sapag_fast.victim.surrogate import Surrogate
 STEPS = 40
 STAGED = Surrogate(1.0, 16.0, 5, 0.8)
 RECIPE = dataclasses.replace(
-    RECIPES["smooth"], box=0.0, tv=0.0, lr=0.5, history=5, surrogate=STAGED, line_search="armijo"
+    RECIPES["smooth"], scale=1.0, box=0.0, tv=0.0, lr=0.5, history=5, surrogate=STAGED, line_search="armijo"
 )
 
 
