@@ -61,6 +61,19 @@ COUNT = click.IntRange(1, _MOST)
 SEED = click.IntRange(-(2**63), 2**64 - 1)
 
 
+class ScaleType(FiniteRange):
+    """A number above zero, or auto."""
+
+    name = "auto|number"
+
+    def __init__(self) -> None:
+        super().__init__(0, min_open=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse the number, or pass the word."""
+        return value if value == "auto" else super().convert(value, param, ctx)
+
+
 class NumbersType(click.ParamType):
     """Whole numbers separated by commas, or one of the given words."""
 
@@ -330,6 +343,12 @@ _RECIPE = {
     ),
     "box": click.option(
         "--box", type=FiniteRange(0), help=f"Weight of leaving the bounds.  [default: {NO_DEFAULT}]"
+    ),
+    "scale": click.option(
+        "--scale",
+        type=ScaleType(),
+        help="What distances are multiplied with beside these weights; auto: by each victim's distance at "
+        f"noise.  [default: {NO_DEFAULT}]",
     ),
 }
 """The recipe, and what overrides it, in the order of the help."""
