@@ -62,6 +62,7 @@ class Result:
             "mode": finished.details["mode"],
             "recipe": finished.details["recipe"],
             "restarts": search.restarts,
+            "scale": finished.details["scale"],
             "seed": search.seed,
             "status": finished.status,
             "warnings": finished.details["warnings"],

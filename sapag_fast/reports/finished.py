@@ -188,6 +188,7 @@ def scored(
             "mode": recovery.mode,
             "mode_reason": recovery.mode_reason,
             "recipe": asdict(recovery.recipe),
+            "scale": float(recovery.scale[victim]),
             "warnings": [
                 {part: entry for part, entry in asdict(caution).items() if part != "victims"}
                 for caution in recovery.warnings

@@ -75,7 +75,7 @@ def test_batch_with_given_options(made, tmp_path):
     recipe = recovery["recipe"]
     assert (recipe["distance"], recipe["optimizer"], recipe["basis"]) == ("l2", "adam", "dct")
     assert (recipe["tv"], recipe["box"], recipe["steps"]) == (0, 0.5, 60)
-    assert recipe["scale"] == 2.5
+    assert recipe["scale"] == recovery["scale"] == 2.5
 
 
 def test_several_victims_and_joint_labels(made, tmp_path):
