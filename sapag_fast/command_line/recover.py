@@ -93,6 +93,7 @@ def run(
     }
     report = Report(output, "recover", settings, where, overwrite=overwrite)
     search, loss = search_options_of(options), loss_of(options)
+    shared.check_rate(search.local_training)
     check_pictures(search, truth=bool(truth))
     labels = options["labels"]
     if isinstance(loss, CrossEntropy) and any(isinstance(n, float) or n < 0 for n in _numbers(labels)):

@@ -13,6 +13,7 @@ from sapag_fast.files.regular import shown
 from sapag_fast.files.tensors import as_list, load_weights, read_tensors
 from sapag_fast.runtime.streams import tell
 from sapag_fast.victim.cautions import Caution
+from sapag_fast.victim.local_training import LocalTraining
 from sapag_fast.victim.updates import read_update
 
 __all__ = ["SharedFiles"]
@@ -91,6 +92,20 @@ class SharedFiles:
         if missing := load_weights(model, self.before, whole=False):
             own = f"{missing[0]}{' and more' if len(missing) > 1 else ''}"
             tell(f"warning: {shown(self.before)} does not hold {own}: the model keeps its own")
+
+    def check_rate(self, training: LocalTraining | None) -> None:
+        """Refuse an update that is divided by another rate than the one that its training is searched with.
+
+        Raises
+        ------
+        ValueError
+            Naming both.
+        """
+        if self.lr is None or training is None:
+            return
+        first = training.rate[0] if isinstance(training.rate, Sequence) else training.rate
+        if first != self.lr:
+            raise ValueError(f"--lr: expected the first of --local-lr, {first}, found {self.lr}")
 
     def read(
         self, model: nn.Module, path: Path

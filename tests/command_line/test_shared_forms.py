@@ -158,6 +158,18 @@ REFUSED = {
     "both": ({"before": "w0", "after": "w1", "lr": 1}, "--gradient, --before: expected gradients or param"),
     "weights": ({"gradient": None, "before": "w0", "after": "w1", "lr": 1}, "--weights: does not go with"),
     "rate of zero": ({"lr": 0}, "'--lr'"),
+    "another rate": (
+        {
+            "gradient": None,
+            "weights": None,
+            "before": "w0",
+            "after": "w1",
+            "lr": 1,
+            "local_steps": 2,
+            "local_lr": 0.5,
+        },
+        "--lr: expected the first of --local-lr, 0.5, found 1.0",
+    ),
     "unchanged": (
         {"gradient": None, "weights": None, "before": "w0", "after": "w0", "lr": 1},
         "after must be other parameters than before, found the same",
