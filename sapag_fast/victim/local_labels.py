@@ -47,7 +47,10 @@ def inferred_through(training: LocalTraining, loss: Loss, evidence: Evidence) ->
         return known
     if not response.even:
         known = _without(known, "estimated", "unknown", _UNEVEN)
-    return _without(known, "inferred", "estimated", _UNORDERED) if training.batches(inputs) > 1 else known
+    if training.batches(inputs) > 1:
+        for source in ("estimated", "inferred"):
+            known = _without(known, source, "estimated", _UNORDERED)
+    return known
 
 
 def _gradients(target: Tensor, weight: Tensor, decayed: float, scale: float) -> Tensor:

@@ -36,9 +36,7 @@ def test_target_numbers_and_shapes():
     _fails(TypeError, "target must be a sequence of tensors.*Tensor", target=GRADIENT[0])
     _fails(TypeError, "target must be a sequence of tensors.*dict", target=dict(enumerate(GRADIENT)))
     _fails(TypeError, "target must be a sequence of tensors, found int", target=3)
-    _fails(
-        ValueError, "target must hold 8 gradients, one for each trainable .*, found 7", target=GRADIENT[:-1]
-    )
+    _fails(ValueError, "target must hold 8 tensors, one for each trainable .*, found 7", target=GRADIENT[:-1])
     _fails(
         ValueError,
         r"target entry 0 must have its parameter's shape \[12, 1, 5, 5\], found \[12, 5, 5, 1\]",
