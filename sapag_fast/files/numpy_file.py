@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sapag_fast.files.archive import check_stored
 from sapag_fast.files.torch_pickle import RefusedError
 
 __all__ = ["read_numpy_file"]
@@ -42,10 +43,7 @@ def read_numpy_file(path: Path) -> dict[str, Tensor] | list[Tensor]:
         size, records = os.fstat(file.fileno()).st_size, archive.infolist()
         if len({record.filename for record in records}) < len(records):
             raise RefusedError("arrays of the same name")
-        if any(record.compress_type != zipfile.ZIP_STORED for record in records):
-            raise RefusedError("compressed arrays; save them anew with numpy.savez")
-        if sum(record.file_size for record in records) > size:
-            raise RefusedError(f"arrays of more than its {size} bytes")
+        check_stored(records, size, "arrays", "; save them anew with numpy.savez")
         if strange := [r.filename for r in records if not r.filename.endswith(".npy")]:
             raise RefusedError(f"{strange[0][:40]!r}, which is no array")
         arrays: dict[str, Tensor] = {}

@@ -15,6 +15,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
+from sapag_fast.files.archive import check_stored
 from sapag_fast.files.torch_pickle import Described, RefusedError, Storage, read_pickle
 
 __all__ = ["read_torch_file"]
@@ -54,10 +55,7 @@ def _from_archive(file: IO[bytes], size: int) -> Any:
         (folder,) = {name.removesuffix("data.pkl") for name in records if name.endswith("/data.pkl")}
         if f"{folder}constants.pkl" in records:
             raise RefusedError("a TorchScript program, which is not read; save its state_dict")
-        if any(record.compress_type != zipfile.ZIP_STORED for record in records.values()):
-            raise RefusedError("compressed records, which torch.save does not write")
-        if sum(record.file_size for record in records.values()) > size:
-            raise RefusedError(f"records of more than its {size} bytes")
+        check_stored(records.values(), size, "records", ", which torch.save does not write")
         order = records.get(f"{folder}byteorder")
         if order is not None and archive.read(order) != b"little":
             raise RefusedError("numbers in big-endian order")
