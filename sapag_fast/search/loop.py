@@ -86,8 +86,8 @@ def run_search(
         On a GPU, capture the step and replay it for as long as no row leaves or joins.
     """
     hooks = hooks or Hooks()
-    run = Run(search, rows, graphs=graphs)
     state = checkpoint.read() if checkpoint is not None else None
+    run = Run(search, rows, graphs=graphs, scale=None if state is None else state["scale"])
     if state is not None:
         run.load(state)
 

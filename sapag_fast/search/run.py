@@ -94,9 +94,13 @@ class Run:
         Tasks at once; None: all. Halved whenever memory runs out, and the tasks under way begin anew.
     graphs : bool
         On a GPU, capture the step and replay it for as long as no row leaves or joins.
+    scale : Tensor, optional
+        ``[T]``, the tasks' scales, where an earlier run has measured them.
     """
 
-    def __init__(self, search: Search, rows: int | None = None, *, graphs: bool = True) -> None:
+    def __init__(
+        self, search: Search, rows: int | None = None, *, graphs: bool = True, scale: Tensor | None = None
+    ) -> None:
         starts, labels, restarts = search.starts, search.labels, search.restarts
         self.search, self.restarts, self.graphs = search, restarts, graphs
         self.objective = search.objective
@@ -111,7 +115,7 @@ class Run:
         self.outcomes = Outcomes(self.starts, labels, self.steps, last_border=self.last_border)
         self.handed_out: set[int] = set()
         self.rows = min(rows or starts.shape[0], starts.shape[0])
-        self.scale = self._scales()
+        self.scale = self._scales() if scale is None else scale.to(starts.device)
         self.every = 1  # evaluations of a row from one judgement to the next
         self.steady = True  # between two steps, with all rows and the queue in agreement
         self.batch = self._filled()
@@ -358,6 +362,5 @@ class Run:
         self.queue.waiting = state["waiting"].tolist()
         self.handed_out = set(state["handed_out"].tolist())
         self.rows = int(state["rows"])
-        self.scale = state["scale"].to(self.starts.device)
         set_random_state(part("random."), self.starts.device)
         self._changed(self.batch)
