@@ -19,10 +19,9 @@ import torch
 from torch import nn
 
 from benchmarks import RESULTS
-from benchmarks.recovery.certificate import succeeded
 from benchmarks.report.markdown import table
 from benchmarks.shared.interleaved import machine
-from benchmarks.shared.victims import shared_gradients
+from benchmarks.shared.victims import shared_gradients, succeeded
 from sapag_fast.data import read_mnist
 from sapag_fast.models import initialise, make_model
 from sapag_fast.recovery.recover import recover

@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks import BENCHMARKS
 from benchmarks.peers.report import peers_section
+from benchmarks.report.fresh_certificates_table import fresh_certificates_section
 from benchmarks.report.label_tables import batch_labels_section
 from benchmarks.report.markdown import duration, machine_line, prose, read, table
 from benchmarks.report.never_wrong_table import never_wrong_section
@@ -207,6 +208,7 @@ def main() -> None:
         attack_section(),
         recovery_section(),
         certificate_section(),
+        fresh_certificates_section(),
         identifiability_section(),
         never_wrong_section(),
         batch_labels_section(),

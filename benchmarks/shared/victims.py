@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sapag_fast.reports.metrics import SUCCESS_MSE
+from sapag_fast.reports.metrics import SUCCESS_MSE, assign
 
-__all__ = ["SUCCESS", "shared_gradients"]
+__all__ = ["SUCCESS", "shared_gradients", "succeeded"]
 
 SUCCESS = SUCCESS_MSE
 """A mean squared error below this, on pixels in [0, 1], is a recovered image."""
@@ -26,3 +26,11 @@ def shared_gradients(model: nn.Module, images: Tensor, labels: Tensor) -> list[T
         for name, tensor in model.named_buffers():
             tensor.copy_(state[name])
     return [torch.stack(parts) for parts in zip(*rows, strict=True)]
+
+
+def succeeded(found: Tensor, truth: Tensor) -> bool:
+    """Whether every image of ``[B, *input_shape]`` is there, in any order."""
+    if not torch.isfinite(found).all():
+        return False
+    errors = (found.clamp(0, 1) - truth[assign(found, truth)]).square().flatten(1).mean(1)
+    return bool((errors < SUCCESS).all())

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.recovery.certificate import succeeded
+from benchmarks.shared.victims import succeeded
 from sapag_fast import data
 from sapag_fast.data import read_mnist
 from sapag_fast.recovery.result import Recovery
