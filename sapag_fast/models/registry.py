@@ -28,15 +28,26 @@ def _encoder(**options: Any) -> nn.Module:
     return Encoder(EncoderOptions(**options))
 
 
+_RESNET18: dict[str, Any] = {"blocks": 2, "shortcut": "projection", "widths": (64, 128, 256, 512)}
+
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "lenet": LeNet,
     "lenet4": partial(LeNet, convolutions=4),
     "mlp": MLP,
     "convnet": ConvNet,
     "resnet20": ResNet,
+    "resnet18": partial(ResNet, **_RESNET18),
+    "resnet18-flat": partial(ResNet, **_RESNET18, strides=(1, 1, 1, 1), head=4),
     "encoder": _encoder,
 }
-"""Names that `make_model` accepts, and what they make."""
+"""Names that `make_model` accepts, and what they make.
+
+``resnet18-flat`` is the residual network that the published re-implementation of SAPAG attacks (there with
+sigmoids): all strides 1, an average pool of 4 and a flattened head.
+"""
+
+_OWN_WIDTHS = ("resnet18", "resnet18-flat")
+"""Names under which the widths may be others; all else that a name settles cannot be given with it."""
 
 
 def make_model(
@@ -60,8 +71,8 @@ def make_model(
     seed : int
         Of the weights.
     **options
-        The network's own: ``channels``, ``image_size`` and ``classes`` of image networks, ``vocabulary``,
-        ``max_length`` and the rest of `EncoderOptions` of the encoder.
+        The network's own: ``channels``, ``image_size`` and ``classes`` of image networks, ``widths`` of most
+        of them, ``vocabulary``, ``max_length`` and the rest of `EncoderOptions` of the encoder.
 
     Returns
     -------
@@ -74,8 +85,10 @@ def make_model(
         For an unknown name, initialisation, activation or option.
     """
     make = MODELS[check.check_choice("model", name, MODELS)]
-    fixed = make.keywords if isinstance(make, partial) else {}
-    known = [option for option in inspect.signature(make).parameters if option not in fixed]
+    settled = set(make.keywords) if isinstance(make, partial) else set()
+    if name in _OWN_WIDTHS:
+        settled.discard("widths")
+    known = [option for option in inspect.signature(make).parameters if option not in settled]
     if unknown := [option for option in options if option not in known]:
         raise ValueError(
             f"{unknown[0]}: no option of the model {name!r}; expected {', '.join(sorted(known))}"

@@ -20,7 +20,6 @@ from sapag_fast.models import (
     EncoderOptions,
     FunctionalActivation,
     LeNet,
-    ResNet,
     initialise,
     make_model,
 )
@@ -28,11 +27,13 @@ from sapag_fast.victim.model import VictimModel
 from sapag_fast.victim.problem import Problem
 
 SMALL = {"channels": 1, "image_size": 8, "classes": 4}
+NARROW = {"widths": (3, 4, 6, 8)}
 SENTENCES = {"vocabulary": 30, "max_length": 6, "classes": 4, "width": 16}
 
 
 def _small(name, **options):
-    return make_model(name, **(SENTENCES if name == "encoder" else SMALL), **options)
+    usual = SENTENCES if name == "encoder" else SMALL | (NARROW if name.startswith("resnet18") else {})
+    return make_model(name, **usual | options)
 
 
 def _shape(name):
@@ -61,35 +62,6 @@ def test_mlp_has_its_widths():
     model = MLP(channels=3, image_size=4, widths=(7, 6, 5))
     assert [m.in_features for m in model.modules() if isinstance(m, nn.Linear)] == [48, 7, 6, 5]
     assert model(torch.zeros(2, 3, 4, 4)).shape == (2, 10)
-
-
-def test_resnet20_is_hes():
-    model = make_model("resnet20")
-    assert sum(p.numel() for p in model.parameters()) == 269_722
-    weighted = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    assert len(weighted) == 20
-    sides = []
-    for block in model.body[3:]:
-        block.register_forward_hook(lambda _, __, output: sides.append(output.shape[2]))
-    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
-    assert sides == [32] * 3 + [16] * 3 + [8] * 3
-
-
-def test_resnet_shortcuts():
-    x = torch.rand(2, 3, 9, 9)  # an odd side: both shortcuts round the same way
-    padded, projected = (ResNet(widths=(4, 7), blocks=1, shortcut=s).eval() for s in ("pad", "projection"))
-    extra = sum(p.numel() for p in projected.parameters()) - sum(p.numel() for p in padded.parameters())
-    assert extra == 4 * 7 + 2 * 7
-    block = padded.body[4]
-    inner = torch.rand(2, 4, 9, 9)
-    expected = torch.zeros(2, 7, 5, 5)
-    expected[:, 1:5] = inner[:, :, ::2, ::2]
-    assert torch.equal(block.short(inner), expected)
-    assert padded(x).shape == projected(x).shape == (2, 10)
-    with pytest.raises(ValueError, match="cannot narrow"):
-        ResNet(widths=(8, 4))
-    with pytest.raises(ValueError, match="shortcut: expected 'pad' or 'projection', found 'none'"):
-        ResNet(shortcut="none")
 
 
 def test_encoder_takes_tokens_and_their_embeddings():
