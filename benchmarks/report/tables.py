@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks import BENCHMARKS
 from benchmarks.peers.report import peers_section
+from benchmarks.report.deep_networks_table import deep_networks_section
 from benchmarks.report.fresh_certificates_table import fresh_certificates_section
 from benchmarks.report.label_tables import batch_labels_section
 from benchmarks.report.markdown import duration, machine_line, prose, read, table
@@ -207,6 +208,7 @@ def main() -> None:
         optimizer_section(),
         attack_section(),
         recovery_section(),
+        deep_networks_section(),
         certificate_section(),
         fresh_certificates_section(),
         identifiability_section(),

@@ -27,6 +27,7 @@ NAMED = [
     "profiler.profile_check",
     "recovery.batch_labels",
     "recovery.certificate",
+    "recovery.deep_networks",
     "recovery.never_wrong",
     "reliability",
     "recovery.recover_mnist",

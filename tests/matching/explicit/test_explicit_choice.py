@@ -34,6 +34,15 @@ def test_all_covered_models_run_explicitly(name, dtype):
     assert (choice.mode, choice.reason) == ("explicit", "")
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_network_too_deep_for_the_distance_to_have_digits_runs_explicitly(dtype):
+    torch.manual_seed(0)
+    layers = [part for i in range(15) for part in (nn.Conv2d(6 if i else 3, 6, 3, padding=1), nn.Sigmoid())]
+    deep = nn.Sequential(*layers, nn.Flatten(), nn.Linear(384, CLASSES))
+    choice = choose_matching(*_setup(deep, (3, 8, 8), dtype=dtype))
+    assert (choice.mode, choice.reason) == ("explicit", "")
+
+
 class Attending(nn.Module):
     def __init__(self):
         super().__init__()
