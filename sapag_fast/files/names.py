@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from types import SimpleNamespace
 from typing import Any
+
+from sapag_fast.files.regular import spelled_out
 
 __all__ = ["FileNames", "csv_table"]
 
@@ -59,25 +61,24 @@ class FileNames:
 
 
 def csv_table(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
-    """Write rows as CSV with a header; what is missing in a row is empty.
+    r"""Write rows as CSV with a header, a line each; what is missing in a row is empty.
 
-    Text that a spreadsheet would take for a formula gets an apostrophe in front; numbers stay numbers.
+    Text that a spreadsheet would take for a formula gets an apostrophe in front, and what a terminal would
+    obey or hide becomes an escape such as ``\x1b``; numbers stay numbers.
     """
-    lines: list[str] = []
-    # The writer quotes the characters of its line ends alone: given both, it quotes a lone carriage return.
-    sink: Any = SimpleNamespace(write=lambda line: lines.append(line.removesuffix("\r\n") + "\n"))
-    writer = csv.DictWriter(sink, columns, restval="", lineterminator="\r\n")
+    sink = io.StringIO()
+    writer = csv.DictWriter(sink, columns, restval="", lineterminator="\n")
     writer.writeheader()
     for row in rows:
         writer.writerow({key: _inert(value) for key, value in row.items()})
-    return "".join(lines)
+    return sink.getvalue()
 
 
 def _inert(value: object) -> object:
     if not isinstance(value, str):
         return value
     formula = value.startswith(_FORMULA) or value.lstrip().startswith(_FORMULA)
-    return f"'{value}" if formula else value
+    return "'" * formula + spelled_out(value)
 
 
 def _folded(name: str) -> str:

@@ -7,7 +7,7 @@ import os
 import stat
 from pathlib import Path
 
-__all__ = ["regular_file", "shown"]
+__all__ = ["regular_file", "shown", "spelled_out"]
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -57,5 +57,9 @@ def regular_file(path: str | Path, what: str) -> Path:
 
 def shown(path: str | Path) -> str:
     """The path in characters that every screen and file can hold: others are spelled out."""
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return spelled_out(os.fsencode(path).decode("utf-8", "backslashreplace"))
+
+
+def spelled_out(text: str) -> str:
+    r"""The text with escapes such as ``\x1b`` for what a terminal would obey or hide."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
