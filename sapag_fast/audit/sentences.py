@@ -24,7 +24,7 @@ from sapag_fast.files.fault import fault_of, guarded
 from sapag_fast.files.fingerprint import fingerprint, model_fingerprint, structure
 from sapag_fast.files.output import WriteError, versions
 from sapag_fast.files.victims import ListedVictim
-from sapag_fast.reports.finished import RECOVERED
+from sapag_fast.reports.finished import RECOVERED, warnings_of
 from sapag_fast.reports.sentences import FoundSentence
 from sapag_fast.runtime.memory import highest_resident
 from sapag_fast.runtime.screen import Screen
@@ -93,6 +93,7 @@ class SentenceAudit:
         self.options, self.given, self.tokenizer = options, dict(given), tokenizer
         self.device = next(model.parameters()).device
         self.finished: set[str] = set()
+        self._said: set[str] = set()
         self._refusals: list[Exception] = []
 
     def run(self, screen: Screen) -> int:
@@ -115,6 +116,8 @@ class SentenceAudit:
             self.finished = finished_before(self.folder, listed)
             done = [victim for victim in listed if victim.name in self.finished]
             compare_written(self.folder, manifest, self.model, done)
+            for entry in self._found():
+                self._tell_warnings(entry)
             try:
                 with self._progress(screen) as progress:
                     for position in range(len(listed)):
@@ -195,13 +198,22 @@ class SentenceAudit:
                 result = _result(recovery, sha256, self.options)
                 self.folder.write(victim.name, result)
                 self.finished.add(victim.name)
-                progress.finished(*self._outcome(self._sentence(position, result)))
+                entry = self._sentence(position, result)
+                self._tell_warnings(entry)
+                progress.finished(*self._outcome(entry))
         if faults:
             if self.folder.skipped.get(victim.name) != faults[victim.name]:
                 tell(f"skipped {shown(victim.name)}: {shown(faults[victim.name])}")
             self.folder.skip(faults)
         self.folder.sessions.note_time(self._peak_memory())
         progress.searched(1)
+
+    def _tell_warnings(self, entry: FoundSentence) -> None:
+        """Tell those that no other sentence had."""
+        for warning in entry.details["warnings"]:
+            if warning["message"] not in self._said:
+                self._said.add(warning["message"])
+                tell(f"warning: {shown(warning['message'])}")
 
     def _label(self, victim: ListedVictim) -> int | None:
         if self.victims.labels != "known":
@@ -241,7 +253,7 @@ class SentenceAudit:
             status=details["status"],
             true_labels=label,
             certificate=details["sentence"]["certificate"],
-            details={"scored": details["sentence"]["scored"]},
+            details={"scored": details["sentence"]["scored"], "warnings": details.get("warnings", [])},
             text=None
             if self.tokenizer is None
             else self.tokenizer.decode(tokens.tolist(), skip_special_tokens=False),
@@ -281,6 +293,7 @@ def _result(recovery: TextRecovery, gradient_sha256: str, options: TextOptions) 
             "scored": int(recovery.scored[0]),
         },
         "status": "finished",
+        "warnings": warnings_of(recovery.warnings, 0),
     }
     nothing = recovery.distance.new_empty(0).cpu()
     return Result(recovery.tokens[:1].cpu(), recovery.labels[:1].cpu(), nothing, details)

@@ -65,9 +65,11 @@ def write_sentences_summary(
     settings, recipe : mapping
         The options, and the recipe in force.
     """
+    all_warnings = [warning for entry in found for warning in entry.details["warnings"]]
     content = {
         **_figures(folder, victims, found, status),
         "skipped": folder.skipped,
+        "warnings": list({warning["message"]: warning for warning in all_warnings}.values()),
         "settings": settings,
         "recipe": recipe,
         "threads": folder.manifest.threads,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from sapag_fast import data
 from sapag_fast._version import __version__
 from sapag_fast.checks import check_separate
-from sapag_fast.clients.gradient import checked_cross_entropy, client_gradient
+from sapag_fast.clients.gradient import checked_loss, client_gradient
 from sapag_fast.clients.named_defences import named_defences
 from sapag_fast.files.fingerprint import model_fingerprint
 from sapag_fast.files.gradient_file import (
+    LOSS,
     GradientMetadata,
     batch_name,
     write_folder,
@@ -27,6 +28,7 @@ from sapag_fast.files.output import check_new_file, check_output
 from sapag_fast.files.tensors import SUFFIXES, write_tensors
 from sapag_fast.runtime.streams import tell
 from sapag_fast.search.box import check_within
+from sapag_fast.victim.losses import CrossEntropy, Loss
 from sapag_fast.victim.normalised import PerChannel, as_tuple, check_statistics, normalised
 
 __all__ = ["CaptureOptions", "capture"]
@@ -44,12 +46,15 @@ class CaptureOptions:
         Of one input; images are fitted to it.
     gradient : Path
         The .safetensors file to write; with `batch_size` also a folder, for a file a victim.
-    labels : sequence of int or None
-        One class an image; None: 0, 1, 2 and so on.
+    loss : Loss
+        What the client minimises.
+    labels : sequence of float or None
+        Of cross-entropy one class an image; None: 0, 1, 2 and so on. Of other losses all targets of an image,
+        then of the next.
     batch_size : int or None
         Images behind each gradient; None: one gradient of all.
     with_labels : bool
-        Write the labels, too.
+        Write the labels, too: one whole number an image.
     save_weights : Path or None
         A .safetensors file for the model's weights.
     overwrite : bool
@@ -64,13 +69,15 @@ class CaptureOptions:
     Raises
     ------
     TypeError, ValueError
-        For a mean or std that does not fit.
+        For a mean or std that does not fit, for labels that the loss needs, and for those that files do not
+        hold.
     """
 
     images: Sequence[Path]
     input_shape: tuple[int, ...]
     gradient: Path
-    labels: Sequence[int] | None = None
+    loss: Loss = field(default_factory=CrossEntropy)
+    labels: Sequence[float] | None = None
     batch_size: int | None = None
     with_labels: bool = False
     save_weights: Path | None = None
@@ -85,6 +92,13 @@ class CaptureOptions:
         check_within(mean, (0.0, 1.0))
         object.__setattr__(self, "mean", mean)
         object.__setattr__(self, "std", std)
+        if self.labels is None and not self.of_classes:
+            raise ValueError(f"labels: expected the targets of {self.loss.words}, found none")
+
+    @property
+    def of_classes(self) -> bool:
+        """Whether labels are classes, one an image."""
+        return isinstance(self.loss, CrossEntropy)
 
     @property
     def into_folder(self) -> bool:
@@ -127,7 +141,7 @@ def capture(model: nn.Module, device: torch.device, options: CaptureOptions) -> 
     def captured() -> Iterator[dict[str, Tensor]]:
         for batch in batches:
             inputs = data.read_images(batch.files, options.input_shape).to(device, kind)
-            gradient = client_gradient(victim, inputs, batch.labels, checked_cross_entropy)
+            gradient = client_gradient(victim, inputs, batch.labels, checked_loss(options.loss))
             shared = zip(trained, defended(gradient), strict=True)
             yield {name: tensor for name, tensor in shared if tensor is not None}
 
@@ -137,6 +151,7 @@ def capture(model: nn.Module, device: torch.device, options: CaptureOptions) -> 
         input_shape=options.input_shape,
         batch_size=len(batches[0].files),
         weights=weights,
+        loss=LOSS if options.loss.plain else options.loss.words,
         defences=tuple(options.defences),
         withheld=tuple(name for name in trained if name not in first),
         mean=as_tuple(options.mean),
@@ -177,18 +192,35 @@ def _check_paths(options: CaptureOptions) -> None:
 def _batches(options: CaptureOptions, device: torch.device) -> list[_Batch]:
     files = data.image_files(options.images)
     size = options.batch_size or len(files)
-    classes = torch.tensor(options.labels or range(len(files)), device=device)
-    if len(classes) != len(files):
-        raise ValueError(f"labels: expected {len(files)}, one for each image, found {len(classes)}")
+    labels = _labels(options, len(files)).to(device)
     if len(files) % size:
         raise ValueError(f"--batch-size {size}: {len(files)} images do not fill whole batches")
     parts = [files[at : at + size] for at in range(0, len(files), size)]
     batches = [
-        _Batch(batch_name(part), part, own) for part, own in zip(parts, classes.split(size), strict=True)
+        _Batch(batch_name(part), part, own) for part, own in zip(parts, labels.split(size), strict=True)
     ]
     if len({batch.name for batch in batches}) < len(batches):
         raise ValueError("images: several have one name, and victims are named after their images")
     return batches
+
+
+def _labels(options: CaptureOptions, images: int) -> Tensor:
+    """Classes ``[images]``, or targets ``[images, ...]``."""
+    labels = torch.tensor(range(images) if options.labels is None else options.labels)
+    if options.of_classes:
+        if len(labels) != images:
+            raise ValueError(f"labels: expected {images}, one for each image, found {len(labels)}")
+        return labels
+    if not len(labels) or len(labels) % images:
+        raise ValueError(
+            f"labels: expected as many targets for each of {images} images, found {len(labels)} in all"
+        )
+    if options.with_labels and (labels.is_floating_point() or len(labels) != images or labels.min() < 0):
+        raise ValueError(
+            "--with-labels: a gradient file holds one whole number an image, found other targets; leave it "
+            "out, and give them to recover as --labels"
+        )
+    return labels.view(images, -1)
 
 
 def _write(
@@ -199,7 +231,7 @@ def _write(
     others: Iterator[dict[str, Tensor]],
 ) -> None:
     """Write the first gradient and the others: one file, a folder, or one file of many."""
-    labels = [batch.labels.tolist() for batch in batches]
+    labels = [batch.labels.flatten().tolist() for batch in batches]
     own = [replace(metadata, labels=tuple(known)) if options.with_labels else metadata for known in labels]
     names = [batch.name for batch in batches]
     if options.batch_size is None:

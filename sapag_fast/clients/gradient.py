@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["checked_cross_entropy", "client_gradient"]
+from sapag_fast.victim.losses import CrossEntropy, Loss
+
+__all__ = ["checked_loss", "client_gradient"]
 
 
 def client_gradient(
@@ -50,11 +52,25 @@ def client_gradient(
     return tuple(torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradient, strict=True))
 
 
-def checked_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy that raises ValueError for what is no ``[B, classes]`` logits, and labels beyond them."""
+def checked_loss(loss: Loss) -> Callable[[Tensor, Tensor], Tensor]:
+    """The loss as a function that refuses what does not fit it.
+
+    It raises ValueError for outputs that are none for the loss (cross-entropy takes ``[B, classes]`` here),
+    and for labels that do not fit them.
+    """
+
+    def checked(output: Tensor, labels: Tensor) -> Tensor:
+        if isinstance(loss, CrossEntropy):
+            _check_classes(output, labels)
+        loss.check_output(output)
+        return loss.function(output, loss.fitted(labels[None], output)[0])
+
+    return checked
+
+
+def _check_classes(logits: Tensor, labels: Tensor) -> None:
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(labels):
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(f"model: expected logits [batch, classes] for {len(labels)} images, found {found}")
     if int(labels.max()) >= logits.shape[1]:
         raise ValueError(f"labels: expected 0..{logits.shape[1] - 1}, found {int(labels.max())}")
-    return F.cross_entropy(logits, labels)

@@ -176,7 +176,13 @@ def audit(**options: Any) -> None:
 )
 @click.option("--batch-size", type=COUNT, help="Make many victims, each of so many images, in order.")
 @click.option("--input-shape", type=SHAPE, required=True, help="Shape of one input; images are fitted to it.")
-@click.option("--labels", type=NumbersType(), help="One class an image, such as 3,7.  [default: 0,1,2,...]")
+@click.option(
+    "--labels",
+    type=DecimalsType(),
+    help="One class an image, such as 3,7; of bce and mse all targets of an image, then of the next.  "
+    "[default: 0,1,2,...]",
+)
+@loss_options
 @click.option(
     "--defence",
     "defences",
@@ -200,7 +206,7 @@ def audit(**options: Any) -> None:
 @run_options
 @user_errors
 def capture(**options: Any) -> None:
-    """Make a gradient file: what a client that trains MODEL on these images would share (cross entropy).
+    """Make a gradient file: what a client that trains MODEL on these images would share.
 
     With --batch-size, one of many clients, for audit.
     """

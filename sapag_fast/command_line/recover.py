@@ -15,10 +15,12 @@ from sapag_fast import data
 from sapag_fast.checks import check_separate
 from sapag_fast.command_line.session import (
     built_model,
+    check_classes,
     check_pictures,
     chosen_device,
     keep_results,
     loss_of,
+    say_cautions,
     say_other_normalisation,
     search_options_of,
 )
@@ -96,8 +98,7 @@ def run(
     shared.check_rate(search.local_training)
     check_pictures(search, truth=bool(truth))
     labels = options["labels"]
-    if isinstance(loss, CrossEntropy) and any(isinstance(n, float) or n < 0 for n in _numbers(labels)):
-        raise ValueError("--labels: expected classes, such as 3,7, for --loss cross-entropy, found others")
+    check_classes(loss, labels)
     model = built_model(model_reference, shared.weights, search.seed, where)
     shared.load_before(model)
     victims = read_victims(model, shared, options["input_shape"], options["batch_size"], search, where)
@@ -110,7 +111,7 @@ def run(
     def work() -> None:
         for victim in victims:
             recovery = add_recovery(report, model, victim, _labels_of(victim, labels, loss), loss)
-            _say_cautions(victim.name, (*victim.cautions, *recovery.warnings), said)
+            say_cautions(victim.name, (*victim.cautions, *recovery.warnings), said)
 
     means = {"success_means": SUCCESS_MEANS} if truth else {}
     keep_results(report, work, lambda: console.print(recoveries_table(report.finished)), lambda: means)
@@ -154,19 +155,6 @@ def add_recovery(
         raise
     report.add(finished(recovery))
     return recovery
-
-
-def _numbers(labels: str | tuple[float, ...]) -> tuple[float, ...]:
-    return () if isinstance(labels, str) else labels
-
-
-def _say_cautions(name: str, cautions: Sequence[Caution], said: set[Caution]) -> None:
-    """Show what is of all victims once, and the rest with the victim's name."""
-    for caution in cautions:
-        if caution not in said:
-            tell(f"warning: {f'{name}: ' if caution.victims else ''}{caution.message}")
-        if not caution.victims:
-            said.add(caution)
 
 
 def _labels_of(victim: Victim, labels: str | Tensor, loss: Loss) -> str | Tensor:

@@ -17,6 +17,7 @@ from sapag_fast.files.victims import ListedVictim
 from sapag_fast.reports.report import Report
 from sapag_fast.runtime.streams import tell
 from sapag_fast.search.options import SearchOptions
+from sapag_fast.victim.cautions import Caution
 from sapag_fast.victim.local_training import LocalTraining
 from sapag_fast.victim.loss import Loss
 from sapag_fast.victim.losses import BinaryCrossEntropy, CrossEntropy, find_loss
@@ -25,10 +26,12 @@ from sapag_fast.victim.searchable import unwrapped
 
 __all__ = [
     "built_model",
+    "check_classes",
     "check_pictures",
     "chosen_device",
     "keep_results",
     "loss_of",
+    "say_cautions",
     "say_other_normalisation",
     "search_options_of",
 ]
@@ -115,6 +118,19 @@ def loss_of(options: Mapping[str, Any]) -> Loss:
     return find_loss(loss) if loss == "mse" else BinaryCrossEntropy(options["pos_weight"])
 
 
+def check_classes(loss: Loss, labels: object) -> None:
+    """Refuse other numbers than classes as the labels of cross-entropy; words, and None, are no numbers.
+
+    Raises
+    ------
+    ValueError
+        Naming the option.
+    """
+    numbers = labels if isinstance(labels, tuple) and isinstance(loss, CrossEntropy) else ()
+    if any(isinstance(number, float) or number < 0 for number in numbers):
+        raise ValueError("--labels: expected classes, such as 3,7, for --loss cross-entropy, found others")
+
+
 def check_pictures(search: SearchOptions, *, truth: bool) -> None:
     """Refuse to score, and warn of showing, what bounds place beyond the pictures' range.
 
@@ -131,6 +147,15 @@ def check_pictures(search: SearchOptions, *, truth: bool) -> None:
     if truth:
         raise ValueError(f"--bounds: {words}, or leave out --truth")
     tell(f"warning: --bounds: {words}")
+
+
+def say_cautions(name: str, cautions: Iterable[Caution], said: set[Caution]) -> None:
+    """Show what is of all victims once, and the rest with the victim's name."""
+    for caution in cautions:
+        if caution not in said:
+            tell(f"warning: {f'{name}: ' if caution.victims else ''}{caution.message}")
+        if not caution.victims:
+            said.add(caution)
 
 
 def say_other_normalisation(search: SearchOptions, victims: Iterable[ListedVictim]) -> None:

@@ -36,6 +36,8 @@ _OF_BOTH = (
     ),
     *("text", "labels", "restarts", "recipe", "distance", "layers", "steps", "at_once"),
 )
+_OF_LOSSES = ("loss", "label_smoothing", "class_weights", "pos_weight")
+_USUAL_LOSS = "cross-entropy"
 
 
 def with_text(options: MutableMapping[str, Any]) -> bool:
@@ -52,7 +54,9 @@ def with_text(options: MutableMapping[str, Any]) -> bool:
         name = parameter.name or ""
         default = context.get_parameter_source(name) is not click.core.ParameterSource.COMMANDLINE
         other = name not in _OF_SENTENCES + _OF_BOTH if text else name in _OF_SENTENCES
-        if other and not default:
+        if other and not default and not (text and options[name] == _USUAL_LOSS):
+            if text and name in _OF_LOSSES:
+                raise ValueError(_loss_refused(parameter.opts[0], options[name]))
             kind = "does not go with --text" if text else "is for sentences: give --text"
             raise ValueError(f"{parameter.opts[0]}: {kind}")
         if other:
@@ -60,6 +64,14 @@ def with_text(options: MutableMapping[str, Any]) -> bool:
     if text and options["labels"] == "joint":
         raise ValueError("--labels: with --text expected 'infer' or true labels, found 'joint'")
     return text
+
+
+def _loss_refused(option: str, value: object) -> str:
+    return (
+        f"{option}: expected none, or --loss {_USUAL_LOSS}, with --text, found {value}: results of sentences "
+        "hold one class each, and their certificates were measured with plain cross-entropy; "
+        "sapag_fast.recover_text takes other losses as loss_fn="
+    )
 
 
 def text_options_of(options: Mapping[str, Any]) -> TextOptions:

@@ -41,8 +41,7 @@ def run(
     where, search = chosen_device(device), text_options_of(options)
     folder = AuditFolder(output, overwrite=overwrite)
     model = built_model(model_reference, weights, search.seed, where)
-    for caution in searchable(model).cautions:
-        tell(f"warning: {caution.message}")
+    searchable(model)  # refused now
     tokenizer = tokenizer_for(options["tokenizer"], model, search)
     listed = list_victims(gradients, model, _ONE_NUMBER, 1)
     lengths = taken_from(options["length"], len(listed), "--length")
@@ -55,7 +54,7 @@ def run(
         tell(f"--truth: sentences are taken in order: line 1 for {listed[0].name}{last}")
     victims = SentenceVictims(listed, lengths, options["labels"], true)
     given = {"model": model_reference, "weights": weights, "gradients": gradients, "truth": truth, **options}
-    with silenced():  # it has been said
+    with silenced():  # the audit says it
         skipped = SentenceAudit(model, victims, folder, search, given, tokenizer).run(Screen())
     say(f"Results, summary.html, summary.json and summary.csv are in {output}.")
     if skipped:

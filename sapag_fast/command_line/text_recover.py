@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sapag_fast.checks import check_separate
-from sapag_fast.command_line.session import built_model, chosen_device, keep_results
+from sapag_fast.command_line.session import built_model, chosen_device, keep_results, say_cautions
 from sapag_fast.command_line.text import taken_from, text_options_of, tokenizer_for
 from sapag_fast.command_line.updates import SharedFiles
 from sapag_fast.files.fingerprint import model_fingerprint
@@ -25,12 +25,12 @@ from sapag_fast.reports.sentences import (
     sentences_table,
 )
 from sapag_fast.runtime.screen import Screen
-from sapag_fast.runtime.streams import say, shown, tell
+from sapag_fast.runtime.streams import say, tell
 from sapag_fast.search.interrupted import Interrupted
 from sapag_fast.text.options import TextOptions
 from sapag_fast.text.recovery import TextRecovery
 from sapag_fast.text.true_sentences import TrueSentence, read_true_sentences
-from sapag_fast.victim.cautions import silenced
+from sapag_fast.victim.cautions import Caution, silenced
 from sapag_fast.victim.searchable import searchable
 
 if TYPE_CHECKING:
@@ -57,6 +57,8 @@ class TextVictim:
         Where the file says it.
     truth : TrueSentence or None
         Where it is given.
+    cautions : tuple of Caution
+        What is to be known of the gradient itself.
     """
 
     name: str
@@ -65,6 +67,7 @@ class TextVictim:
     label: int | None
     true_label: int | None
     truth: TrueSentence | None
+    cautions: tuple[Caution, ...] = ()
 
 
 def run(
@@ -86,15 +89,16 @@ def run(
     search = text_options_of(options)
     model = built_model(model_reference, shared.weights, search.seed, where)
     shared.load_before(model)
-    for caution in searchable(model).cautions:
-        tell(f"warning: {caution.message}")
+    said: set[Caution] = set()
+    say_cautions("", searchable(model).cautions, said)
     tokenizer = tokenizer_for(options["tokenizer"], model, search)
     true = read_true_sentences(truth, tokenizer) if truth else None
     victims = _victims(model, shared, options, true, where)
 
     def work() -> None:
         for victim in victims:
-            _add(report, model, victim, search, tokenizer)
+            recovery = _add(report, model, victim, search, tokenizer)
+            say_cautions(victim.name, recovery.warnings, said)
 
     def show() -> None:
         console.print(sentences_table(report.finished))
@@ -128,8 +132,6 @@ def _victims(
     victims = []
     for position, (name, path) in enumerate(zip(names, paths, strict=True)):
         gradient, entries, cautions = shared.read(model, path)
-        for caution in cautions:
-            tell(f"warning: {shown(name)}: {caution.message}")
         told = GradientMetadata(weights=entries.get("weights_sha256"))
         if entries.get("labels"):
             told = GradientMetadata.parsed(
@@ -146,6 +148,7 @@ def _victims(
                 labels[position],
                 told.labels[0] if told.labels and len(told.labels) == 1 else None,
                 true if true is None or length is None else true.cut(length),
+                cautions,
             )
         )
     return victims
@@ -153,8 +156,8 @@ def _victims(
 
 def _add(
     report: Report, model: nn.Module, victim: TextVictim, search: TextOptions, tokenizer: Tokenizer | None
-) -> None:
-    """Search one victim, and add what was found to the report, also after Ctrl-C."""
+) -> TextRecovery:
+    """Search one victim, and add what was found to the report, also after Ctrl-C; with all its cautions."""
     began = time.perf_counter()
 
     def finished(recovery: TextRecovery, *, interrupted: bool = False) -> FoundSentence:
@@ -168,11 +171,16 @@ def _add(
             true_label=victim.true_label,
         )
 
+    def told(recovery: TextRecovery) -> TextRecovery:
+        return replace(recovery, warnings=(*victim.cautions, *recovery.warnings))
+
     try:
         labels = "infer" if victim.label is None else [victim.label]
-        with silenced():  # it has been said
+        with silenced():
             recovery = search.recover(model, victim.gradient, victim.length, labels)
     except Interrupted as stop:
-        report.add(finished(stop.recovery, interrupted=True))
+        report.add(finished(told(stop.recovery), interrupted=True))
         raise
+    recovery = told(recovery)
     report.add(finished(recovery))
+    return recovery

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -11,8 +11,9 @@ from torch import Tensor
 from sapag_fast.recovery.result import Recovery
 from sapag_fast.reports.metrics import Scores, assign, score
 from sapag_fast.reports.pictures import is_image
+from sapag_fast.victim.cautions import Caution
 
-__all__ = ["RECOVERED", "Finished", "scored"]
+__all__ = ["RECOVERED", "Finished", "scored", "warnings_of"]
 
 RECOVERED = "recovered"
 """What the one method of a report is called."""
@@ -189,11 +190,16 @@ def scored(
             "mode_reason": recovery.mode_reason,
             "recipe": asdict(recovery.recipe),
             "scale": float(recovery.scale[victim]),
-            "warnings": [
-                {part: entry for part, entry in asdict(caution).items() if part != "victims"}
-                for caution in recovery.warnings
-                if not caution.victims or victim in caution.victims
-            ],
+            "warnings": warnings_of(recovery.warnings, victim),
             **(details or {}),
         },
     )
+
+
+def warnings_of(cautions: Iterable[Caution], victim: int) -> list[dict[str, Any]]:
+    """Those of one victim, as ``results.json`` holds them."""
+    return [
+        {part: entry for part, entry in asdict(caution).items() if part != "victims"}
+        for caution in cautions
+        if not caution.victims or victim in caution.victims
+    ]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from sapag_fast.reports.finished import RECOVERED, Finished
+from sapag_fast.reports.finished import RECOVERED, Finished, warnings_of
 from sapag_fast.runtime.extras import needs
 from sapag_fast.runtime.screen import plain_text
 from sapag_fast.text.metrics import TextScores
@@ -116,6 +116,7 @@ def found_sentence(
             "mode": recovery.mode,
             "mode_reason": recovery.mode_reason,
             "recipe": asdict(recovery.recipe),
+            "warnings": warnings_of(recovery.warnings, 0),
         },
         text=tokenizer.decode(tokens[0].tolist(), skip_special_tokens=False) if tokenizer and there else None,
         true_text=None if truth is None else truth.text,

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sapag_fast.text.network import Tables
 from sapag_fast.text.recipe import TextRecipe
+from sapag_fast.victim.cautions import Caution
 from sapag_fast.victim.labels import KnownLabels
 from sapag_fast.victim.problem import Problem
 
@@ -37,6 +38,8 @@ class TextAttack:
         Of all random numbers.
     at_once : int
         Searches, and sentences, at once.
+    cautions : tuple of Caution
+        What makes recoveries worse than they look.
     """
 
     problem: Problem
@@ -47,6 +50,7 @@ class TextAttack:
     recipe: TextRecipe
     seed: int
     at_once: int
+    cautions: tuple[Caution, ...] = ()
 
     @property
     def labels(self) -> Tensor:

@@ -23,7 +23,7 @@ from sapag_fast.text.group import Group
 from sapag_fast.text.network import Tables, TextNetwork, differentiable_layers, find_tables
 from sapag_fast.text.recipe import TextRecipe, choose_text_recipe
 from sapag_fast.text.recovery import TextRecovery
-from sapag_fast.victim.cautions import CautionWarning
+from sapag_fast.victim.cautions import Caution, CautionWarning, find_cautions
 from sapag_fast.victim.label_inference import Evidence
 from sapag_fast.victim.labels import KnownLabels
 from sapag_fast.victim.losses import CrossEntropy, Loss, find_loss
@@ -103,33 +103,38 @@ def recover_text(
     """
     model, embedding = (found := searchable(model)).model, found.counterpart(embedding)
     batched, seed = check.check_flag("batched", batched), check.check_seed(seed)
-    device, targets = _targets(found, target, batched)
+    device, targets, told = _targets(found, target, batched)
     restarts, at_once = check.check_count("restarts", restarts), check.check_count("at_once", at_once)
-    loss = _checked_loss(tokens, start, loss_fn, progress)
-    bag = tokens == "bag"
+    loss, bag = _checked_loss(tokens, start, loss_fn, progress), tokens == "bag"
     settled = choose_text_recipe(recipe, bag=bag, distance=distance, steps=steps, candidates=candidates)
     with causes_named(), seeded(seed, device), differentiable_layers(model):
         tables = find_tables(model, embedding)
         lengths = _lengths(length, tables, targets)
         problem = _problem(model, loss, settled, layers, targets, tables)
-        known = _labels(labels, problem, loss, _trial(problem, tables, lengths[0]), batched)
+        trial = _trial(problem, tables, lengths[0])
+        cautions = _warned((*find_cautions(problem.network, trial[0], model), *told))
+        known = _labels(labels, problem, loss, trial, batched)
         rows = _word_gradient(tables, targets) if bag else None
-        attack = TextAttack(problem, tables, known, rows, length is None, settled, seed, at_once)
-        groups = _groups(attack, lengths)
-        _begin_at(start, model, targets, groups)
+        attack = TextAttack(problem, tables, known, rows, length is None, settled, seed, at_once, cautions)
+        groups = _begun_at(start, model, targets, _groups(attack, lengths))
         return _searched(groups, restarts, progress)
 
 
 def _targets(
     found: Searchable, target: TargetGradient, batched: bool
-) -> tuple[torch.device, list[Tensor | None]]:
-    """Where to work, and the target gradients ``[V, ...]``; warns where half precision has rounded them."""
+) -> tuple[torch.device, list[Tensor | None], tuple[Caution, ...]]:
+    """Where to work, the target gradients ``[V, ...]``, and what half precision has rounded."""
     device, parameters = check.check_model(found.model, None)
     given = kept(target)
     targets = checked_target(given, found.model, parameters, batched=batched, device=device, move=False)
-    for caution in found.cautions or low_precision(given):
+    return device, targets, found.cautions or low_precision(given)
+
+
+def _warned(cautions: tuple[Caution, ...]) -> tuple[Caution, ...]:
+    """The same ones, of which the caller of `recover_text` has been warned."""
+    for caution in cautions:
         warnings.warn(caution.message, CautionWarning, stacklevel=3)
-    return device, targets
+    return cautions
 
 
 def _checked_loss(tokens: object, start: object, loss_fn: object, progress: object) -> Loss:
@@ -238,9 +243,9 @@ def _groups(attack: TextAttack, lengths: Sequence[int]) -> list[Group]:
     return groups
 
 
-def _begin_at(
+def _begun_at(
     start: str, model: nn.Module, targets: Sequence[Tensor | None], groups: Sequence[Group]
-) -> None:
+) -> Sequence[Group]:
     """Have every group begin at an analytic attack's sentences, unless `start` is ``random``."""
     for group in groups if start != "random" else ():
         sentences = []
@@ -253,6 +258,7 @@ def _begin_at(
             else:
                 sentences.append(_by_positions(own, tables, bag))
         group.begin_at(sentences)
+    return groups
 
 
 def _by_positions(target: Sequence[Tensor | None], tables: Tables, bag: Bag | None) -> Tensor:
@@ -310,4 +316,5 @@ def _recovery(groups: Sequence[Group]) -> TextRecovery:
         mode=groups[0].mode,
         mode_reason=groups[0].mode_reason,
         recipe=attack.recipe,
+        warnings=attack.cautions,
     )

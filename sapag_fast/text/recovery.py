@@ -9,6 +9,7 @@ from torch import Tensor
 from sapag_fast.text.bag import Bag
 from sapag_fast.text.certificate import TextCertificate
 from sapag_fast.text.recipe import TextRecipe
+from sapag_fast.victim.cautions import Caution
 
 __all__ = ["TextRecovery"]
 
@@ -48,6 +49,9 @@ class TextRecovery:
         Why not explicitly.
     recipe : TextRecipe
         The settings in force.
+    warnings : tuple of Caution
+        What speaks against the recovery although nothing went wrong, as in `Recovery`: dropout that is
+        active, other randomness, BatchNorm in training mode, numbers in half precision.
     """
 
     tokens: Tensor
@@ -65,6 +69,7 @@ class TextRecovery:
     mode: str
     mode_reason: str
     recipe: TextRecipe
+    warnings: tuple[Caution, ...] = ()
 
     @property
     def certificate(self) -> tuple[str, ...]:

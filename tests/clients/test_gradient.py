@@ -5,7 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sapag_fast.clients.gradient import checked_cross_entropy, client_gradient
+from sapag_fast.clients.gradient import checked_loss, client_gradient
+from sapag_fast.victim.losses import BinaryCrossEntropy, CrossEntropy, MeanSquaredError
 
 
 @pytest.fixture
@@ -39,4 +40,20 @@ def test_what_does_not_fit(model):
     with pytest.raises(ValueError, match="input shape 5: the model rejects it"):
         client_gradient(model, torch.rand(1, 5), torch.tensor([0]))
     with pytest.raises(ValueError, match=r"labels: expected 0\.\.1, found 2"):
-        client_gradient(model, torch.rand(1, 4), torch.tensor([2]), checked_cross_entropy)
+        client_gradient(model, torch.rand(1, 4), torch.tensor([2]), checked_loss(CrossEntropy()))
+
+
+def test_a_checked_loss_is_the_loss_and_refuses_what_does_not_fit(model):
+    x, y, two = torch.rand(3, 4), torch.tensor([0, 1, 1]), torch.rand(3, 2)
+    weighted = CrossEntropy(0.1, (1.0, 2.0))
+    expected = F.cross_entropy(model(x), y, torch.tensor([1.0, 2.0]), label_smoothing=0.1)
+    assert torch.equal(checked_loss(weighted)(model(x), y), expected)
+    assert torch.equal(checked_loss(MeanSquaredError())(model(x), two.double()), F.mse_loss(model(x), two))
+    with pytest.raises(ValueError, match=r"labels must be numbers \[3, 2\]"):
+        checked_loss(MeanSquaredError())(model(x), torch.rand(3, 1))
+    with pytest.raises(ValueError, match=r"labels must be targets in 0\.\.1"):
+        checked_loss(BinaryCrossEntropy())(model(x), 2 + two)
+    with pytest.raises(ValueError, match="weight must be of 3 classes"):
+        checked_loss(CrossEntropy(0.0, (1.0, 2.0, 3.0)))(model(x), y)
+    with pytest.raises(ValueError, match="expected logits"):
+        checked_loss(CrossEntropy())(model(x), torch.tensor([0, 1]))

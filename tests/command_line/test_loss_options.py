@@ -1,13 +1,17 @@
 """Losses, their labels, and warnings, through the command line."""
 
+import csv
 import json
 
 import pytest
 import torch
 from command_calls import NETS, flat, results, run
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from victim_nets import dropping, judge, tagger
+
+from sapag_fast import data
 
 BCE = F.binary_cross_entropy_with_logits
 MADE = {"tagger": tagger, "judge": judge, "dropping": dropping}
@@ -149,3 +153,99 @@ def test_a_profile_shows_them(tmp_path):
     assert [caution["kind"] for caution in kept] == ["dropout-active", "batchnorm-training"]
     done = run("profile", *model, "--input-shape", "1x8x8", *few, "--loss", "mse")
     assert done.exit_code == 0, done.output
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Two digits of 8 by 8 as files."""
+    assert run("images", "digits", "--count", 2, "--size", 8, "--output", tmp_path / "p").exit_code == 0
+    return tmp_path / "p"
+
+
+def _capture(pictures, net, gradient, *options):
+    files = ("--images", pictures, "--save-weights", pictures.parent / "w.safetensors", "--overwrite")
+    model = ("--model", f"{NETS}:{net}", "--input-shape", "1x8x8")
+    return run("capture", *model, *files, "--gradient", gradient, "--device", "cpu", *options)
+
+
+CAPTURED = {
+    "many labels": ("tagger", ("--loss", "bce"), "1,0,1,0,0,1", BCE, [[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]]),
+    "real targets": ("judge", ("--loss", "mse"), "-2.5,0.25", F.mse_loss, [[-2.5], [0.25]]),
+    "smoothed classes": (
+        "tagger",
+        ("--label-smoothing", 0.2, "--class-weights", "1,2,0.5"),
+        "2,1",
+        torch.nn.CrossEntropyLoss(torch.tensor([1.0, 2.0, 0.5]), label_smoothing=0.2),
+        [2, 1],
+    ),
+    "a yes that weighs": (
+        "judge",
+        ("--loss", "bce", "--pos-weight", 3),
+        "1,0",
+        torch.nn.BCEWithLogitsLoss(pos_weight=torch.tensor([3.0])),
+        [[1.0], [0.0]],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CAPTURED)
+def test_a_captured_gradient_is_that_of_the_loss(case, pictures, tmp_path):
+    net, settings, labels, loss, targets = CAPTURED[case]
+    done = _capture(pictures, net, tmp_path / "g", "--batch-size", 1, *settings, "--labels", labels)
+    assert done.exit_code == 0, done.output
+    model = MADE[net]()
+    model.load_state_dict(load_file(tmp_path / "w.safetensors"))
+    trained = dict(model.named_parameters())
+    attack = ("--model", f"{NETS}:{net}", "--weights", tmp_path / "w.safetensors", *QUICK, *settings)
+    files = zip(sorted((tmp_path / "g").iterdir()), sorted(pictures.iterdir()), targets, strict=True)
+    for path, picture, target in files:
+        output = model(data.read_images([picture], (1, 8, 8)))
+        gradient = torch.autograd.grad(loss(output, torch.tensor([target])), list(trained.values()))
+        shared = load_file(path)
+        assert all(torch.allclose(shared[n], g) for n, g in zip(trained, gradient, strict=True))
+        with safe_open(path, "pt") as opened:
+            assert opened.metadata()["loss"] != "cross_entropy"
+        found = run("recover", *attack, "--gradient", path, "--output", tmp_path / "o" / path.stem)
+        assert found.exit_code == 0, found.output
+        (image,) = results(tmp_path / "o" / path.stem)["recoveries"][0]["images"]
+        assert image["label"] == pytest.approx(target, abs=1e-3)
+
+
+UNCAPTURED = {
+    "no targets": (("--loss", "bce"), "labels: expected the targets of BinaryCrossEntropy"),
+    "targets that fill no image": (
+        ("--loss", "mse", "--labels", "1,2,3"),
+        "labels: expected as many targets",
+    ),
+    "too few for the outputs": (("--loss", "mse", "--labels", "1,2"), "labels must be numbers [2, 3]"),
+    "targets beyond 1": (("--loss", "bce", "--labels", "1,2,0,1,1,1"), "labels must be targets in 0..1"),
+    "classes of another kind": (("--labels", "0.5,1"), "--labels: expected classes, such as 3,7"),
+    "a negative class": (("--labels", "0,-1"), "--labels: expected classes, such as 3,7"),
+    "a setting of another loss": (("--loss", "mse", "--label-smoothing", 0.1), "--label-smoothing: expected"),
+    "labels that files do not hold": (
+        ("--loss", "bce", "--labels", "1,0,1,0,0,1", "--with-labels"),
+        "--with-labels: a gradient file holds one whole number an image",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNCAPTURED)
+def test_a_capture_is_refused(case, pictures, tmp_path):
+    options, words = UNCAPTURED[case]
+    done = _capture(pictures, "tagger", tmp_path / "g.safetensors", *options)
+    assert done.exit_code == 2, done.output
+    assert words in flat(done.stderr)
+    assert not (tmp_path / "g.safetensors").exists()
+
+
+def test_captured_yes_and_no_are_known_to_an_audit(pictures, tmp_path):
+    options = ("--loss", "bce", "--labels", "1,0", "--with-labels", "--batch-size", 1)
+    done = _capture(pictures, "judge", tmp_path / "g.safetensors", *options)
+    assert done.exit_code == 0, done.output
+    model = ("--model", f"{NETS}:judge", "--weights", tmp_path / "w.safetensors")
+    where = ("--gradients", tmp_path / "g.safetensors", "--output", tmp_path / "o")
+    done = run("audit", *model, *where, *QUICK, "--loss", "bce", "--labels", "known")
+    assert done.exit_code == 0, done.output
+    with (tmp_path / "o" / "summary.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [(line["labels"], line["label_source"]) for line in lines] == [("1.0", "given"), ("0.0", "given")]

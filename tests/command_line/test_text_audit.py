@@ -5,7 +5,7 @@ import json
 import shutil
 
 import pytest
-from command_calls import files_of, flat, names_in, run
+from command_calls import NETS, files_of, flat, names_in, replaced, run
 from safetensors.torch import load_file
 from text_calls import LABELS, SENTENCES, command, write_victims
 
@@ -102,9 +102,23 @@ def test_what_cannot_be_read_is_skipped(sentences, tmp_path):
     assert "s1" in (out / "summary.html").read_text()
 
 
+def test_warnings_are_shown_once_and_summed_up(tmp_path):
+    out = tmp_path / "o"
+    write_victims(tmp_path, "DroppingEncoder")
+    call = replaced(_audit(tmp_path, out), model=f"{NETS}:DroppingEncoder")
+    for _ in range(2):  # the second time all are finished
+        done = run(*replaced(call, steps=2, candidates=4))
+        assert done.exit_code == 0, done.output
+        assert flat(done.stderr).count("warning: dropout is active in drop:") == 1
+        kept = {warning["kind"]: warning["modules"] for warning in _summary(out)["warnings"]}
+        assert kept == {"dropout-active": ["drop"], "batchnorm-training": ["norm"]}
+        assert "dropout is active in drop" in (out / "summary.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (("--loss", "bce"), "--loss: expected none, or --loss cross-entropy, with --text, found bce"),
         (("--max-memory", "1GB"), "--max-memory: does not go with --text"),
         (("--all-restarts",), "does not go with --text"),
         (("--labels", "joint"), "--labels: with --text expected"),

@@ -52,6 +52,26 @@ def test_sentences_come_back_as_text(sentences, tmp_path):
     assert "certified" in done.stdout
 
 
+def test_the_usual_loss_may_be_named(sentences, tmp_path):
+    call = replaced([*command("recover", sentences), *gradient_files(sentences, 1)], steps=1, candidates=1)
+    done = run(*call, "--loss", "cross-entropy", "--output", tmp_path / "o")
+    assert done.exit_code == 0, done.output
+    assert results(tmp_path / "o")["recoveries"][0]["warnings"] == []
+
+
+def test_warnings_are_shown_once_and_kept(tmp_path):
+    write_victims(tmp_path, "DroppingEncoder")
+    call = [*command("recover", tmp_path, "DroppingEncoder"), *gradient_files(tmp_path, 2)]
+    done = run(*replaced(call, steps=2, candidates=4), "--output", tmp_path / "o")
+    assert done.exit_code == 0, done.output
+    assert flat(done.stderr).count("warning: dropout is active in drop:") == 1
+    assert flat(done.stderr).count("warning: BatchNorm takes the batch's own mean and variance in norm:") == 1
+    assert "CautionWarning" not in done.stderr
+    for entry in results(tmp_path / "o")["recoveries"]:
+        kinds = {warning["kind"]: warning["modules"] for warning in entry["warnings"]}
+        assert kinds == {"dropout-active": ["drop"], "batchnorm-training": ["norm"]}
+
+
 def test_what_the_order_hides_is_said(unordered, tmp_path):
     options = ("--embedding", "table", "--length", 9, "--labels", 1)
     call = [*command("recover", unordered, "Mean"), *gradient_files(unordered, 1)]
@@ -93,6 +113,17 @@ def _tokens(folder, sentence):
         (("--input-shape", "1x8x8"), "--input-shape: does not go with --text"),
         (("--tv", 0.1), "--tv: does not go with --text"),
         (("--batch-size", 2), "--batch-size: does not go with --text"),
+        (
+            ("--loss", "bce"),
+            "--loss: expected none, or --loss cross-entropy, with --text, found bce",
+        ),
+        (("--loss", "mse"), "sapag_fast.recover_text takes other losses as loss_fn="),
+        (
+            ("--label-smoothing", 0.1),
+            "--label-smoothing: expected none, or --loss cross-entropy",
+        ),
+        (("--class-weights", "1,2"), "--class-weights: expected none"),
+        (("--loss", "cross-entropy", "--pos-weight", 2), "--pos-weight: expected none"),
         (("--labels", "joint"), "--labels: with --text expected 'infer' or true labels, found 'joint'"),
         (("--labels", "0,1,0"), "--labels: expected one number, or one for each of 2 victims, found 3"),
         (("--length", "3,4,5"), "--length: expected one number, or one for each of 2 victims, found 3"),

@@ -52,6 +52,22 @@ def encoder():
     return make_model("encoder", vocabulary=80, max_length=12, width=32, layers=1, hidden=48)
 
 
+class DroppingEncoder(nn.Module):
+    """An encoder whose words pass BatchNorm and dropout, in training mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = encoder()
+        self.norm, self.drop = nn.BatchNorm1d(32, track_running_stats=False), nn.Dropout(0.3)
+
+    def get_input_embeddings(self):
+        return self.inner.word
+
+    def forward(self, tokens=None, *, inputs_embeds=None):
+        words = self.inner.word(tokens) if inputs_embeds is None else inputs_embeds
+        return self.inner(inputs_embeds=self.drop(self.norm(words.mT).mT))
+
+
 class Mean(nn.Module):
     """Blind to the order of its tokens, whose embedding goes by a name of its own."""
 

@@ -13,6 +13,7 @@ from sapag_fast.search.interrupted import Interrupted
 from sapag_fast.search.optimizers import Adam
 from sapag_fast.text import Bag, TextRecipe, find_tables, match_positions, read_bag, span_test
 from sapag_fast.text.group import Group
+from sapag_fast.victim.cautions import CautionWarning
 
 LENGTH = 6
 
@@ -37,6 +38,27 @@ def test_sentences_come_back(victims, bag):
     assert found.distance.max() < 1e-8
     assert (found.bags is None) == (bag is None)
     assert found.recipe.name == ("text" if bag else "text-no-bag")
+
+
+def test_what_speaks_against_a_recovery_is_warned_of(victims):
+    model, _, _, target = victims
+    quick = {"restarts": 1, "steps": 1, "candidates": 1}
+    plain = sf.recover_text(model, target, batched=True, **quick)
+    assert plain.warnings == ()
+    dropping = copy.deepcopy(model)
+    dropping.fc = nn.Sequential(nn.Dropout(0.5), dropping.fc).train()
+    first = [t[0] for t in target]
+    state = torch.random.get_rng_state()
+    with pytest.warns(CautionWarning, match=r"dropout is active in fc\.0:") as caught:
+        found = sf.recover_text(dropping, first, labels=[1], **quick)
+    assert [(caution.kind, caution.modules) for caution in found.warnings] == [("dropout-active", ("fc.0",))]
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    assert torch.equal(torch.random.get_rng_state(), state)
+    halved = copy.deepcopy(model).half()
+    with pytest.warns(CautionWarning, match="half|float16"):
+        found = sf.recover_text(halved, first, labels=[1], **quick)
+    assert [caution.kind for caution in found.warnings] == ["low-precision"]
 
 
 def test_one_victim_alone(victims):
