@@ -46,15 +46,16 @@ def fresh_certificates_section() -> str:
     if not found:
         return ""
     commits = sorted({line["commit"] for line in found["cells"]})
+    restarts = ", ".join(sorted({str(line["restarts"]) for line in found["cells"]}))
     return "\n".join(
         [
             "## What certificates say of victims that nothing was set on",
             "",
             prose(
                 f"""
-                `python -m benchmarks.recovery.certificate --data DATA --fresh`. The package's thresholds and
-                its check that the gradient determines the input, on a third range of images and on networks
-                with weights of their own. *Recovered*: {found["success"]}; *close*: at the threshold or
+                `python -m benchmarks.recovery.certificate --data DATA --fresh`, restarts: {restarts}. The
+                package's thresholds and its check that the gradient determines the input, on a third range of
+                images and on networks with weights of their own. *Recovered*: {found["success"]}; *close*: at the threshold or
                 below; *stay certified*: of the close and recovered those that the check leaves certified,
                 with Wilson's 95 % interval; *share of the checks*: their evaluations, of those of the
                 searches that were checked. Families without a threshold (photographs, batches) certify
