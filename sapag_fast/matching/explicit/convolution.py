@@ -56,6 +56,10 @@ class ConvolutionRule(Rule):
         """The weight's gradient with the channels innermost."""
         return gradient.movedim(2, -1).contiguous() if name == "weight" else gradient
 
+    def plain_layout(self, name: str, gradient: Tensor) -> Tensor:
+        """The channels back behind the outputs."""
+        return gradient.movedim(-1, 2) if name == "weight" else gradient
+
 
 register_rule(nn.Conv1d, ConvolutionRule())
 register_rule(nn.Conv2d, ConvolutionRule())

@@ -7,7 +7,6 @@ storage.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,10 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sapag_fast.matching.explicit.bare import Bare
 from sapag_fast.matching.explicit.coupling import Coupled, require_separate
-from sapag_fast.matching.explicit.rules import NotCovered, Rule, find_rule
+from sapag_fast.matching.explicit.derived_weights import has_derived_weights, hooks_of_its_own, private_copy
+from sapag_fast.matching.explicit.operands import OperandRule
+from sapag_fast.matching.explicit.operators import Operators
+from sapag_fast.matching.explicit.rules import NoRule, NotCovered, Rule, find_rule
+from sapag_fast.matching.explicit.shapes import TRIED
 from sapag_fast.matching.explicit.shared_convolution import has_large_work
 from sapag_fast.matching.explicit.watch import FORWARD_PART, LayerWatch, told_apart
+from sapag_fast.runtime.randomness import forked
 from sapag_fast.victim.problem import Problem
 from sapag_fast.victim.surrogate import acting
 
@@ -56,12 +61,10 @@ class Capture:
     shape: torch.Size
 
 
-_HOOKS = (
-    "_forward_hooks",
-    "_forward_pre_hooks",
-    "_backward_hooks",
-    "_backward_pre_hooks",
-)
+class _BareRule(Rule):
+    """Of modules whose parameters' operators have rules, each its own."""
+
+    name = "operators"
 
 
 class Network:
@@ -80,7 +83,7 @@ class Network:
     Raises
     ------
     NotCovered
-        For a module whose own parameters no rule covers, for hooks, or a module that cannot be copied.
+        For a module that its rule refuses, for hooks, or a module that cannot be copied.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -101,20 +104,24 @@ class Network:
             own = problem.network.buffers[name].detach()
             memo[id(buffer)] = own.clone() if problem.network.writes_buffers else own
         try:
-            self.model = copy.deepcopy(model, memo)
+            self.model = private_copy(model, memo)
         except Exception as error:
             raise NotCovered(f"the model cannot be copied ({type(error).__name__}: {error})") from error
         self.covered: list[tuple[str, nn.Module, Rule, dict[str, int]]] = []
+        self.bare: dict[int, tuple[str, nn.Module]] = {}
         self.captures: list[Capture] = []
         self.watch: LayerWatch | None = None
         self.recoveries = self.rows = 0
         self.memory_format = torch.contiguous_format
         self._cover()
+        shown = {index: _shown(*owner) for index, owner in self.bare.items()}
+        self.operators = Operators(problem.names, shown, self._capture) if self.bare else None
+        self._lay_bare()
 
     @staticmethod
     def _refuse_hooks(model: nn.Module) -> None:
         for name, module in model.named_modules():
-            if any(getattr(module, hooks, None) for hooks in _HOOKS):
+            if hooks_of_its_own(module):
                 raise NotCovered(f"{_shown(name, module)} has hooks of its own")
 
     def _cover(self) -> None:
@@ -125,15 +132,37 @@ class Network:
                 if p is not None and id(p) in self.positions
             }
             # Batch normalisation couples a batch even without parameters: its rule keeps recoveries apart.
-            if not own and not isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if not own and not isinstance(module, nn.modules.batchnorm._NormBase):
                 continue
             try:
-                rule = find_rule(module)
+                rule = None if own and has_derived_weights(module) else find_rule(module)
+            except NoRule:
+                rule = None
             except NotCovered as refusal:
                 raise NotCovered(f"{_shown(name, module)}: {refusal}") from None
-            module.forward = partial(self._forward, name, module, rule, own, module.forward)
+            if rule is not None:
+                module.forward = partial(self._forward, name, module, rule, own, module.forward)
+            for index in own.values() if rule is None else ():
+                self.bare.setdefault(index, (name, module))
             if own:
-                self.covered.append((name, module, rule, own))
+                self.covered.append((name, module, rule or _BareRule(), own))
+
+    def _lay_bare(self) -> None:
+        """Put marked tensors in the place of the parameters that no layer's rule takes."""
+        marked: dict[int, Bare] = {}
+        for _, module, rule, own in self.covered:
+            for local, index in own.items() if isinstance(rule, _BareRule) else ():
+                if index not in marked:
+                    parameter = module._parameters[local]
+                    assert parameter is not None and self.operators is not None
+                    marked[index] = Bare.root(parameter, index, self.operators)
+                module._parameters[local] = marked[index]  # type: ignore[assignment]
+
+    def _capture(self, rule: OperandRule, a: Tensor, output: Tensor) -> None:
+        """Note an operator on bare parameters."""
+        name, module = self.bare[next(iter(rule.parameters.values()))]
+        edge = torch.autograd.graph.get_gradient_edge(output)
+        self.captures.append(Capture(name, module, rule, rule.parameters, a, a._version, edge, output.shape))
 
     def _forward(
         self,
@@ -178,13 +207,14 @@ class Network:
         Raises
         ------
         NotCovered
-            If layers of different kinds share one.
+            If layers share one whose gradients come in different orders.
         """
         rules: dict[int, tuple[Rule, str]] = {}
         for name, module, rule, own in self.covered:
             for local, index in own.items():
                 known = rules.setdefault(index, (rule, local))
-                if type(known[0]) is not type(rule) or known[1] != local:
+                alike = type(known[0]) is type(rule) and known[1] == local
+                if not alike and (known[0].reorders or rule.reorders):
                     raise NotCovered(
                         f"{_shown(name, module)} shares its {local} with a layer of another kind"
                     )
@@ -215,11 +245,8 @@ class Network:
         captures : list of Capture
             One for each call of a covered layer, in order; none where no graph is kept.
         """
-        self.recoveries, self.rows = inputs.shape[0], inputs.shape[0] * inputs.shape[1]
-        self.captures = []
-        batch = inputs.flatten(0, 1).contiguous(memory_format=self.memory_format)
-        with acting(sharpness):
-            output = self.model(batch)
+        self._learn(inputs)
+        output = self._call(inputs, sharpness)
         captures, self.captures = self.captures, []
         for capture in captures:
             if capture.a._version != capture.version:
@@ -228,8 +255,28 @@ class Network:
                 )
         return output, captures
 
+    def _call(self, inputs: Tensor, sharpness: Tensor | None = None) -> Tensor:
+        self.recoveries, self.rows = inputs.shape[0], inputs.shape[0] * inputs.shape[1]
+        self.captures = []
+        if self.operators is not None:
+            self.operators.begin(self.recoveries)
+        batch = inputs.flatten(0, 1).contiguous(memory_format=self.memory_format)
+        with acting(sharpness):
+            return self.model(batch)
+
+    def _learn(self, inputs: Tensor) -> None:
+        """Before the first run see where operators on bare parameters have the batch."""
+        if self.operators is None or self.operators.operators is not None:
+            return
+        for recoveries in TRIED:
+            batch = inputs[:1].expand(recoveries, *inputs.shape[1:]).detach().clone().requires_grad_()
+            with torch.enable_grad(), forked(inputs.device):
+                self._call(batch)
+        self.operators.end_learning()
+
     def check(self, inputs: Tensor) -> None:
         """Run once, refusing whatever would couple recoveries or change state."""
+        self._learn(inputs)
         buffers = list(self.model.buffers())
         versions = [buffer._version for buffer in buffers]
         try:

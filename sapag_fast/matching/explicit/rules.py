@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sapag_fast import checks as check
 from sapag_fast.distances.kind import same_definition
 
-__all__ = ["GradientFunction", "LayerCall", "NotCovered", "Rule", "find_rule", "register_rule"]
+__all__ = ["GradientFunction", "LayerCall", "NoRule", "NotCovered", "Rule", "find_rule", "register_rule"]
 
 GradientFunction = Callable[[nn.Module, Tensor, Tensor], dict[str, Tensor]]
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -22,6 +22,10 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 class NotCovered(Exception):  # noqa: N818 (an answer, not an error)
     """Explicit mode does not apply; the message says why."""
+
+
+class NoRule(NotCovered):
+    """No layer rule: the operators on the module's parameters decide."""
 
 
 class LayerCall(Generic[ModuleT]):
@@ -119,6 +123,15 @@ class Rule:
         Distances do not care for that order.
         """
         return gradient
+
+    def plain_layout(self, name: str, gradient: Tensor) -> Tensor:
+        """The way back from `layout`."""
+        return gradient
+
+    @property
+    def reorders(self) -> bool:
+        """Whether `layout` does anything."""
+        return type(self).layout is not Rule.layout
 
 
 class _FunctionCall(LayerCall):
@@ -234,16 +247,18 @@ def find_rule(module: nn.Module) -> Rule:
 
     Raises
     ------
+    NoRule
+        If there is none.
     NotCovered
-        If there is none; the message says why.
+        If there is one and it refuses the module; the message says why.
     """
     kind = type(module)
     for ancestor in kind.__mro__:
         if ancestor in _RULES:
             if kind.forward is not ancestor.forward:
-                raise NotCovered(f"{kind.__name__} has a forward of its own, unlike {ancestor.__name__}")
+                raise NoRule(f"{kind.__name__} has a forward of its own, unlike {ancestor.__name__}")
             refusal = _RULES[ancestor].refusal(module)
             if refusal is not None:
                 raise NotCovered(refusal)
             return _RULES[ancestor]
-    raise NotCovered(f"no rule covers {kind.__name__}")
+    raise NoRule(f"no rule covers {kind.__name__}")

@@ -6,13 +6,13 @@ Their targets are gradients of the network's own: whatever a victim shares, it d
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
+from sapag_fast.matching.explicit.derived_weights import private_copy
 from sapag_fast.matching.explicit.matching import ExplicitMatching
 from sapag_fast.matching.explicit.rules import NotCovered
 from sapag_fast.matching.one_by_one import SequentialMatching
@@ -180,7 +180,7 @@ def _rows_of(matching: ExplicitMatching) -> Problem:
     problem, assignment = matching.problem, matching.assignment
     network = problem.network
     if any(_is_active(module) for module in problem.model.modules()):
-        model = copy.deepcopy(problem.model)
+        model = private_copy(problem.model)
         for module in model.modules():
             module.training = module.training and not _is_active(module)
         device = next(iter(problem.parameters.values())).device if network.moved else None
@@ -203,7 +203,7 @@ def _compare_in_double(
     """
     rows = _rows_of(matching)
     double = Problem(
-        VictimModel(copy.deepcopy(rows.model).double()),
+        VictimModel(private_copy(rows.model).double()),
         rows.loss_fn,
         rows.distance,
         [None if t is None else t.double() for t in rows.targets],
