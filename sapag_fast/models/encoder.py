@@ -66,8 +66,7 @@ class EncoderOptions:
 class _EncoderLayer(nn.Module):
     """Self-attention and a network for each token, each followed by a residual sum and normalisation.
 
-    Attention is linear layers and plain matrix products: fused attention has no second derivative, and
-    ``nn.MultiheadAttention`` keeps its weights outside of layers that explicit mode covers.
+    Attention is linear layers and plain matrix products: fused attention has no second derivative.
     """
 
     def __init__(self, options: EncoderOptions) -> None:

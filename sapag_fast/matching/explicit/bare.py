@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 __all__ = ["Bare", "Handler", "pull_back", "push_forward"]
 
@@ -69,7 +70,7 @@ class Bare(Tensor):
     ) -> Any:
         with torch._C.DisableTorchFunctionSubclass():
             kwargs = kwargs or {}
-            bare = next(leaf for leaf in torch.utils._pytree.tree_leaves((args, kwargs)) if type(leaf) is cls)
+            bare = next(leaf for leaf in tree_leaves((args, kwargs)) if type(leaf) is cls)
             handler = bare.handler
         return handler.handle(func, args, kwargs)
 

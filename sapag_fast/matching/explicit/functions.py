@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
 
 from sapag_fast.matching.explicit.bare import Bare
 from sapag_fast.matching.explicit.convolution import ConvolutionRule
@@ -119,14 +120,16 @@ def known_function(
     call = None if read is None else read(*args, **kwargs)
     if call is None:
         return None
-    tensors = [leaf for leaf in torch.utils._pytree.tree_leaves((args, dict(kwargs))) if isinstance(leaf, Tensor)]
+    tensors = [leaf for leaf in tree_leaves((args, dict(kwargs))) if isinstance(leaf, Tensor)]
     batches = {id(tensor): dim for tensor, dim in zip(tensors, dims, strict=True)}
     parameters = {name: p for name, p in call.parameters.items() if p is not None}
     batch = batches[id(call.x)]
     last = call.x.dim() - call.features
     if type(call.x) is Bare or batch is None or batch >= last or call.x.dim() < 2:
         return None
-    if any(batches[id(p)] is not None or (type(p) is not Bare and p.requires_grad) for p in parameters.values()):
+    if any(
+        batches[id(p)] is not None or (type(p) is not Bare and p.requires_grad) for p in parameters.values()
+    ):
         return None
     plain = {name: p.plain if type(p) is Bare else p for name, p in parameters.items()}
     operands = {name: p for name, p in parameters.items() if type(p) is Bare}
@@ -159,7 +162,12 @@ def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> _Call 
 
 
 def _addmm(
-    input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: float = 1  # noqa: A002
+    input: Tensor,  # noqa: A002
+    mat1: Tensor,
+    mat2: Tensor,
+    *,
+    beta: float = 1,
+    alpha: float = 1,
 ) -> _Call | None:
     if beta != 1 or alpha != 1 or input.dim() != 1:
         return None
@@ -167,7 +175,9 @@ def _addmm(
 
 
 def _matmul(input: Tensor, other: Tensor) -> _Call | None:  # noqa: A002
-    return _Call(_transposed, input, {"weight": other}, _TRANSPOSED, layer=other) if other.dim() == 2 else None
+    return (
+        _Call(_transposed, input, {"weight": other}, _TRANSPOSED, layer=other) if other.dim() == 2 else None
+    )
 
 
 def _transposed(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

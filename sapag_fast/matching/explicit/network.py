@@ -7,7 +7,8 @@ storage.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -108,15 +109,16 @@ class Network:
         except Exception as error:
             raise NotCovered(f"the model cannot be copied ({type(error).__name__}: {error})") from error
         self.covered: list[tuple[str, nn.Module, Rule, dict[str, int]]] = []
-        self.bare: dict[int, tuple[str, nn.Module]] = {}
+        self.layers: dict[int, tuple[str, nn.Module]] = {}
+        self.own_parameters: dict[nn.Module, dict[str, nn.Parameter | None]] = {}
         self.captures: list[Capture] = []
         self.watch: LayerWatch | None = None
         self.recoveries = self.rows = 0
         self.memory_format = torch.contiguous_format
         self._cover()
-        shown = {index: _shown(*owner) for index, owner in self.bare.items()}
-        self.operators = Operators(problem.names, shown, self._capture) if self.bare else None
-        self._lay_bare()
+        shown = {index: _shown(*owner) for index, owner in self.layers.items()}
+        self.operators = Operators(problem.names, shown, self._capture)
+        self._mark()
 
     @staticmethod
     def _refuse_hooks(model: nn.Module) -> None:
@@ -142,25 +144,42 @@ class Network:
                 raise NotCovered(f"{_shown(name, module)}: {refusal}") from None
             if rule is not None:
                 module.forward = partial(self._forward, name, module, rule, own, module.forward)
-            for index in own.values() if rule is None else ():
-                self.bare.setdefault(index, (name, module))
+            for index in own.values():
+                self.layers.setdefault(index, (name, module))
             if own:
                 self.covered.append((name, module, rule or _BareRule(), own))
 
-    def _lay_bare(self) -> None:
-        """Put marked tensors in the place of the parameters that no layer's rule takes."""
+    def _mark(self) -> None:
+        """Put marked tensors in the place of parameters, to see which operators use them outside of rules."""
         marked: dict[int, Bare] = {}
         for _, module, rule, own in self.covered:
-            for local, index in own.items() if isinstance(rule, _BareRule) else ():
+            plain = dict(module._parameters)
+            if not isinstance(rule, _BareRule):
+                self.own_parameters[module] = plain
+            for local, index in own.items():
+                parameter = plain[local]
+                assert parameter is not None
                 if index not in marked:
-                    parameter = module._parameters[local]
-                    assert parameter is not None and self.operators is not None
                     marked[index] = Bare.root(parameter, index, self.operators)
                 module._parameters[local] = marked[index]  # type: ignore[assignment]
 
+    def _unmark(self) -> None:
+        """Give layers whose rules see all that uses their parameters these back."""
+        for name, module, rule, own in self.covered:
+            used = [local for local, index in own.items() if index in self.operators.used]
+            if isinstance(rule, _BareRule):
+                continue
+            if not used:
+                module._parameters.update(self.own_parameters.pop(module))
+            elif rule.reorders:
+                operator = self.operators.used[own[used[0]]]
+                raise NotCovered(
+                    f"{_shown(name, module)}: outside of it the operator {operator!r} uses its {used[0]!r}"
+                )
+
     def _capture(self, rule: OperandRule, a: Tensor, output: Tensor) -> None:
         """Note an operator on bare parameters."""
-        name, module = self.bare[next(iter(rule.parameters.values()))]
+        name, module = self.layers[next(iter(rule.parameters.values()))]
         edge = torch.autograd.graph.get_gradient_edge(output)
         self.captures.append(Capture(name, module, rule, rule.parameters, a, a._version, edge, output.shape))
 
@@ -175,7 +194,8 @@ class Network:
         **kwargs: Any,
     ) -> Tensor:
         forward = told_apart(self.watch, name, FORWARD_PART, rule.forward) if own else rule.forward
-        output, a = forward(module, original, self.recoveries, *args, **kwargs)
+        with self._unmarked(module):
+            output, a = forward(module, original, self.recoveries, *args, **kwargs)
         if not own or not torch.is_grad_enabled():
             return output
         if not isinstance(output, Tensor):
@@ -196,6 +216,20 @@ class Network:
         edge = torch.autograd.graph.get_gradient_edge(output)
         self.captures.append(Capture(name, module, rule, own, a, a._version, edge, output.shape))
         return output
+
+    @contextlib.contextmanager
+    def _unmarked(self, module: nn.Module) -> Iterator[None]:
+        """Inside of a layer its rule takes care of its parameters."""
+        plain = self.own_parameters.get(module)
+        if plain is None:
+            yield
+            return
+        marked = dict(module._parameters)
+        module._parameters.update(plain)
+        try:
+            yield
+        finally:
+            module._parameters.update(marked)
 
     def _for_every_row(self, constant: Tensor) -> Tensor:
         one = constant[0] if constant.dim() > 1 and constant.shape[0] == 1 else constant
@@ -258,21 +292,26 @@ class Network:
     def _call(self, inputs: Tensor, sharpness: Tensor | None = None) -> Tensor:
         self.recoveries, self.rows = inputs.shape[0], inputs.shape[0] * inputs.shape[1]
         self.captures = []
-        if self.operators is not None:
-            self.operators.begin(self.recoveries)
+        self.operators.begin(self.recoveries)
         batch = inputs.flatten(0, 1).contiguous(memory_format=self.memory_format)
-        with acting(sharpness):
-            return self.model(batch)
+        try:
+            with acting(sharpness):
+                return self.model(batch)
+        finally:
+            self.operators.end()
 
     def _learn(self, inputs: Tensor) -> None:
-        """Before the first run see where operators on bare parameters have the batch."""
-        if self.operators is None or self.operators.operators is not None:
+        """Before the first run see which operators use parameters outside of rules, and how."""
+        if self.operators.operators is not None:
             return
-        for recoveries in TRIED:
-            batch = inputs[:1].expand(recoveries, *inputs.shape[1:]).detach().clone().requires_grad_()
-            with torch.enable_grad(), forked(inputs.device):
-                self._call(batch)
-        self.operators.end_learning()
+        learned = False
+        while not learned:
+            for recoveries in TRIED:
+                batch = inputs[:1].expand(recoveries, *inputs.shape[1:]).detach().clone().requires_grad_()
+                with torch.enable_grad(), forked(inputs.device):
+                    self._call(batch)
+            learned = self.operators.end_learning()
+        self._unmark()
 
     def check(self, inputs: Tensor) -> None:
         """Run once, refusing whatever would couple recoveries or change state."""

@@ -15,10 +15,11 @@ from torch.nn import functional as F
 
 from sapag_fast.matching.explicit.rules import LayerCall, Rule, register_rule
 
-__all__ = ["BatchNormRule", "GroupNormRule", "LayerNormRule"]
+__all__ = ["BatchNormRule", "GroupNormRule", "InstanceNormRule", "LayerNormRule"]
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
-Normalisation = nn.LayerNorm | nn.GroupNorm | BatchNorm
+InstanceNorm = nn.modules.instancenorm._InstanceNorm
+Normalisation = nn.LayerNorm | nn.GroupNorm | BatchNorm | InstanceNorm
 
 
 class AffineCall(LayerCall[Normalisation]):
@@ -110,7 +111,7 @@ class FrozenNormCall(AffineCall):
 
     def __init__(self, *given: Any, **wants: Any) -> None:
         super().__init__(*given, **wants)
-        module = cast(BatchNorm, self.module)
+        module = cast(BatchNorm | InstanceNorm, self.module)
         mean, variance = _running(module)
         self.scale = (variance + module.eps).rsqrt()
         # Centred first: Σ a·b - mean·Σ b would lose digits where the mean is large.
@@ -136,17 +137,18 @@ class BatchNormRule(Rule):
     name = "batch-norm"
 
     @staticmethod
-    def _own_statistics(module: BatchNorm) -> bool:
-        return module.training or module.running_mean is None
+    def _normal(module: BatchNorm | InstanceNorm, recoveries: int, x: Tensor) -> Tensor:
+        """x̂ by statistics of x itself."""
+        return _by_recovery(x, recoveries, module.eps)
 
     def forward(
-        self, module: BatchNorm, original: Callable, recoveries: int, x: Tensor
+        self, module: BatchNorm | InstanceNorm, original: Callable, recoveries: int, x: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Captures x̂, or x where the statistics are constant."""
         module._check_input_dim(x)
         shape = (-1, *[1] * (x.dim() - 2))
-        if self._own_statistics(module):
-            normal = _by_recovery(x, recoveries, module.eps)
+        if _own_statistics(module):
+            normal = self._normal(module, recoveries, x)
             return _affine(module, normal, shape), normal
         mean, variance = _running(module)
         scale = (variance + module.eps).rsqrt()
@@ -157,13 +159,31 @@ class BatchNormRule(Rule):
             shift = shift + module.bias
         return torch.addcmul(shift.view(shape), x, scale.view(shape)), x
 
-    def call(self, module: BatchNorm, a: Tensor, b: Tensor, *, wants_a: bool, wants_b: bool) -> LayerCall:
+    def call(
+        self, module: BatchNorm | InstanceNorm, a: Tensor, b: Tensor, *, wants_a: bool, wants_b: bool
+    ) -> LayerCall:
         """An affine map along the channels, of x̂ or of x."""
-        kind = AffineCall if self._own_statistics(module) else FrozenNormCall
+        kind = AffineCall if _own_statistics(module) else FrozenNormCall
         return kind(module, a, b, wants_a=wants_a, wants_b=wants_b, broadcast=_channels(b))
 
 
-def _running(module: BatchNorm) -> tuple[Tensor, Tensor]:
+class InstanceNormRule(BatchNormRule):
+    """``nn.InstanceNorm1d``, ``2d``, ``3d``: each input's own statistics, or running ones."""
+
+    name = "instance-norm"
+
+    @staticmethod
+    def _normal(module: BatchNorm | InstanceNorm, recoveries: int, x: Tensor) -> Tensor:
+        if x.dim() == cast(InstanceNorm, module)._get_no_batch_dim():
+            raise ValueError(f"{type(module).__name__} takes the batch for channels")
+        return F.instance_norm(x, eps=module.eps)
+
+
+def _own_statistics(module: BatchNorm | InstanceNorm) -> bool:
+    return module.training or module.running_mean is None
+
+
+def _running(module: BatchNorm | InstanceNorm) -> tuple[Tensor, Tensor]:
     """Mean and variance of a module that keeps them."""
     return cast(Tensor, module.running_mean), cast(Tensor, module.running_var)
 
@@ -179,3 +199,5 @@ register_rule(nn.LayerNorm, LayerNormRule())
 register_rule(nn.GroupNorm, GroupNormRule())
 for _kind in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
     register_rule(_kind, BatchNormRule())
+for _kind in (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d):
+    register_rule(_kind, InstanceNormRule())

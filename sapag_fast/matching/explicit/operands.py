@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from sapag_fast.matching.explicit.bare import Bare, pull_back, push_forward
@@ -68,7 +67,7 @@ class OperandCall(LayerCall):
                 name = roots[index]
                 if name in wanted:
                     found[name] = found[name] + slope if name in found else slope
-        return found
+        return {name: slope.contiguous() for name, slope in found.items()}
 
     def products(self, weights: dict[str, Tensor]) -> tuple[Tensor | None, Tensor | None]:
         """The layer's, of V as its operands see it."""
@@ -132,8 +131,9 @@ class OperandRule(Rule):
     @cached_property
     def matrices_by_root(self) -> dict[str, str]:
         """Of the parameters that are matrices of the layer as they stand, the layer's own names."""
-        whole = self.layer is not None and not self.rule.reorders
-        able = self.rule.matrices_of(self.layer) if whole else frozenset()
+        if self.layer is None or self.rule.reorders:
+            return {}
+        able = self.rule.matrices_of(self.layer)
         uses = [name for roots in self.names_of.values() for name in roots.values()]
         found = {}
         for local in able & self.operands.keys():

@@ -39,31 +39,55 @@ class Operators:
     owners : dict of int to str
         For messages: the module of each bare parameter, by position.
     capture : callable
-        Is told of every captured operator, where a graph is kept.
+        Is told of every captured operator.
+
+    Attributes
+    ----------
+    operators : list of Operator, or None
+        In the order of their calls; None until they are known.
+    used : dict of int to str
+        The parameters that operators on the way from the inputs use, by position, and one such operator.
     """
 
     def __init__(self, names: list[str], owners: dict[int, str], capture: Listener) -> None:
         self.names, self.owners, self.capture = names, owners, capture
         self.operators: list[Operator] | None = None
         self.observed: list[list[Observation]] = []
+        self.used: dict[int, str] = {}
+        self.joining: set[int] = set()
         self.next = self.recoveries = 0
+        self.running = False
 
     def begin(self, recoveries: int) -> None:
         """A forward of so many recoveries begins."""
-        self.next, self.recoveries = 0, recoveries
+        self.next, self.recoveries, self.running = 0, recoveries, True
         if self.operators is None:
             self.observed.append([])
 
-    def end_learning(self) -> None:
-        """The forwards until here were of ``shapes.TRIED`` recoveries."""
-        self.operators, self.observed = learned_from(self.observed), []
+    def end(self) -> None:
+        """The forward is over; what comes in the passes back is not the network's."""
+        self.running = False
+
+    def end_learning(self) -> bool:
+        """Whether the forwards until here, of ``shapes.TRIED`` recoveries, told all there is to know.
+
+        A constant as large as the batch shows in the comparison alone; what follows it is then seen anew.
+        """
+        operators, self.observed = learned_from(self.observed), []
+        for position, operator in enumerate(operators):
+            if operator.joins and position not in self.joining:
+                self.joining.add(position)
+                if not operator.from_inputs:
+                    return False
+        self.operators = operators
+        return True
 
     def handle(self, func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
         """The result of an operator on bare tensors."""
         if func is F.multi_head_attention_forward:
             return attention_forward(*args, **kwargs)
         leaves, spec = tree_flatten((args, kwargs))
-        if not torch.is_grad_enabled() or func in _CUT_OFF:
+        if not self.running or not torch.is_grad_enabled() or func in _CUT_OFF:
             args, kwargs = tree_unflatten([_plain(leaf) for leaf in leaves], spec)
             return func(*args, **kwargs)
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
@@ -82,7 +106,7 @@ class Operators:
             return self._join(operator, func, leaves, spec)
         if written is func or type(leaves[0]) is Bare:
             raise NotCovered(f"{operator.name} writes in place")
-        return leaves[0].copy_(self._join(operator, written, leaves, spec))
+        return leaves[0].copy_(self._join(operator, written, [leaves[0].clone(), *leaves[1:]], spec))
 
     def _shown(self, func: Callable[..., Any], leaves: Iterable[Any]) -> str:
         """Module, operator and parameter."""
@@ -95,12 +119,14 @@ class Operators:
         bare = tuple(type(tensor) is Bare for tensor in given)
         depends = tuple(type(tensor) is not Bare and tensor.requires_grad for tensor in given)
         before = shapes_of([_plain(tensor) for tensor in given])
-        joins = any(depends)
+        joins = any(depends) or len(self.observed[-1]) in self.joining
         if not joins:
             result = self._derive(func, leaves, spec)
         else:
             args, kwargs = tree_unflatten([_plain(leaf) for leaf in leaves], spec)
             result = func(*args, **kwargs)
+            indices = {index for leaf in leaves if type(leaf) is Bare for index in leaf.roots}
+            self.used.update((index, _name(func)) for index in indices)
         after = shapes_of([_plain(leaf) for leaf in tree_leaves(result) if isinstance(leaf, Tensor)])
         name = self._shown(func, leaves)
         self.observed[-1].append(Observation(name, func, before, after, bare, depends))
@@ -132,9 +158,7 @@ class Operators:
         ]
         return tree_unflatten(marked, outer)
 
-    def _join(
-        self, operator: Operator, func: Callable[..., Any], leaves: list[Any], spec: TreeSpec
-    ) -> Any:
+    def _join(self, operator: Operator, func: Callable[..., Any], leaves: list[Any], spec: TreeSpec) -> Any:
         """The operator on bare and other tensors, captured where a graph is kept."""
         args, kwargs = tree_unflatten(leaves, spec)
         known = known_function(func, args, kwargs, operator.given)
@@ -151,9 +175,7 @@ class Operators:
         self.capture(OperandRule(known.rule, known.operands, self.names, known.layer), x, output)
         return output.movedim(0, known.batch).contiguous()
 
-    def _spread(
-        self, operator: Operator, func: Callable[..., Any], leaves: list[Any], spec: TreeSpec
-    ) -> Any:
+    def _spread(self, operator: Operator, func: Callable[..., Any], leaves: list[Any], spec: TreeSpec) -> Any:
         """Any operator, by vmap over the recoveries, each with its own copy of what is bare."""
         dims = iter(operator.given)
         mapped: list[Tensor] = []
@@ -182,7 +204,7 @@ class Operators:
                 return found
             dim = next(where)
             assert dim is not None
-            return found.movedim(0, dim).flatten(dim, dim + 1)
+            return found.movedim(0, dim).flatten(dim, dim + 1).contiguous()
 
         return tree_map(together, result)
 
@@ -208,18 +230,13 @@ def _name(func: Callable[..., Any]) -> str:
     return name.strip("_") if name.startswith("__") else name
 
 
-_CUT_OFF = frozenset({Tensor.detach, torch.detach, Tensor.data.__get__})
+_CUT_OFF = frozenset({Tensor.detach, torch.detach, Tensor.data.__get__})  # pyright: ignore[reportAttributeAccessIssue]
 """What they give has no gradient."""
-
-_AUGMENTED = frozenset(f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "pow", "matmul"))
 
 
 def _written_in_place(func: Callable[..., Any]) -> Callable[..., Any] | None:
     """For an operator that writes to its first argument the one that does not; itself, if there is none."""
     name = getattr(func, "__name__", "")
-    if name in _AUGMENTED:
-        return getattr(Tensor, f"__{name[3:]}", func)
     if name.endswith("_") and not name.endswith("__"):
         return getattr(Tensor, name[:-1], func)
     return func if name == "__setitem__" else None
-

@@ -99,13 +99,13 @@ def matrices_in(evaluation: Evaluation, targets: Mapping[int, Tensor]) -> dict[i
     targets : mapping of int to Tensor
         ``[V, *shape]``, by the parameter's position.
     """
-    able = {
-        capture.parameters[local]
-        for capture in evaluation.captures
-        for local in capture.rule.matrices_of(capture.module) & set(capture.parameters)
-    }
+    able, unable = set(), set()
+    for capture in evaluation.captures:
+        matrices_here = capture.rule.matrices_of(capture.module)
+        for local, index in capture.parameters.items():
+            (able if local in matrices_here else unable).add(index)
     matrices: dict[int, Matrix] = {}
-    for index, uses in evaluation.uses(able).items():
+    for index, uses in evaluation.uses(able - unable).items():
         a, b = (torch.cat(side, 1) for side in zip(*map(evaluation.rows, uses), strict=True))
         target = targets[index]
         matrices[index] = Matrix(a, b, target.reshape(*target.shape[:2], -1))

@@ -51,7 +51,9 @@ class Operator:
         Module and operator, for messages.
     function : callable
     joins : bool
-        Whether something that hangs on the inputs goes in: what comes out is no longer bare.
+        Whether something else goes in that has the batch: what comes out is no longer bare.
+    from_inputs : bool
+        Whether that hangs on the network's inputs.
     given, result : tuple of int or None
         The dimension of each tensor that holds the batch; None: none does.
     """
@@ -59,6 +61,7 @@ class Operator:
     name: str
     function: Callable[..., Any]
     joins: bool
+    from_inputs: bool
     given: tuple[int | None, ...]
     result: tuple[int | None, ...]
 
@@ -80,12 +83,12 @@ def learned_from(runs: Sequence[Sequence[Observation]]) -> list[Operator]:
 def _operator(one: Observation, other: Observation) -> Operator:
     given = tuple(_batch(one.name, *both) for both in zip(one.given, other.given, strict=True))
     result = tuple(_batch(one.name, *both) for both in zip(one.result, other.result, strict=True))
-    joins = any(one.from_inputs)
-    if not joins and any(d is not None for d, bare in zip(given, one.bare, strict=True) if not bare):
-        raise NotCovered(f"{one.name} takes a constant as large as the batch")
+    others = [d for d, bare in zip(given, one.bare, strict=True) if not bare]
+    from_inputs = any(one.from_inputs)
+    joins = from_inputs or any(d is not None for d in others)
     if joins and None in result:
         raise NotCovered(f"{one.name} gives something that all inputs share")
-    return Operator(one.name, one.function, joins, given, result)
+    return Operator(one.name, one.function, joins, from_inputs, given, result)
 
 
 def _batch(name: str, few: Shape, more: Shape) -> int | None:

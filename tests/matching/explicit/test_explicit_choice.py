@@ -2,10 +2,8 @@
 
 import pytest
 import torch
-from explicit_cases import CLASSES, MODELS, ROW, TOKENS, gradients, make_model, make_problem
+from explicit_cases import CLASSES, MODELS, ROW, gradients, make_model, make_problem
 from torch import nn
-from torch.nn import functional as F
-from torch.nn.utils import parametrize
 
 from sapag_fast.matching.choose import choose_matching
 from sapag_fast.matching.explicit import ExplicitMatching, NotCovered, Rule, register_rule, rules
@@ -41,46 +39,6 @@ def test_a_network_too_deep_for_the_distance_to_have_digits_runs_explicitly(dtyp
     deep = nn.Sequential(*layers, nn.Flatten(), nn.Linear(384, CLASSES))
     choice = choose_matching(*_setup(deep, (3, 8, 8), dtype=dtype))
     assert (choice.mode, choice.reason) == ("explicit", "")
-
-
-class Attending(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.mha = nn.MultiheadAttention(6, 2, batch_first=True)
-        self.last = nn.Linear(30, CLASSES)
-
-    def forward(self, x):
-        return self.last(self.mha(x, x, x)[0].flatten(1))
-
-
-class Functional(nn.Module):
-    """Uses a layer's weight without calling the layer."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.last = nn.Linear(8, 8), nn.Linear(8, CLASSES)
-
-    def forward(self, x):
-        return self.last(torch.tanh(self.first(x)) + F.linear(x, self.first.weight))
-
-
-class Scaled(nn.Module):
-    """A bare parameter."""
-
-    def __init__(self):
-        super().__init__()
-        self.gain = nn.Parameter(torch.full((8,), 0.7))
-        self.last = nn.Linear(8, CLASSES)
-
-    def forward(self, x):
-        return self.last(self.gain * x.sin())
-
-
-class Own(nn.Linear):
-    """A forward of its own."""
-
-    def forward(self, x):
-        return super().forward(x).tanh()
 
 
 class Mixing(nn.Module):
@@ -128,24 +86,8 @@ def _hooked():
     return model
 
 
-def _parametrized():
-    model = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, CLASSES))
-    parametrize.register_parametrization(model[0], "weight", nn.Tanh())
-    return model
-
-
 REFUSED = {
-    "attention": (TOKENS, Attending, "vmap", "module 'mha' (MultiheadAttention): no rule covers"),
-    "functional": (ROW, Functional, "vmap", "disagree on the gradient of 'first.weight'"),
-    "bare": (ROW, Scaled, "vmap", "the model (Scaled): no rule covers Scaled"),
-    "own-forward": (
-        ROW,
-        lambda: nn.Sequential(Own(8, 8), nn.Linear(8, CLASSES)),
-        "vmap",
-        "module '0' (Own): Own has a forward of its own, unlike Linear",
-    ),
     "hooks": (ROW, _hooked, "vmap", "module '0' (Linear) has hooks of its own"),
-    "parametrized": (ROW, _parametrized, "vmap", "module '0.parametrizations.weight' (ParametrizationList)"),
     "mean": (ROW, lambda: Mixing(lambda x: x - x.mean()), "vmap", "mixes the inputs of a batch (aten.mean"),
     "maximum": (ROW, lambda: Mixing(lambda x: x / x.max()), "vmap", "mixes the inputs of a batch (aten.max"),
     "products": (
@@ -200,6 +142,25 @@ def test_embeddings_that_count_over_the_batch():
             rules.find_rule(module)
 
 
+class Gained(torch.autograd.Function):
+    """Its operators are no matter of PyTorch's: nobody sees a bare parameter in them."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x, gain):
+        return gain * x.sin()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, slope):
+        x, gain = ctx.saved_tensors
+        return slope * gain * x.cos(), (slope * x.sin()).sum(0)
+
+
 class Gain(nn.Module):
     """A module of one's own."""
 
@@ -208,7 +169,7 @@ class Gain(nn.Module):
         self.gain = nn.Parameter(torch.full((features,), 0.7))
 
     def forward(self, x):
-        return self.gain * x.sin()
+        return Gained.apply(x, self.gain)
 
 
 @pytest.fixture
@@ -219,7 +180,7 @@ def fresh_rules(monkeypatch):
 def test_a_rule_of_ones_own(fresh_rules):
     model = nn.Sequential(Gain(8), nn.Tanh(), nn.Linear(8, CLASSES), Gain(CLASSES))
     problem, inputs, labels = _setup(model, ROW)
-    assert "no rule covers Gain" in choose_matching(problem, inputs, labels).reason
+    assert "disagree on the gradient of '0.gain'" in choose_matching(problem, inputs, labels).reason
     register_rule(Gain, lambda module, a, b: {"gain": (a.sin() * b).sum(1)})
     matching = choose_matching(problem, inputs, labels).matching
     assert matching.mode == "explicit"
@@ -302,7 +263,7 @@ def test_the_packages_own_rules_need_leave_too(fresh_rules):
     assert {row["rule"] for row in choice.matching.describe()} == {"slow"}
 
 
-def test_a_layer_shared_with_one_of_another_kind(fresh_rules):
+def test_layers_of_different_kinds_that_share_a_parameter(fresh_rules):
     class Tied(nn.Module):
         def __init__(self):
             super().__init__()
@@ -314,7 +275,26 @@ def test_a_layer_shared_with_one_of_another_kind(fresh_rules):
             return self.last(self.gain(self.norm(x)))
 
     register_rule(Gain, lambda module, a, b: {"gain": (a.sin() * b).sum(1)})
-    problem, *_ = _setup(Tied(), ROW)
+    problem, inputs, labels = _setup(Tied(), ROW)
+    choice = choose_matching(problem, inputs, labels)
+    assert (choice.mode, choice.reason) == ("explicit", "")
+    expected = SequentialMatching(problem).value_and_gradient(inputs, labels)
+    torch.testing.assert_close(choice.matching.value_and_gradient(inputs, labels)[1], expected[1])
+
+
+def test_a_parameter_shared_in_another_order(fresh_rules):
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.gain = nn.Conv1d(2, 2, 3, padding=1), Gain(1)
+            self.gain.gain = self.conv.weight
+            self.last = nn.Linear(24, CLASSES)
+
+        def forward(self, x):
+            return self.last((self.conv(x) * self.gain.gain.sum()).flatten(1))
+
+    register_rule(Gain, lambda module, a, b: {"gain": b})
+    problem, *_ = _setup(Tied(), (2, 12))
     with pytest.raises(NotCovered, match=r"module 'gain' \(Gain\) shares its gain with a layer of another"):
         ExplicitMatching(problem)
 
