@@ -55,11 +55,11 @@ def fresh_certificates_section() -> str:
                 f"""
                 `python -m benchmarks.recovery.certificate --data DATA --fresh`, restarts: {restarts}. The
                 package's thresholds and its check that the gradient determines the input, on a third range of
-                images and on networks with weights of their own. *Recovered*: {found["success"]}; *close*: at the threshold or
-                below; *stay certified*: of the close and recovered those that the check leaves certified,
-                with Wilson's 95 % interval; *share of the checks*: their evaluations, of those of the
-                searches that were checked. Families without a threshold (photographs, batches) certify
-                nothing.
+                images and on networks with weights of their own. *Recovered*: {found["success"]}; *close*: at
+                the threshold or below; *stay certified*: of the close and recovered those that the check
+                leaves certified, with Wilson's 95 % interval; *share of the checks*: their evaluations, of
+                those of the searches that were checked. Families without a threshold (photographs, batches)
+                certify nothing.
                 """
             ),
             "",
