@@ -27,6 +27,7 @@ from sapag_fast.command_line.options import (
     normalisation_options,
     output_option,
     recipe_options,
+    refused_updates,
     run_options,
     search_options,
     shared_options,
@@ -126,6 +127,7 @@ def recover(**options: Any) -> None:
     required=True,
     help="Folder of gradient files (.safetensors, .pt, .npz), or one .safetensors of many (see capture).",
 )
+@refused_updates
 @search_options
 @click.option(
     "--labels",

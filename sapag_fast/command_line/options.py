@@ -265,6 +265,22 @@ def shared_options(command: Command) -> Command:
     )
 
 
+def _refuse_update(_: click.Context, param: click.Parameter, value: object) -> None:
+    if value is not None:
+        raise click.UsageError(
+            f"{param.opts[0]}: audits take gradients, a file each; recover takes parameters before and "
+            "after, and sapag_fast.update_from makes gradients of them that files can hold"
+        )
+
+
+def refused_updates(command: Command) -> Command:
+    """Answer --before, --after and --lr, which recover has, with what to do instead."""
+    refused = {"hidden": True, "expose_value": False, "callback": _refuse_update}
+    return _with_options(
+        command, *(click.option(name, **refused) for name in ("--before", "--after", "--lr"))
+    )
+
+
 def normalisation_options(default: str) -> Callable[[Command], Command]:
     """Add --mean and --std."""
     each = "one number, or one for each channel"

@@ -174,7 +174,7 @@ def read_gradient(model: nn.Module, path: str | Path) -> tuple[list[Tensor | Non
     if near_weights(model, dict(zip(trained, gradient, strict=True))):
         raise ValueError(
             f"gradient file {shown(path)}: expected a gradient, found numbers close to the model's weights; "
-            "parameters before and after go into --before and --after"
+            "recover takes parameters before and after as --before and --after"
         )
     return gradient, metadata
 

@@ -7,6 +7,9 @@ import pytest
 import torch
 from command_calls import NETS, QUICK, flat, names_in, replaced, results, run, victim
 from safetensors.torch import load_file, save_file
+from victim_nets import make
+
+import sapag_fast as sf
 
 RATE = 0.5
 SHAPE = ("--input-shape", "1x8x8")
@@ -110,6 +113,31 @@ def test_half_precision(made, tmp_path):
     assert done.exit_code == 0, done.output
     assert flat(done.stderr).count("weights are torch.bfloat16") == 1
     assert "low-precision" in (tmp_path / "audited" / "summary.json").read_text()
+
+
+@pytest.mark.parametrize("option", ["--before", "--after", "--lr"])
+@pytest.mark.parametrize("text", [(), ("--text",)])
+def test_an_audit_says_what_to_do_with_updates(made, tmp_path, option, text):
+    net = ("--model", f"{NETS}:make", "--weights", made / "w.safetensors", "--gradients", made, *text)
+    done = run("audit", *net, option, "0.5", "--output", tmp_path / "o")
+    assert done.exit_code == 2
+    assert f"{option}: audits take gradients, a file each; recover takes parameters" in flat(done.stderr)
+    assert not (tmp_path / "o").exists()
+    assert option not in run("audit", "--help").stdout.split()
+
+
+def test_what_update_from_makes_is_audited(made, tmp_path):
+    """As the refusal says."""
+    model = make()
+    model.load_state_dict(_weights(made))
+    gradient = sf.update_from(model, _weights(made), _after(made), lr=RATE)
+    (tmp_path / "shared").mkdir()
+    names = [name for name, _ in model.named_parameters()]
+    save_file(dict(zip(names, gradient, strict=True)), tmp_path / "shared" / "g0.safetensors")
+    net = ("--model", f"{NETS}:make", "--weights", made / "w.safetensors", *SHAPE)
+    done = run("audit", *net, "--gradients", tmp_path / "shared", *QUICK, "--output", tmp_path / "o")
+    assert done.exit_code == 0, done.output
+    assert json.loads((tmp_path / "o" / "summary.json").read_text())["finished"] == 1
 
 
 def test_an_audit_takes_arrays_and_skips_what_is_none(made, tmp_path):
