@@ -101,9 +101,12 @@ def make_case(name: str, recoveries: int | None = None) -> Case:
     """The named network and `recoveries` starts near its victim's input."""
     make, shape, usual = NETWORKS[name]
     torch.manual_seed(0)
-    model = make()
+    return case_of(make(), shape, usual if recoveries is None else recoveries)
+
+
+def case_of(model: nn.Module, shape: tuple[int, ...], recoveries: int) -> Case:
+    """A network and `recoveries` starts near its victim's input, from the global generator."""
     truth, label = torch.rand(1, *shape), torch.tensor([3])
     target = torch.autograd.grad(F.cross_entropy(model(truth), label), tuple(model.parameters()))
-    count = usual if recoveries is None else recoveries
-    starts = 0.5 + 0.1 * torch.randn(count, 1, *shape)
+    starts = 0.5 + 0.1 * torch.randn(recoveries, 1, *shape)
     return Case(model, target, starts, label)

@@ -8,6 +8,7 @@ from sapag_fast.models.lenet import LeNet
 from sapag_fast.models.mlp import MLP
 from sapag_fast.models.registry import MODELS, make_model
 from sapag_fast.models.resnet import ResNet
+from sapag_fast.models.vit import ViT
 
 __all__ = [
     "ACTIVATIONS",
@@ -21,6 +22,7 @@ __all__ = [
     "FunctionalActivation",
     "LeNet",
     "ResNet",
+    "ViT",
     "initialise",
     "make_model",
 ]

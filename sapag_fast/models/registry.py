@@ -18,6 +18,7 @@ from sapag_fast.models.initialisation import initialise
 from sapag_fast.models.lenet import LeNet
 from sapag_fast.models.mlp import MLP
 from sapag_fast.models.resnet import ResNet
+from sapag_fast.models.vit import ViT
 from sapag_fast.runtime.randomness import forked
 
 __all__ = ["MODELS", "make_model"]
@@ -38,6 +39,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet20": ResNet,
     "resnet18": partial(ResNet, **_RESNET18),
     "resnet18-flat": partial(ResNet, **_RESNET18, strides=(1, 1, 1, 1), head=4),
+    "vit": ViT,
     "encoder": _encoder,
 }
 """Names that `make_model` accepts, and what they make.

@@ -20,6 +20,7 @@ from sapag_fast.models import (
     EncoderOptions,
     FunctionalActivation,
     LeNet,
+    ViT,
     initialise,
     make_model,
 )
@@ -28,11 +29,13 @@ from sapag_fast.victim.problem import Problem
 
 SMALL = {"channels": 1, "image_size": 8, "classes": 4}
 NARROW = {"widths": (3, 4, 6, 8)}
+THIN = {"width": 8, "layers": 2, "heads": 2}
 SENTENCES = {"vocabulary": 30, "max_length": 6, "classes": 4, "width": 16}
 
 
 def _small(name, **options):
-    usual = SENTENCES if name == "encoder" else SMALL | (NARROW if name.startswith("resnet18") else {})
+    own = NARROW if name.startswith("resnet18") else THIN if name == "vit" else {}
+    usual = SENTENCES if name == "encoder" else SMALL | own
     return make_model(name, **usual | options)
 
 
@@ -62,6 +65,55 @@ def test_mlp_has_its_widths():
     model = MLP(channels=3, image_size=4, widths=(7, 6, 5))
     assert [m.in_features for m in model.modules() if isinstance(m, nn.Linear)] == [48, 7, 6, 5]
     assert model(torch.zeros(2, 3, 4, 4)).shape == (2, 10)
+
+
+def test_vit_is_dosovitskiys():
+    model = ViT()
+    assert sum(p.numel() for p in model.embed.parameters()) == 96 * 48 + 96
+    assert (model.class_token.shape, model.positions.shape) == ((1, 1, 96), (1, 65, 96))
+    assert sum(p.numel() for p in model.blocks.parameters()) == 6 * (12 * 96**2 + 13 * 96)
+    assert 0.015 < make_model("vit").positions.std() < 0.025
+    reference = nn.TransformerEncoderLayer(96, 4, 384, 0.0, "gelu", batch_first=True, norm_first=True)
+    block, state = model.blocks[0], reference.state_dict()
+    with torch.no_grad():
+        for mine, theirs in (
+            (block.qkv.weight, "self_attn.in_proj_weight"),
+            (block.qkv.bias, "self_attn.in_proj_bias"),
+            (block.out.weight, "self_attn.out_proj.weight"),
+            (block.out.bias, "self_attn.out_proj.bias"),
+            (block.up.weight, "linear1.weight"),
+            (block.up.bias, "linear1.bias"),
+            (block.down.weight, "linear2.weight"),
+            (block.down.bias, "linear2.bias"),
+        ):
+            mine.copy_(state[theirs])
+    x = torch.randn(2, 65, 96)
+    torch.testing.assert_close(block(x), reference(x), rtol=1e-4, atol=1e-5)
+    images = torch.rand(2, 3, 32, 32)
+    assert model(images).shape == (2, 10)
+    # Positions count: patches in another order give something else.
+    assert not torch.allclose(model(images.flip(3)), model(images), atol=1e-5)
+
+
+def test_vit_without_a_class_token():
+    model = _small("vit", pool="mean")
+    assert model.class_token is None
+    assert model.positions.shape == (1, 4, 8)
+    assert model(torch.rand(3, 1, 8, 8)).shape == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"patch": 3}, "patch: expected a divisor of the image's side 8, found 3"),
+        ({"heads": 3}, "heads: expected a divisor of the width 8, found 3"),
+        ({"pool": "last"}, "pool must be one of class, mean, found 'last'"),
+        ({"layers": 0}, "layers must be at least 1, found 0"),
+    ],
+)
+def test_vit_options_that_do_not_fit(options, message):
+    with pytest.raises(ValueError, match=message):
+        _small("vit", **options)
 
 
 def test_encoder_takes_tokens_and_their_embeddings():
