@@ -19,6 +19,7 @@ from benchmarks.report.recovery_tables import (
     identifiability_section,
     recovery_section,
 )
+from benchmarks.report.vit_table import vit_section
 
 REPORT = BENCHMARKS / "README.md"
 SCALING_MEMORY = "peak MiB for each recovery"
@@ -205,6 +206,7 @@ def main() -> None:
     made = (
         distance_section(),
         step_section(),
+        vit_section(),
         optimizer_section(),
         attack_section(),
         recovery_section(),

@@ -96,6 +96,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--recoveries", type=int, nargs="+", default=RECOVERIES)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, default=RESULTS / "vit_speed.json")
     options = parser.parse_args()
@@ -103,7 +104,7 @@ def main() -> None:
     report: dict = {"benchmark": "vit_speed", **machine(), "rounds": options.rounds}
     with sdpa_kernel(SDPBackend.MATH):
         for name, make in NETWORKS.items():
-            report[name] = {str(r): measure(make, r, options.rounds) for r in RECOVERIES}
+            report[name] = {str(r): measure(make, r, options.rounds) for r in options.recoveries}
             for r, found in report[name].items():
                 print(name, r, found["milliseconds"], found["times faster"], flush=True)
     options.output.write_text(json.dumps(report, indent=1) + "\n")

@@ -35,6 +35,7 @@ NAMED = [
     "search.gpu_attack",
     "search.optimizer_speed",
     "search.step_speed",
+    "search.vit_speed",
 ]
 
 
@@ -78,6 +79,7 @@ def test_every_command_says_its_options(name):
     ("name", "options"),
     [
         ("search.step_speed", ("--rounds", 1, "--networks", "LeNet", "--no-scaling")),
+        ("search.vit_speed", ("--rounds", 1, "--recoveries", 2)),
         ("search.optimizer_speed", ("--rounds", 1)),
         ("search.attack_speed", ("--rounds", 1, "--evaluations", 3, "--threads", 1)),
     ],
