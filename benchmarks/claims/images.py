@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.claims.cell import Cell
@@ -55,6 +56,8 @@ def lenet_cell(
         trained=epochs > 0,
         steps=steps,
     )
+    # Curves are of all victims at every evaluation: none of their searches ends before.
+    recipe = replace(chosen.recipe, patience=0) if options.get("traced") else chosen.recipe
     plan = Plan(
         dataset,
         network,
@@ -62,7 +65,7 @@ def lenet_cell(
         initialisation,
         epochs,
         method,
-        chosen.recipe,
+        recipe,
         chosen.labels,
         chosen.restarts,
         batch_size=batch_size,

@@ -1,6 +1,7 @@
 """What is compared: SAPAG's recipe, the same with a rival distance in its place, and attacks as published.
 
-A rival distance gets SAPAG's starts, restarts, evaluations and priors: the distance alone differs. Since
+A rival distance gets SAPAG's starts, restarts, evaluations and priors: the distance alone differs. SAPAG's
+searches end once they have arrived or stalled; a rival's take all evaluations that SAPAG's may take. Since
 equal priors are not equally strong against all distances, two are there without any, and at a scale that
 suits the optimiser, too. Published attacks come with their own priors and starts, on the same engine.
 """
@@ -101,6 +102,7 @@ def make_method(
     ours = _changed(choose_recipe("auto", shape, batch_size, piecewise_linear=piecewise_linear), steps=steps)
     if name in ("sapag", "sapag-separated"):
         return Method(ours, "infer", restarts)
+    ours = replace(ours, patience=0)
     if name in DISTANCES:
         return Method(_changed(ours, distance=name), "infer", restarts)
     if name in PLAIN:

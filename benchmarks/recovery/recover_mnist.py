@@ -131,7 +131,7 @@ def run_torch_lbfgs(model: nn.Module, target: list[Tensor], truth: Tensor, label
             best: list = best,
             evaluations: Iterator[int] = evaluations,
         ) -> Tensor:
-            tv = recipe.tv_at(next(evaluations), recipe.steps)
+            tv = recipe.tv_of(leading=next(evaluations) < recipe.tv_until * recipe.steps)
             distance, slope, _ = matching.value_and_gradient(x, known)
             box, box_slope = box_prior(x.detach(), 0.0, 1.0)
             variation, variation_slope = total_variation(x.detach())

@@ -350,7 +350,15 @@ _RECIPE = {
         help="Which gradients form a layer: modules | shapes | separate.",
     ),
     "optimizer": click.option("--optimizer", help=f"Such as lbfgs or adam.  [default: {NO_DEFAULT}]"),
-    "steps": click.option("--steps", type=COUNT, help=f"Evaluations a restart.  [default: {NO_DEFAULT}]"),
+    "steps": click.option(
+        "--steps", type=COUNT, help=f"Evaluations a restart, at most.  [default: {NO_DEFAULT}]"
+    ),
+    "patience": click.option(
+        "--patience",
+        type=click.IntRange(0, _MOST),
+        help="Evaluations without coming lower after which a restart goes on without total variation's lead, "
+        f"and then ends; 0: never.  [default: {NO_DEFAULT}]",
+    ),
     "basis": click.option(
         "--basis", help=f"Coordinates of the search, pixel or dct.  [default: {NO_DEFAULT}]"
     ),

@@ -109,7 +109,7 @@ def check_identifiability(
     """
     rows = torch.as_tensor(victims, dtype=torch.long)
     steps = max(1, round(SHARE * attack.setup.recipe.steps))
-    recipe = replace(attack.setup.recipe, steps=steps, tv=0.0, box=0.0, stop_distance=0.0)
+    recipe = replace(attack.setup.recipe, steps=steps, patience=0, tv=0.0, box=0.0, stop_distance=0.0)
     options = replace(attack.setup.options, at_once=at_once)
     chance = torch.Generator().manual_seed(_SEED)
     noise = torch.randn(inputs.shape[1:], generator=chance, dtype=torch.float64).to(inputs)

@@ -177,6 +177,7 @@ def second_recipe(recipe: Recipe, steps: int | None = None) -> Recipe:
     return replace(
         recipe,
         steps=_LONGER * recipe.steps if steps is None else steps,
+        patience=0,
         shown_scale=_SCALE * recipe.shown_scale,
         box=_BOX * recipe.box,
         tv=min(_TV, recipe.tv * recipe.tv_rest),

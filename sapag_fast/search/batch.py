@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -40,6 +41,10 @@ class Batch:
         ``[R]``, int64, those before it froze.
     alive : Tensor
         ``[R]``, bool, False once frozen.
+    rest_at : Tensor
+        ``[R]``, int64, the age at which the row's total variation leads no longer.
+    mark, marked_at : Tensor
+        ``[R]``, the objective when it last came down by the recipe's `progress`, and the age then (int64).
     best, best_distance : Tensor
         ``[R]``, lowest finite objective and the distance there; inf where there was none.
     history : Tensor
@@ -59,6 +64,9 @@ class Batch:
         "alive",
         "age",
         "evaluations",
+        "rest_at",
+        "mark",
+        "marked_at",
         "history",
     )
 
@@ -86,11 +94,20 @@ class Batch:
         self.alive = torch.ones(rows, dtype=torch.bool, device=variables.device)
         self.age = torch.zeros(rows, dtype=torch.long, device=variables.device)
         self.evaluations = self.age.clone()
+        self.rest_at = self.age + self._rest_at()
+        self.mark = self.best.clone()
+        self.marked_at = self.age.clone()
         self.history = variables.new_full((rows, objective.steps), torch.nan)
+
+    def _rest_at(self) -> int:
+        recipe = self.objective.recipe
+        return math.ceil(recipe.tv_until * recipe.steps)
 
     def step(self) -> None:
         """One evaluation of every row, and one step of the optimiser."""
-        evaluation = self.objective.evaluate(self.variables, self.labels, self.age, self.restarts, self.scale)
+        evaluation = self.objective.evaluate(
+            self.variables, self.labels, self.age, self.restarts, self.scale, self.age < self.rest_at
+        )
         self.evaluations += self.alive
         # A sum is finite only if all its terms are (or they overflow, which is no better).
         finite = torch.isfinite(evaluation.objective) & torch.isfinite(evaluation.gradient.sum(1))
@@ -100,6 +117,9 @@ class Batch:
         self.best.copy_(torch.where(better, evaluation.objective, self.best))
         self.best_distance.copy_(torch.where(better, evaluation.distance, self.best_distance))
         torch.where(better[:, None], self.variables, self.best_variables, out=self.best_variables)
+        lower = self.best < (1.0 - self.objective.recipe.progress) * self.mark
+        self.mark.copy_(torch.where(lower, self.best, self.mark))
+        self.marked_at.copy_(torch.where(lower, self.age, self.marked_at))
         # A row that is older than its steps is idle, and its last place in the history will not be read.
         last = self.age.clamp(max=self.history.shape[1] - 1)[:, None]
         seen = torch.where(self.alive, evaluation.distance, torch.nan)
@@ -126,7 +146,15 @@ class Batch:
         at = torch.tensor(rows, dtype=torch.long, device=self.variables.device)
         self.variables[at] = self.best_variables[at]
         self.best[at] = torch.where(self.alive[at], torch.inf, self.best[at])
+        self.mark[at] = torch.inf
+        self.marked_at[at] = self.age[at]
         self.optimizer.resume(at)
+
+    def rest(self, rows: Sequence[int]) -> None:
+        """Total variation of these rows leads no longer: they go on as renewed."""
+        at = torch.tensor(rows, dtype=torch.long, device=self.variables.device)
+        self.rest_at[at] = self.age[at]
+        self.renew(rows)
 
     def begin(
         self,
@@ -151,6 +179,9 @@ class Batch:
         self.alive[at] = True
         self.age[at] = 0
         self.evaluations[at] = 0
+        self.rest_at[at] = self._rest_at()
+        self.mark[at] = torch.inf
+        self.marked_at[at] = 0
         self.history[at] = torch.nan
         self.optimizer.restart(at)
 

@@ -99,12 +99,19 @@ class Objective:
         return variables[:, self.pixels :].view_as(known) if self.joint else known
 
     def evaluate(
-        self, variables: Tensor, known: Tensor, age: Tensor, restarts: Tensor, scale: Tensor
+        self,
+        variables: Tensor,
+        known: Tensor,
+        age: Tensor,
+        restarts: Tensor,
+        scale: Tensor,
+        leading: Tensor,
     ) -> Evaluation:
         """Evaluate once.
 
         `age` ``[R]`` counts each recovery's evaluations so far, `restarts` ``[R]`` tells which restart of its
-        victim it is, and `scale` ``[R]`` what its distance is multiplied with.
+        victim it is, `scale` ``[R]`` what its distance is multiplied with, and `leading` ``[R]``, bool,
+        whether total variation still leads.
         """
         inputs = self.inputs(variables, restarts)
         surrogate = self.recipe.surrogate
@@ -121,7 +128,7 @@ class Objective:
             gradient = gradient.add(slope, alpha=self.recipe.box)
         if self.recipe.tv:
             value, slope = total_variation(inputs)
-            weight = self._tv_weights(age, restarts, value)
+            weight = self._tv_weights(leading, restarts, value)
             objective = objective + weight * value
             gradient = torch.addcmul(gradient, slope, weight.view(-1, *[1] * (slope.dim() - 1)))
         flat = self._mapped([basis.transpose for basis in self.bases], gradient, restarts)
@@ -136,8 +143,8 @@ class Objective:
         distance, _, _ = self.matching.value_and_gradient(inputs, self.labels(variables, known))
         return distance.to(variables.dtype)
 
-    def _tv_weights(self, age: Tensor, restarts: Tensor, like: Tensor) -> Tensor:
-        """``[R]``, each row's by its age and restart.
+    def _tv_weights(self, leading: Tensor, restarts: Tensor, like: Tensor) -> Tensor:
+        """``[R]``, each row's by its restart and whether it still leads.
 
         Constants alone are filled in: the device is not waited for.
         """
@@ -145,9 +152,9 @@ class Objective:
         weights = like
         for position in range(count):
             first, last = (
-                like.new_full((), recipe.tv_at(at, self.steps, position)) for at in (0, self.steps)
+                like.new_full((), recipe.tv_of(position, leading=leads)) for leads in (True, False)
             )
-            own = torch.where(age < recipe.tv_until * self.steps, first, last)
+            own = torch.where(leading, first, last)
             weights = own if position == 0 else torch.where(restarts % count == position, own, weights)
         return weights
 

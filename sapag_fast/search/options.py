@@ -46,7 +46,10 @@ class SearchOptions:
     optimizer : str or None
         ``lbfgs``, ``adam`` or ``signed-adam``.
     steps : int or None
-        Evaluations of each restart.
+        Evaluations of each restart, at most.
+    patience : int or None
+        Evaluations without coming lower after which a restart has stalled (see `Recipe`); 0: every restart
+        takes all its steps.
     start : str, sequence of str, Tensor or None
         Kinds of start for the restarts in turn (``grey``, ``uniform``, ``blurred``, ``noise``), or a tensor
         ``[R, restarts, B, *input_shape]`` (leading dimensions of 1 may be left out).
@@ -108,6 +111,7 @@ class SearchOptions:
     layers: str | Sequence[int] = "modules"
     optimizer: str | None = None
     steps: int | None = None
+    patience: int | None = None
     start: str | Sequence[str] | Tensor | None = None
     basis: str | Sequence[str] | None = None
     surrogate: str | bool | Surrogate | None = None
@@ -165,6 +169,8 @@ class SearchOptions:
         for name in ("box", "tv", "stop_distance"):
             if getattr(self, name) is not None:
                 self._keep(name, check.check_weight(name, getattr(self, name)))
+        if self.patience is not None:
+            self._keep("patience", check.check_count("patience", self.patience, least=0))
         if self.scale is not None:
             self._keep("scale", check_scale("scale", self.scale))
 
@@ -299,7 +305,7 @@ class SearchOptions:
         recipe = self._with_optimizer(self._with_distance(recipe))
         changes: dict[str, Any] = {
             name: getattr(self, name)
-            for name in ("steps", "basis", "box", "tv", "scale", "stop_distance")
+            for name in ("steps", "patience", "basis", "box", "tv", "scale", "stop_distance")
             if getattr(self, name) is not None
         }
         if self.start_kinds is not None:

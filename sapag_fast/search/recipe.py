@@ -75,7 +75,17 @@ class Recipe:
     eps : float
         Added to the root of Adam's second moment. Gradients far smaller than it come to a standstill.
     steps : int
-        Evaluations of each restart.
+        Evaluations of each restart, at most.
+    patience : int
+        How long a search may come no lower before it has *stalled*: evaluations that have not brought its
+        objective down by `progress`. What has stalled, or arrived, goes on with ``tv_rest``, and ends when it
+        stalls or arrives there: easy victims cost few evaluations, and hard ones get `steps`. Looked at every
+        20 evaluations, and with a surrogate in its last stage alone. 0: every search takes `steps`.
+    progress : float
+        The share of its objective by which a search that has not stalled comes down.
+    arrived : pair of float
+        A search has *arrived* once its distance, in its scale, is at most this share of the penalties, while
+        total variation leads and after: the penalties alone decide what is left.
     basis : str or tuple of str
         ``pixel`` or ``dct``; of several, restart k searches in the k-th, and round again.
     box, tv : float
@@ -84,8 +94,8 @@ class Recipe:
         Total variation of restart k has its weight multiplied by the k-th, and round again: which weight
         serves a victim cannot be told without the truth, so restarts are a portfolio of weights as of starts.
     tv_until, tv_rest : float
-        After this fraction of the steps total variation is multiplied by ``tv_rest``: it leads into the right
-        valley, and then keeps the search from its floor (10 dB on digits, 5 on faces; nothing where the
+        After this fraction of the steps, or once the search has stalled, total variation is multiplied by
+        ``tv_rest``: it leads into the right valley, and then keeps the search from its floor (10 dB on digits, 5 on faces; nothing where the
         search has not arrived by then).
     clip : bool
         Clamp to the bounds after every step (pixel basis only).
@@ -112,6 +122,9 @@ class Recipe:
     cosine: bool = False
     eps: float = 1e-8
     steps: int = 300
+    patience: int = 0
+    progress: float = 0.02
+    arrived: tuple[float, float] = (0.1, 0.03)
     basis: str | tuple[str, ...] = "pixel"
     box: float = 1.0
     tv: float = 1e-3
@@ -153,9 +166,15 @@ class Recipe:
             check.check_weight(self._of(name), getattr(self, name))
         for name in ("history", "steps"):
             check.check_count(self._of(name), getattr(self, name))
-        check.check_fraction(self._of("tv_until"), self.tv_until)
+        check.check_count(self._of("patience"), self.patience, least=0)
+        for name in ("progress", "tv_until"):
+            check.check_fraction(self._of(name), getattr(self, name))
         for fraction in check.check_sequence(self._of("milestones"), self.milestones, "fractions"):
             check.check_fraction(self._of("milestones"), fraction)
+        if len(arrived := check.check_sequence(self._of("arrived"), self.arrived, "numbers")) != 2:
+            raise ValueError(f"{self._of('arrived')} must be a pair of numbers, found {self.arrived!r}")
+        for share in arrived:
+            check.check_weight(self._of("arrived"), share)
         for weight in self._some("tv_weights", self.tv_weights, "numbers"):
             check.check_weight(self._of("tv_weights"), weight)
 
@@ -173,10 +192,15 @@ class Recipe:
         """``basis`` as a tuple."""
         return (self.basis,) if isinstance(self.basis, str) else tuple(self.basis)
 
-    def tv_at(self, evaluation: int, steps: int, restart: int = 0) -> float:
-        """Weight of total variation at an evaluation, counted from 0, of an attack of ``steps``."""
+    @property
+    def leads(self) -> bool:
+        """Whether total variation has another weight at first than later."""
+        return bool(self.tv) and self.tv_rest != 1.0
+
+    def tv_of(self, restart: int = 0, *, leading: bool = True) -> float:
+        """Weight of total variation of a restart, while it leads and later."""
         tv = self.tv * self.tv_weights[restart % len(self.tv_weights)]
-        return tv if evaluation < self.tv_until * steps else tv * self.tv_rest
+        return tv if leading else tv * self.tv_rest
 
 
 RECIPES: dict[str, Recipe] = {
@@ -184,15 +208,26 @@ RECIPES: dict[str, Recipe] = {
         "smooth",
         line_search="armijo",
         steps=600,
+        patience=120,
         tv_until=0.7,
         tv_rest=0.03,
         starts=("grey", "noise", "blurred", "noise"),
     ),
-    "smooth-dct": Recipe("smooth-dct", basis="dct", steps=500, tv=1e-4, starts=("grey", "blurred")),
+    "smooth-dct": Recipe(
+        "smooth-dct",
+        basis="dct",
+        steps=500,
+        patience=120,
+        arrived=(0.3, 0.3),
+        tv=1e-4,
+        starts=("grey", "blurred"),
+    ),
     "smooth-batch": Recipe(
         "smooth-batch",
         basis="dct",
         steps=1600,
+        patience=200,
+        arrived=(0.1, 0.1),
         tv=3e-4,
         tv_until=0.5,
         tv_rest=0.1,
@@ -202,6 +237,7 @@ RECIPES: dict[str, Recipe] = {
         "smooth-batch-grey",
         basis="dct",
         steps=1600,
+        patience=200,
         tv_until=0.5,
         tv_rest=0.1,
         starts=("grey", "blurred"),

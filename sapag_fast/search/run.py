@@ -213,7 +213,10 @@ class Run:
         # A gentle surrogate's distance says little.
         solved = [r for r in due if best[r] <= self.recipe.stop_distance and age[r] > self.last_border]
         alive = batch.alive.tolist()
-        ended = [row for row in due if age[row] >= self.steps or not alive[row] or row in solved]
+        through = self._through(due, age)
+        ended = [
+            row for row in due if age[row] >= self.steps or not alive[row] or row in solved or row in through
+        ]
         leaving = (self._in_turn if self.search.isolated else self._at_once)(due, solved, ended, best)
         if not leaving:
             return
@@ -224,6 +227,24 @@ class Run:
         if (rest := self._busy) and len(rest) < len(batch.tasks) and not self.queue.waiting:
             batch.keep(rest)
         self._changed(batch)
+
+    def _through(self, due: list[int], age: list[int]) -> list[int]:
+        """Rows that end, having arrived or stalled; those that total variation leads go on without its lead."""
+        recipe, batch = self.recipe, self.batch
+        if not recipe.patience:
+            return []
+        distance = batch.scale * batch.best_distance
+        share = (distance / (batch.best - distance)).tolist()  # nan or inf without penalties: none arrives
+        waited, rest_at = (batch.age - batch.marked_at).tolist(), batch.rest_at.tolist()
+        through, led = [], []
+        for row in due:
+            leads = recipe.leads and age[row] < rest_at[row]
+            arrived = share[row] <= recipe.arrived[0 if leads else 1]
+            if age[row] > self.last_border and (arrived or waited[row] > recipe.patience):
+                (led if leads else through).append(row)
+        if led:
+            batch.rest(led)
+        return through
 
     def _at_once(self, due: list[int], solved: list[int], ended: list[int], best: list[float]) -> list[int]:
         """Rows that leave where the first restart that is solved ends all, and a certified one the others."""

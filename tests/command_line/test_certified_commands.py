@@ -37,7 +37,7 @@ def measured(monkeypatch):
 
 
 def test_recover_writes_the_certificate(made, tmp_path, measured):
-    quick = (*victim(made), *QUICK)
+    quick = (*victim(made), *QUICK, "--patience", 0)
     assert run(*quick, "--output", tmp_path / "o").exit_code == 0
     (found,) = results(tmp_path / "o")["recoveries"]
     certificate = found["certificate"]
@@ -55,7 +55,7 @@ def test_recover_writes_the_certificate(made, tmp_path, measured):
 
 
 def test_an_unknown_one_says_why(made, tmp_path):
-    assert run(*victim(made), *QUICK, "--output", tmp_path / "o").exit_code == 0
+    assert run(*victim(made), *QUICK, "--patience", 0, "--output", tmp_path / "o").exit_code == 0
     (found,) = results(tmp_path / "o")["recoveries"]
     assert found["certificate"]["status"] == "unknown"
     assert "not measured" in found["certificate"]["reason"]
@@ -65,7 +65,7 @@ def test_an_unknown_one_says_why(made, tmp_path):
 
 def test_an_audit_counts_the_certified(many, tmp_path, measured):
     arguments = ("audit", "--model", f"{NETS}:make", "--weights", many / "w.safetensors")
-    arguments += ("--gradients", many / "folder", *QUICK)
+    arguments += ("--gradients", many / "folder", *QUICK, "--patience", 0)
     assert run(*arguments, "--output", tmp_path / "o").exit_code == 0
     content = json.loads((tmp_path / "o" / "summary.json").read_text())
     assert content["certified"] == 6

@@ -33,8 +33,8 @@ def test_digits_come_back(name):
     assert (_psnr(result.inputs[:, 0], images) >= 25).all()
     assert result.status == ("finished",) * 4
     assert result.distance.max() < 1e-4
-    assert result.evaluations.tolist() == [2 * result.recipe.steps] * 4
-    assert result.history.shape == (result.recipe.steps, 4)
+    assert (result.evaluations < result.recipe.steps).all()  # of both restarts: these are easy
+    assert result.history.shape == (int(result.restarts.evaluations.max()), 4)
     assert torch.equal(result.distance, result.distance.clamp(min=0))
     assert (result.history.nan_to_num(torch.inf).amin(0) <= result.distance).all()
 

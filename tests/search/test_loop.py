@@ -13,7 +13,7 @@ from sapag_fast.search.tasks import Queue
 
 STEPS, CHECK = 45, 10
 RECIPE = dataclasses.replace(
-    RECIPES["smooth"], box=0.0, tv=0.0, lr=0.3, history=5, line_search=None, scale=1.0
+    RECIPES["smooth"], patience=0, box=0.0, tv=0.0, lr=0.3, history=5, line_search=None, scale=1.0
 )
 
 

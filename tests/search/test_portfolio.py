@@ -18,7 +18,7 @@ from sapag_fast.victim.surrogate import Surrogate
 
 STEPS = 45
 RECIPE = dataclasses.replace(
-    RECIPES["smooth"], scale=1.0, box=0.0, tv=0.02, tv_until=0.5, tv_rest=0.1, lr=0.3, history=5
+    RECIPES["smooth"], patience=0, scale=1.0, box=0.0, tv=0.02, tv_until=0.5, tv_rest=0.1, lr=0.3, history=5
 )
 BASES = ("pixel", "dct")
 
@@ -71,9 +71,9 @@ def test_one_weight_for_all_leaves_every_bit():
 
 def test_a_recipe_says_each_restarts_weight():
     recipe = dataclasses.replace(RECIPE, tv_weights=(1.0, 3.0))
-    assert recipe.tv_at(0, 100, 1) == pytest.approx(0.06)
-    assert recipe.tv_at(50, 100, 3) == pytest.approx(0.006)
-    assert recipe.tv_at(0, 100, 2) == recipe.tv_at(0, 100) == pytest.approx(0.02)
+    assert recipe.tv_of(1) == pytest.approx(0.06)
+    assert recipe.tv_of(3, leading=False) == pytest.approx(0.006)
+    assert recipe.tv_of(2) == recipe.tv_of() == pytest.approx(0.02)
     for weights in ((), (-1.0,), (1.0, float("inf")), (float("nan"),)):
         with pytest.raises(ValueError, match="tv_weights"):
             Recipe("mine", tv_weights=weights)
