@@ -7,15 +7,15 @@ to reach: two dB below the figure where scaling by hand brought the pictures out
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from itertools import product
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from benchmarks.shared.step_networks import EncoderLayer
-from sapag_fast.models import ResNet, initialise
+from sapag_fast.models import ResNet, initialise, make_model
 
 __all__ = ["ROWS", "Row"]
 
@@ -44,6 +44,10 @@ class Row:
         Counts among the networks of which nine tenths of the victims are to be recovered.
     floor : bool
         float32 holds too few of the gradient's digits, and a caution has to say so.
+    search : mapping
+        Options of the search in place of the recipe's: what others' distances come to.
+    hours : bool
+        Measured only where it is asked for by name.
     """
 
     name: str
@@ -54,24 +58,8 @@ class Row:
     others: bool = False
     share: bool = False
     floor: bool = False
-
-
-class ViT(nn.Module):
-    """Patches, a position each, encoder layers with normalisation first, their mean, and a linear layer."""
-
-    def __init__(self, layers: int, *, patch: int = 4, width: int = 96, heads: int = 4) -> None:
-        super().__init__()
-        tokens = (SIDE // patch) ** 2
-        self.patches = nn.Conv2d(3, width, patch, patch)
-        self.position = nn.Embedding(tokens, width)
-        self.layers = nn.Sequential(*(EncoderLayer(width, heads) for _ in range(layers)))
-        self.norm = nn.LayerNorm(width)
-        self.fc = nn.Linear(width, 10)
-
-    def forward(self, images: Tensor) -> Tensor:
-        tokens = self.patches(images).flatten(2).transpose(1, 2)
-        places = torch.arange(tokens.shape[1], device=images.device).expand(len(images), -1)
-        return self.fc(self.norm(self.layers(tokens + self.position(places))).mean(1))
+    search: Mapping[str, Any] = field(default_factory=dict)
+    hours: bool = False
 
 
 def vgg(layers: int, activation: type[nn.Module], initialisation: str) -> nn.Module:
@@ -164,7 +152,7 @@ def _vit_rows() -> list[Row]:
     return [
         Row(
             f"vit-gelu-{layers}-default",
-            lambda n=layers: initialise(ViT(n), "default", seed=0).eval(),
+            lambda n=layers: make_model("vit", layers=n).eval(),
             before,
             scaled,
             before,
@@ -173,5 +161,24 @@ def _vit_rows() -> list[Row]:
     ]
 
 
-ROWS: dict[str, Row] = {row.name: row for row in (*_vgg_rows(), *_resnet_rows(), *_vit_rows())}
+def _flat_rows() -> list[Row]:
+    """The re-implementation's ResNet-18 at half its widths: with the recipe, and with others' distances."""
+    distances = {"": {}, "-dlg": {"distance": "l2"}, "-cosine": {"distance": "cosine"}} | {
+        "-global": {"distance": "sapag-global"}
+    }
+    return [
+        Row(
+            f"resnet18-flat-{initialisation}-{mode}{suffix}",
+            lambda i=initialisation, m=mode: make_model(
+                "resnet18-flat", activation="sigmoid", initialisation=i, widths=(32, 64, 128, 256)
+            ).train(m == "train"),
+            search=search,
+            hours=True,
+        )
+        for initialisation, mode in product(("uniform", "default"), ("eval", "train"))
+        for suffix, search in distances.items()
+    ]
+
+
+ROWS: dict[str, Row] = {row.name: row for row in (*_vgg_rows(), *_resnet_rows(), *_vit_rows(), *_flat_rows())}
 """By name."""

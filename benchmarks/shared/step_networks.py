@@ -13,10 +13,10 @@ from sapag_fast.models import LeNet, ResNet, initialise
 from sapag_fast.victim.model import VictimModel
 from sapag_fast.victim.problem import Problem
 
-__all__ = ["NETWORKS", "Case", "EncoderLayer", "make_case"]
+__all__ = ["NETWORKS", "Case", "make_case"]
 
 
-class EncoderLayer(nn.Module):
+class _EncoderLayer(nn.Module):
     """Self-attention with linear layers of its own, then a GELU network; normalisation first."""
 
     def __init__(self, width: int, heads: int) -> None:
@@ -41,7 +41,7 @@ class Encoder(nn.Module):
 
     def __init__(self, width: int = 128, heads: int = 4, classes: int = 10) -> None:
         super().__init__()
-        self.layers = nn.Sequential(EncoderLayer(width, heads), EncoderLayer(width, heads))
+        self.layers = nn.Sequential(_EncoderLayer(width, heads), _EncoderLayer(width, heads))
         self.fc = nn.Linear(width, classes)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -32,12 +32,21 @@ def test_a_line_holds_what_the_table_shows(name):
 
 
 def test_every_network_takes_a_photograph_in_its_mode():
-    for row in ROWS.values():
+    for row in (row for row in ROWS.values() if not row.search):
         model = row.make()
         dtype = next(model.parameters()).dtype
         assert model(torch.rand(1, 3, 32, 32, dtype=dtype)).shape == (1, 10)
         assert model.training == row.name.endswith("-train")
         assert (dtype == torch.float64) == row.name.endswith("-float64")
+
+
+def test_others_distances_are_what_their_rows_say():
+    row = ROWS["resnet18-flat-uniform-train-global"]
+    assert row.hours
+    small = Row(row.name, ROWS["vgg-sigmoid-6-default"].make, search=row.search)
+    line = measure(small, QUICK)
+    assert line["search"] == {"distance": "sapag-global"}
+    assert deep_networks_table([line]).splitlines()[2].startswith(f"| {row.name} |")
 
 
 def test_two_decibels_below_the_figure_are_allowed_for_victims_and_median():
