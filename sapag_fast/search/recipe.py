@@ -94,9 +94,9 @@ class Recipe:
         Total variation of restart k has its weight multiplied by the k-th, and round again: which weight
         serves a victim cannot be told without the truth, so restarts are a portfolio of weights as of starts.
     tv_until, tv_rest : float
-        After this fraction of the steps, or once the search has stalled, total variation is multiplied by
-        ``tv_rest``: it leads into the right valley, and then keeps the search from its floor (10 dB on digits, 5 on faces; nothing where the
-        search has not arrived by then).
+        After this fraction of the steps, or once the search has stalled or arrived, total variation is
+        multiplied by ``tv_rest``: it leads into the right valley, and then keeps the search from its floor
+        (10 dB on digits, 5 on faces; nothing where the search has not arrived by then).
     clip : bool
         Clamp to the bounds after every step (pixel basis only).
     surrogate : Surrogate or None

@@ -229,7 +229,7 @@ class Run:
         self._changed(batch)
 
     def _through(self, due: list[int], age: list[int]) -> list[int]:
-        """Rows that end, having arrived or stalled; those that total variation leads go on without its lead."""
+        """Rows that end, having arrived or stalled; those that total variation leads go on without it."""
         recipe, batch = self.recipe, self.batch
         if not recipe.patience:
             return []
