@@ -8,6 +8,7 @@ from sapag_fast.distances.kind import register_distance
 from sapag_fast.matching.explicit import register_rule
 from sapag_fast.profiler import AttackProfile, profile_attack
 from sapag_fast.recovery.certificate import Certificate
+from sapag_fast.recovery.exact import ExactRecovery, recover_exact
 from sapag_fast.recovery.recover import recover
 from sapag_fast.recovery.result import Recovery
 from sapag_fast.recovery.separation import separate_equal_labels
@@ -24,6 +25,7 @@ _documented_paths.install()
 __all__ = [
     "AttackProfile",
     "Certificate",
+    "ExactRecovery",
     "GradientDistance",
     "Interrupted",
     "LocalTraining",
@@ -38,6 +40,7 @@ __all__ = [
     "gradient_variance",
     "profile_attack",
     "recover",
+    "recover_exact",
     "recover_text",
     "register_distance",
     "register_rule",

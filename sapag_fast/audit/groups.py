@@ -41,7 +41,7 @@ _SETTINGS = (
 )
 """The search options that an audit can be given and that decide bits, as its manifest names them."""
 
-_RARE = ("bounds", "mean", "std", "scale", "patience")
+_RARE = ("bounds", "mean", "std", "scale", "patience", "exact")
 """Those that its manifest names only where they are not the default."""
 
 

@@ -81,8 +81,9 @@ def write_summary(
     families: dict[str, dict[str, Any]] = {}
     for entry, history in finished:
         lines.append(_line(folder, entry))
-        if entry.certificate is not None and entry.certificate["status"] == "certified":
-            families[entry.certificate["family"]] = {key: entry.certificate[key] for key in _MEASURED}
+        told = entry.certificate or {}
+        if told.get("status") == "certified" and told["precision"] is not None:
+            families[told["family"]] = {key: told[key] for key in _MEASURED}
         curves.append(history.double().numpy())
         gallery.add(lines[-1], entry)
     figures = _figures(folder, victims, lines, status)

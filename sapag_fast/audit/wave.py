@@ -17,7 +17,7 @@ from sapag_fast.files.fault import guarded
 from sapag_fast.files.fingerprint import fingerprint
 from sapag_fast.files.victims import ListedVictim
 from sapag_fast.recovery.recover import recover
-from sapag_fast.recovery.result import Recovery
+from sapag_fast.recovery.result import EXACT, Recovery
 from sapag_fast.victim.cautions import silenced, trial_inputs
 from sapag_fast.victim.label_inference import Evidence
 from sapag_fast.victim.labels import check_inferable
@@ -135,7 +135,8 @@ class WaveSearch:
         group, search = wave.group, self.options.search
 
         def finished(position: int, recovery: Recovery) -> None:
-            self.folder.pin_at_once(group.name, recovery.at_once)
+            if recovery.source[0] != EXACT:
+                self.folder.pin_at_once(group.name, recovery.at_once)
             name = read.victims[position].name
             result = Result.of(recovery, name, read.sha256[name], search)
             self.folder.write(name, result)

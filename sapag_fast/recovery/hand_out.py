@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from sapag_fast.exact.solve import Answer
 from sapag_fast.recovery.cautions import cautions_of
 from sapag_fast.recovery.certificate import Certifier
+from sapag_fast.recovery.exact_answers import with_answers
 from sapag_fast.recovery.identifiability import Identifiability, check_identifiability
 from sapag_fast.recovery.joint_labels import with_joint_labels
 from sapag_fast.recovery.result import Recovery, winners
@@ -32,6 +34,8 @@ class HandOut:
     certifier : Certifier
     on_finished : callable or None
         Given a victim and its `Recovery`.
+    answers : mapping of int to Answer, optional
+        What arithmetic says of the victims; those that it solves are not searched.
     """
 
     def __init__(
@@ -39,7 +43,9 @@ class HandOut:
         attack: Attack,
         certifier: Certifier,
         on_finished: Callable[[int, Recovery], object] | None,
+        answers: Mapping[int, Answer] | None = None,
     ) -> None:
+        self.answers = dict(answers or {})
         self.attack, self.certifier, self.on_finished = attack, certifier, on_finished
         self._waiting: dict[int, Recovery] = {}
         self._checks: dict[int, Identifiability] = {}
@@ -82,14 +88,20 @@ class HandOut:
         )
         if problem.joint:
             recovery = with_joint_labels(self.attack, recovery, first)
+        recovery = with_answers(recovery, self.answers, first)
         return replace(recovery, warnings=cautions_of(self.attack.setup, recovery.inputs))
+
+    @property
+    def answered(self) -> frozenset[int]:
+        """Victims whose inputs arithmetic gives, all of them."""
+        return frozenset(victim for victim, answer in self.answers.items() if answer.whole)
 
     @property
     def _at_once(self) -> int:
         return max(recovery.at_once for recovery in self._waiting.values())
 
     def _is_close(self, victim: int, distance: float) -> bool:
-        return self.certifier.is_close(victim, distance)
+        return victim not in self.answered and self.certifier.is_close(victim, distance)
 
     def _check(self, ended: Ended) -> None:
         """Check all that wait, and hand them out."""

@@ -11,6 +11,7 @@ from torch import Tensor, device, nn
 
 from sapag_fast import checks as check
 from sapag_fast.recovery.certificate import certifier_of
+from sapag_fast.recovery.exact_answers import answers_of
 from sapag_fast.recovery.hand_out import HandOut
 from sapag_fast.recovery.progress import progress_callback
 from sapag_fast.recovery.result import Recovery
@@ -44,8 +45,9 @@ def recover(
 ) -> Recovery:
     """Search the inputs whose gradient is `target`.
 
-    All restarts of all victims are searches of their own, as many at once as memory bears; the next ones take
-    the places of those that have ended. Same arguments, same number at once, same machine: same bits.
+    A victim whose inputs follow from its gradient by arithmetic (see `recover_exact`) needs no search. All
+    restarts of all others are searches of their own, as many at once as memory bears; the next ones take the
+    places of those that have ended. Same arguments, same number at once, same machine: same bits.
     Of calls in several threads one runs at a time: the random numbers are the process's.
 
     Parameters
@@ -123,11 +125,13 @@ def _run(
         When Ctrl-C ends the search.
     """
     certifier = certifier_of(attack)
-    hand_out = HandOut(attack, certifier, on_finished)
+    hand_out = HandOut(attack, certifier, on_finished, answers_of(attack))
     certified_at = certifier.thresholds if attack.setup.options.stop_certified else None
     with progress_callback(progress, attack.setup.recipe.steps) as callback:
         hooks = Hooks(callback, hand_out.take)
-        result = attack.run(certified_at=certified_at, hooks=hooks, checkpoint=checkpoint)
+        result = attack.run(
+            certified_at=certified_at, answered=hand_out.answered, hooks=hooks, checkpoint=checkpoint
+        )
     recovery = hand_out.whole(result)
     if result.interrupted:
         raise Interrupted(recovery)

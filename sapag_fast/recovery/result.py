@@ -15,7 +15,10 @@ from sapag_fast.search.recipe import Recipe
 from sapag_fast.search.tasks import AttackResult
 from sapag_fast.victim.cautions import Caution
 
-__all__ = ["Recovery", "Restarts", "joined", "winners"]
+__all__ = ["EXACT", "SEARCH", "Recovery", "Restarts", "joined", "winners"]
+
+EXACT, SEARCH = "exact", "search"
+"""Where inputs come from."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,11 @@ class Recovery:
         ``[R, B, ...]``, the targets to which joint labels have come (probabilities, or real numbers), of
         which `labels` is made; None for labels that were not searched. Their distance from the network's own
         output follows the gradient's length, which a client may have changed.
+    source : tuple of str
+        R of ``search`` and ``exact``: the inputs follow from the gradient by arithmetic, without a search
+        (its one restart then has them, and no evaluations).
+    source_reason : tuple of str
+        R, why arithmetic does not give the inputs, or what is to be said of it; empty where it was not tried.
     distance : Tensor
         ``[R]``, without penalties, of the network itself (with a surrogate too); inf where no iterate was
         finite.
@@ -108,6 +116,8 @@ class Recovery:
     label_source: tuple[str, ...]
     label_reason: tuple[str, ...]
     soft_labels: Tensor | None
+    source: tuple[str, ...]
+    source_reason: tuple[str, ...]
     distance: Tensor
     certificate: tuple[Certificate, ...]
     evaluations: Tensor
@@ -169,6 +179,8 @@ def winners(
         label_source=source,
         label_reason=reason,
         soft_labels=None,
+        source=(SEARCH,) * victims,
+        source_reason=("",) * victims,
         distance=distance,
         certificate=tuple(certificates),
         evaluations=result.evaluations.view(by_victim).sum(1),
@@ -219,15 +231,16 @@ def joined(found: Recovery, again: Recovery, victims: Tensor) -> Recovery:
         kept = second.index_select(dim, rows)
         return first.clone().index_copy_(dim, better, kept)
 
-    certificate, status = list(found.certificate), list(found.status)
+    certificate, status, source = list(found.certificate), list(found.status), list(found.source)
     for row in rows.tolist():
         victim = int(victims[row])
-        status[victim] = again.status[row]
+        status[victim], source[victim] = again.status[row], again.source[row]
         if found.label_source[victim] != "unknown":  # the second search takes them as given
             certificate[victim] = again.certificate[row]
     return replace(
         found,
         inputs=taken(found.inputs, again.inputs),
+        source=tuple(source),
         distance=taken(found.distance, again.distance),
         certificate=tuple(certificate),
         evaluations=found.evaluations.index_add(0, victims, again.evaluations),

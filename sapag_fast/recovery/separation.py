@@ -12,7 +12,7 @@ from sapag_fast.distances.gradient_distance import GradientDistance
 from sapag_fast.distances.kind import Kind, kinds
 from sapag_fast.recovery.equal_labels import Features, has_equal_labels, separating_starts
 from sapag_fast.recovery.recover import recover
-from sapag_fast.recovery.result import Recovery, joined
+from sapag_fast.recovery.result import EXACT, Recovery, joined
 from sapag_fast.search.basis import make_basis
 from sapag_fast.search.box import Bounds, box_of
 from sapag_fast.search.interrupted import Interrupted
@@ -81,6 +81,7 @@ def separate_equal_labels(
         When Ctrl-C ends the search; its ``recovery`` is `found` with what the new searches had come to.
     """
     options = SearchOptions(
+        exact="off",
         restarts=restarts,
         steps=steps,
         bounds=bounds,
@@ -93,7 +94,8 @@ def separate_equal_labels(
     targets = _checked(model := searchable(model).model, target, found, batched=batched, distance=distance)
     victim = normalised(model, options.mean, options.std, found.inputs.shape[2:])
     name, gradient = _last_linear(victim, targets)
-    alike = has_equal_labels(found.labels).nonzero().flatten()
+    searched = torch.tensor([how != EXACT for how in found.source], device=found.labels.device)
+    alike = (has_equal_labels(found.labels) & searched).nonzero().flatten()
     if len(alike) == 0:
         return found
     recipe, shape = second_recipe(found.recipe, steps), tuple(found.inputs.shape[2:])

@@ -185,6 +185,8 @@ def scored(
         label_source=recovery.label_source[victim],
         label_reason=recovery.label_reason[victim],
         details={
+            "source": recovery.source[victim],
+            "source_reason": recovery.source_reason[victim],
             "winner": int(recovery.winner[victim]),
             "mode": recovery.mode,
             "mode_reason": recovery.mode_reason,

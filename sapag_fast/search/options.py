@@ -23,7 +23,10 @@ from sapag_fast.victim.local_training import LocalTraining, checked_rates, train
 from sapag_fast.victim.normalised import PerChannel, check_statistics
 from sapag_fast.victim.surrogate import Surrogate
 
-__all__ = ["SearchOptions", "takes_search_options"]
+__all__ = ["EXACT", "SearchOptions", "takes_search_options"]
+
+EXACT = ("auto", "off")
+"""Whether arithmetic is tried before the search."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +78,9 @@ class SearchOptions:
         Searches for each victim: a portfolio of starts, and where the recipe says so of prior weights and
         bases, since neither can be chosen without the truth. The one with the lowest distance without
         penalties wins (see `Recovery`).
+    exact : str
+        ``auto``: a victim whose inputs follow from its gradient by arithmetic (see `recover_exact`) is not
+        searched; ``off``: all are.
     stop_certified : bool
         Once a restart of a victim is certified (see `Recovery.certificate`), it alone goes on to its end:
         the victim's others stop, and those that wait never begin.
@@ -123,6 +129,7 @@ class SearchOptions:
     mean: PerChannel | None = None
     std: PerChannel | None = None
     restarts: int = 1
+    exact: str = "auto"
     stop_certified: bool = True
     local_training: LocalTraining | None = None
     local_steps: int = 1
@@ -146,6 +153,7 @@ class SearchOptions:
         check_recipe(self.recipe)
         self._check_distance()
         self._check_layers()
+        check.check_choice("exact", self.exact, EXACT)
         if self.optimizer is not None:
             check.check_choice("optimizer", self.optimizer, OPTIMIZERS)
         if self.start is not None and not isinstance(self.start, Tensor):

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from sapag_fast.search.run import Search
 from sapag_fast.search.setup import Setup, set_up
 from sapag_fast.search.starts import recovery_generator
 from sapag_fast.search.tasks import AttackResult
+from sapag_fast.search.unsearched import unsearched
 from sapag_fast.victim.labels import KnownLabels
 from sapag_fast.victim.local_training import LocalTraining
 from sapag_fast.victim.loss import Loss
@@ -97,7 +98,7 @@ class Attack:
         with resumed(self.random, self.setup.device), self.setup.conditions():
             yield
 
-    def search(self, certified_at: Sequence[float] | None = None) -> Search:
+    def search(self, certified_at: Sequence[float] | None = None, answered: Collection[int] = ()) -> Search:
         """Choose how all searches are matched, tried on the first few; within `conditions`."""
         setup = self.setup
         isolated = self.isolated
@@ -114,12 +115,14 @@ class Attack:
             restarts=self.problem.restarts,
             certified_at=certified_at,
             isolated=isolated,
+            answered=frozenset(answered),
         )
 
     def run(
         self,
         *,
         certified_at: Sequence[float] | None = None,
+        answered: Collection[int] = (),
         hooks: Hooks | None = None,
         checkpoint: str | Path | None = None,
     ) -> AttackResult:
@@ -129,14 +132,22 @@ class Attack:
         ----------
         certified_at : sequence of float, optional
             For each victim a distance (see `Search`).
+        answered : collection of int
+            Victims that are not searched.
         hooks : Hooks, optional
             Who is told of progress and of victims that have ended.
         checkpoint : str or Path, optional
             A .safetensors file to keep the state in, and to go on from.
         """
-        kept = None if checkpoint is None else Checkpoint(checkpoint, self._fingerprint(certified_at))
+        kept = None
+        if checkpoint is not None:
+            kept = Checkpoint(checkpoint, self._fingerprint(certified_at, answered))
+        if len(answered) == self.problem.victims:
+            if kept is not None:
+                kept.remove()
+            return unsearched(self.starts, self.labels, self.problem.restarts, hooks)
         with self.conditions():
-            search = self.search(certified_at)
+            search = self.search(certified_at, answered)
             rows = self.setup.options.at_once
             if rows is None:
                 with forked(self.setup.device):
@@ -144,7 +155,7 @@ class Attack:
                     rows = searches_at_once(search, self.problem.rows(), self.setup.options.max_memory)
             return run_search(search, rows=rows, hooks=hooks, checkpoint=kept)
 
-    def _fingerprint(self, certified_at: Sequence[float] | None) -> str:
+    def _fingerprint(self, certified_at: Sequence[float] | None, answered: Collection[int]) -> str:
         """What a checkpoint of this attack belongs to."""
         problem, network, setup = self.problem, self.setup.network, self.setup
         distance = problem.distance.options | {"layer_weights": None, "variance": None}
@@ -161,6 +172,8 @@ class Attack:
             str(self.starts.device),
             sorted(distance.items()),
         )
+        if answered:
+            words = (*words, ("answered", sorted(answered)))
         if setup.options.mean is not None:
             words = (*words, (setup.options.mean, setup.options.std))
         weights = (*network.parameters.values(), *network.constants.values(), *network.buffers.values())

@@ -57,6 +57,8 @@ class Search:
         Whether what a victim comes to may follow from nothing but that victim and the settings. Then only the
         restarts after one that is solved or certified end, and count as if they had never begun: which those
         are does not follow from when each of them had its turn.
+    answered : frozenset of int
+        Victims that are not searched: not all of them.
     """
 
     matching: Matching
@@ -70,6 +72,7 @@ class Search:
     certified_at: Sequence[float] | None = None
     mode_reason: str = ""
     isolated: bool = False
+    answered: frozenset[int] = frozenset()
 
     @property
     def objective(self) -> Objective:
@@ -113,6 +116,7 @@ class Run:
         self.queue = Queue(starts.shape[0] // restarts, restarts)
         self.last_border = max(self.borders, default=-1)
         self.outcomes = Outcomes(self.starts, labels, self.steps, last_border=self.last_border)
+        self.outcomes.skip(self.queue.drop(set(search.answered)))
         self.handed_out: set[int] = set()
         self.rows = min(rows or starts.shape[0], starts.shape[0])
         self.scale = self._scales() if scale is None else scale.to(starts.device)

@@ -1,0 +1,1 @@
+"""Inputs that follow from a gradient by arithmetic, without a search."""

@@ -1,0 +1,88 @@
+"""Whether inputs that follow by arithmetic give the gradient that was shared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sapag_fast.victim.problem import Problem, rebuilt
+
+__all__ = ["Reproduction", "flows_toward", "reproduce"]
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """How the gradient at a candidate compares with the target.
+
+    Attributes
+    ----------
+    difference : float
+        Length of what is left of the target, relative to the target's, once the candidate's gradient is taken
+        `factor` times.
+    factor : float
+        1 but for clients that clip or scale.
+    distance : float
+        The problem's distance between the two as they are.
+    """
+
+    difference: float
+    factor: float
+    distance: float
+
+
+def reproduce(
+    problem: Problem, victim: int, inputs: Tensor, labels: Tensor, *, share: float = 1.0
+) -> Reproduction:
+    """Compare the gradient at ``inputs [B, *input_shape]`` and their labels with a victim's target.
+
+    Parameters
+    ----------
+    problem : Problem
+        Without joint labels.
+    victim : int
+    inputs, labels : Tensor
+    share : float
+        What part of the batch they are: the others count nothing.
+    """
+    target = [None if entry is None else entry[victim] for entry in problem.targets]
+    gradients = problem.gradients(inputs, labels)
+    dummy = [
+        None if t is None else torch.zeros_like(t) if g is None else share * g.detach()
+        for g, t in zip(gradients, target, strict=True)
+    ]
+    pairs = [
+        (g.double(), t.double())
+        for g, t in zip(dummy, target, strict=True)
+        if g is not None and t is not None
+    ]
+    product = sum(float((g * t).sum()) for g, t in pairs)
+    own = sum(float(g.square().sum()) for g, _ in pairs)
+    length = sum(float(t.square().sum()) for _, t in pairs)
+    factor = product / own if own > 0 else float("nan")
+    left = sum(float((t - factor * g).square().sum()) for g, t in pairs)
+    distance = rebuilt(problem.distance, batched=False)(dummy, target)
+    difference = (left / length) ** 0.5 if length > 0 else float("inf")
+    return Reproduction(difference, factor, float(distance))
+
+
+def flows_toward(problem: Problem, module: nn.Linear, inputs: Tensor, labels: Tensor) -> Tensor:
+    """The loss's gradient toward what the layer gives for each input, ``[B, rows]``, float64 on the CPU."""
+    seen: list[Tensor] = []
+
+    def cut(_: nn.Module, given: Sequence[Tensor], output: Tensor) -> Tensor:
+        seen.append(output.detach().requires_grad_())
+        return seen[-1]
+
+    hook = module.register_forward_hook(cut)
+    network = problem.network
+    try:
+        with torch.enable_grad():
+            output = network.output(network.parameters, network.fresh_buffers(), inputs)
+            loss = problem.loss_fn(output, labels)
+            (flow,) = torch.autograd.grad(loss, seen[-1:], allow_unused=True)
+    finally:
+        hook.remove()
+    return (torch.zeros_like(seen[-1]) if flow is None else flow).double().cpu()
