@@ -64,6 +64,8 @@ class Result:
             "restarts": search.restarts,
             "scale": finished.details["scale"],
             "seed": search.seed,
+            "source": finished.details["source"],
+            "source_reason": finished.details["source_reason"],
             "status": finished.status,
             "warnings": finished.details["warnings"],
             "winner": finished.details["winner"],
@@ -130,6 +132,7 @@ class Result:
             certificate=self.details["certificate"],
             label_source=self.details.get("label_source", ""),
             label_reason=self.details.get("label_reason", ""),
+            details={"source": self.details.get("source", "")},
             truth=truth,
             true_labels=labels,
         )

@@ -17,6 +17,7 @@ from sapag_fast.audit.folder import AuditFolder
 from sapag_fast.audit.page import Gallery, page
 from sapag_fast.files.names import csv_table
 from sapag_fast.files.output import finite_json, replacing
+from sapag_fast.recovery.result import EXACT
 from sapag_fast.reports.finished import Finished
 from sapag_fast.reports.metrics import SUCCESS_MEANS
 from sapag_fast.runtime.extras import needs
@@ -35,6 +36,7 @@ _COLUMNS: tuple[str, ...] = (
     "certificate",
     "distance",
     "evaluations",
+    "source",
     "psnr",
     "ssim",
     "mse",
@@ -123,6 +125,7 @@ def _line(folder: AuditFolder, entry: Finished) -> dict[str, Any]:
         "certificate": "unknown" if entry.certificate is None else entry.certificate["status"],
         "distance": entry.distance,
         "evaluations": entry.evaluations,
+        "source": entry.details.get("source", ""),
         "labels": [] if entry.labels is None else _plain(entry.labels),
         "label_source": entry.label_source,
         "label_reason": entry.label_reason,
@@ -167,6 +170,7 @@ def _figures(
         "sessions": len(folder.sessions),
         "peak_memory_bytes": folder.sessions.peak_memory,
         "certified": sum(line["certificate"] == "certified" for line in lines),
+        "exact": sum(line["source"] == EXACT for line in lines),
         "label_sources": dict(Counter(line["label_source"] for line in lines if line["label_source"])),
         "non_finite": sum(line["status"] == "non-finite" for line in lines),
         "distance": quantiles(line["distance"] for line in lines),

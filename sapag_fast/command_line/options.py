@@ -415,6 +415,13 @@ def search_options(command: Command) -> Command:
             show_default=True,
             help="Once a start is certified, its victim's others stop.",
         ),
+        click.option(
+            "--exact",
+            type=click.Choice(["auto", "off"]),
+            default="auto",
+            show_default=True,
+            help="auto: victims whose inputs follow from the gradient by arithmetic are not searched.",
+        ),
         recipe_options(),
         click.option(
             "--bounds",

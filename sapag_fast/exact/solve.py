@@ -60,6 +60,11 @@ class Answer:
     reason: str
 
     @property
+    def scaled(self) -> bool:
+        """Whether a client clipped or scaled its gradient."""
+        return self.reproduction is not None and abs(self.reproduction.factor - 1) > _SCALED
+
+    @property
     def whole(self) -> bool:
         """Whether every input was found."""
         return self.inputs is not None and self.recovered == len(self.inputs)
@@ -209,14 +214,14 @@ class Arithmetic:
         share = len(inputs) / self.batch_size
         found = reproduce(self.problem, victim, inputs, labels, share=share)
         allowed = max(_DIFFERENCE, self._blur(inputs, labels, off))
-        if not found.difference <= min(allowed, _MOST_DIFFERENCE):
+        if not (found.difference <= min(allowed, _MOST_DIFFERENCE) and found.factor > 0):
             raise DoesNotApplyError(
                 f"the gradient at what fits the first layer differs by {found.difference:.1g} of the "
                 "target's length"
             )
         missing = self.batch_size - len(inputs)
         why = f"{missing} of {self.batch_size} inputs leave no trace in the gradient" if missing else ""
-        if abs(found.factor - 1) > max(allowed, _SCALED):
+        if abs(found.factor - 1) > _SCALED:
             scaled = f"the gradient is {found.factor:.3g} times that at the inputs (clipped or scaled)"
             why = f"{why}; {scaled}" if why else scaled
         if missing:

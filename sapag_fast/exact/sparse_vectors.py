@@ -19,12 +19,15 @@ _STAGES = ((1.0, 10), (0.5, 10), (0.25, 8), (0.1, 4), (0.03, 4), (0.001, 4))
 """e, in units of the vector's root mean square, and updates there."""
 _AWAY_UNTIL = 0.25
 _AT_ONCE = 64
+_SETTLED = 4
+"""Looks that change nothing, after which a whole set stays."""
 _FEWEST_ROWS, _ROWS_EACH = 400, 40
 """Rows that a start looks at on its way, at least and for each dimension; in the end all count."""
 _MORE_ZEROS = 4
 """Zeros of a vector beyond those that any vector of the subspace can have."""
 _INDEPENDENT = 1e-3
 _SAME = 1e-5
+_PAIRS, _NOTHING, _RECURS = 4, 1e-6, 1e-4
 _SIGMAS = 40.0
 _SAYS_NOTHING = 0.1
 """Entries that are off by more, of the usual one, are not looked at."""
@@ -70,6 +73,7 @@ class SparseVectors:
         away = torch.stack([q for _, q in self.found]) if self.found and turn % 2 else starts[:0]
         for q in self._descended(starts, away, _STAGES[turn % 4 // 2 :]):
             self._keep(q)
+        self._take_apart()
 
     def drawn(self, count: int, generator: torch.Generator) -> Tensor:
         """Starts ``[count, r]``: vectors that vanish on r - 1 drawn rows."""
@@ -114,6 +118,26 @@ class SparseVectors:
                 q = q / q.norm(dim=1, keepdim=True)
         return q
 
+    def _take_apart(self) -> None:
+        """Find vectors of which others are combinations: a - c b has more zeros for a ratio c that recurs.
+
+        Two inputs of one label are often found as one combination of both, before either of them.
+        """
+        most = _PAIRS * self.dimension
+        self.found.sort(key=lambda one: -one[0])
+        vectors = torch.stack([q for _, q in self.found[:most]]) if self.found else self._even[:0]
+        entries = vectors @ self._even.T
+        small = entries.abs() < _NOTHING * entries.square().mean(1, keepdim=True).sqrt()
+        window = self.dimension + _MORE_ZEROS
+        for q, mine in zip(vectors, entries, strict=True):
+            ratios = torch.where(small, torch.inf, mine / entries).sort(1).values
+            spans = (ratios[:, window:] - ratios[:, :-window]) / ratios[:, window:].abs()
+            least, at = spans.nan_to_num(torch.inf, torch.inf).min(1)
+            for other in (least < _RECURS).nonzero().flatten().tolist():
+                apart = q - ratios[other, int(at[other]) + window // 2] * vectors[other]
+                if float(apart.norm()) > _INDEPENDENT:
+                    self._keep(apart / apart.norm())
+
     def _coefficients(self, q: Tensor) -> Tensor:
         """Of directions ``[..., r]`` in the even basis, those in the basis that was given."""
         return torch.linalg.solve_triangular(self._back, q[..., None], upper=True)[..., 0]
@@ -121,7 +145,7 @@ class SparseVectors:
     def _keep(self, q: Tensor) -> None:
         """Make one exact by its own zeros, and keep it where these are too many to be chance."""
         r, zeros = self.dimension, torch.zeros(0, dtype=torch.bool)
-        for loose in (1e-2, 1e-3, 0.0):
+        for loose in (1e-2, 1e-3, 1e-4, 0.0, 0.0, 0.0):
             entries = (self._even @ q).abs()
             off = _SIGMAS * (self._coefficients(q) * self._errors).norm() / self._lengths
             usual = entries.square().mean().sqrt()
@@ -162,12 +186,17 @@ def sparse_vectors(
     search = SparseVectors(basis, errors)
     if int(search.rows.sum()) < search.dimension + _MORE_ZEROS:
         return
-    before = torch.zeros(0)
+    before, settled = torch.zeros(0), 0
     for turn, begun in enumerate(range(0, starts, _AT_ONCE)):
         search.look(search.drawn(min(_AT_ONCE, starts - begun), generator), turn)
         coefficients = search.independent()
-        if coefficients is None or (len(before) and torch.equal(coefficients, before)):
+        if coefficients is None:
             continue
-        before = coefficients
+        if len(before) and torch.equal(coefficients, before):
+            settled += 1
+            if settled == _SETTLED:
+                return
+            continue
+        before, settled = coefficients, 0
         vectors = coefficients @ basis.T
         yield vectors / vectors.norm(dim=1, keepdim=True)

@@ -84,7 +84,7 @@ def _with_answer(recovery: Recovery, row: int, answer: Answer) -> Recovery:
         return rows
 
     source, reason = recovery.label_source[row], recovery.label_reason[row]
-    if source not in ("given", "joint"):
+    if source not in ("given", "joint") and not answer.scaled:
         source, reason = "inferred", ""
     soft = recovery.soft_labels
     if soft is not None:

@@ -18,6 +18,7 @@ from sapag_fast.files.names import FileNames
 from sapag_fast.files.output import check_output, finite_json, replacing, sweep, versions
 from sapag_fast.files.regular import regular_file
 from sapag_fast.files.tensors import write_tensors
+from sapag_fast.recovery.result import EXACT
 from sapag_fast.reports.finished import Finished
 from sapag_fast.reports.pictures import Row, grid, is_image, save_picture, to_picture
 from sapag_fast.runtime.extras import needs
@@ -187,7 +188,7 @@ def recoveries_table(finished: Sequence[Finished], title: str | None = None) -> 
             *([(entry.certificate or {}).get("status", "")] if judged else []),
             labels,
             f"{entry.distance:.3g}",
-            str(entry.evaluations),
+            EXACT if entry.details.get("source") == EXACT else str(entry.evaluations),
             f"{entry.seconds:.1f}",
         ]
         if known and entry.scores:

@@ -29,6 +29,8 @@ def test_each_victim_as_the_recovery_has_it():
         assert entry.seconds == 1.5
         assert entry.status == recovery.status[victim]
         assert entry.certificate["status"] == recovery.certificate[victim].status
-        assert list(entry.details) == ["winner", "mode", "mode_reason", "recipe", "scale", "warnings"]
+        assert list(entry.details) == [
+            *("source", "source_reason", "winner", "mode", "mode_reason", "recipe", "scale", "warnings")
+        ]
         assert len(entry.scores) == 1
     assert scored(recovery, 0, "v0").scores == ()

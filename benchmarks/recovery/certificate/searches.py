@@ -50,7 +50,7 @@ def measure_cell(tasks: Tasks, material: Material, cell: Cell) -> tuple[list[Sea
     model, accuracy = material.network(cell)
     images, labels = material.victims(tasks, cell, tasks.victims)
     shared = shared_gradients(model, images, labels)
-    options = SearchOptions(restarts=tasks.restarts, stop_certified=False, seed=material.part)
+    options = SearchOptions(restarts=tasks.restarts, stop_certified=False, seed=material.part, exact="off")
     found = recover(model, shared, material.shape, batched=True, batch_size=cell.batch_size, options=options)
     mine = [
         Search(
