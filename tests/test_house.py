@@ -23,6 +23,7 @@ PUBLIC_FACES = {
     "sapag_fast/distances/gradient_distance.py: GradientDistance.__init__",
     "sapag_fast/models/resnet.py: ResNet.__init__",
     "sapag_fast/profiler/profile.py: profile_attack",
+    "sapag_fast/recovery/exact.py: recover_exact",
     "sapag_fast/recovery/recover.py: recover",
     "sapag_fast/recovery/separation.py: separate_equal_labels",
     "sapag_fast/text/recover.py: recover_text",

@@ -16,6 +16,7 @@ from benchmarks.report.recovery_tables import (
     audit_section,
     breaching_section,
     certificate_section,
+    exact_section,
     identifiability_section,
     recovery_section,
 )
@@ -214,6 +215,7 @@ def main() -> None:
         certificate_section(),
         fresh_certificates_section(),
         identifiability_section(),
+        exact_section(),
         never_wrong_section(),
         batch_labels_section(),
         peers_section(read("peers")),

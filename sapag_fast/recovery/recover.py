@@ -45,9 +45,8 @@ def recover(
 ) -> Recovery:
     """Search the inputs whose gradient is `target`.
 
-    A victim whose inputs follow from its gradient by arithmetic (see `recover_exact`) needs no search. All
-    restarts of all others are searches of their own, as many at once as memory bears; the next ones take the
-    places of those that have ended. Same arguments, same number at once, same machine: same bits.
+    What arithmetic gives (`recover_exact`) is not searched. All restarts of all other victims are searches,
+    as many at once as memory bears. Same arguments, same number at once, same machine: same bits.
     Of calls in several threads one runs at a time: the random numbers are the process's.
 
     Parameters

@@ -81,7 +81,6 @@ def separate_equal_labels(
         When Ctrl-C ends the search; its ``recovery`` is `found` with what the new searches had come to.
     """
     options = SearchOptions(
-        exact="off",
         restarts=restarts,
         steps=steps,
         bounds=bounds,
@@ -94,8 +93,7 @@ def separate_equal_labels(
     targets = _checked(model := searchable(model).model, target, found, batched=batched, distance=distance)
     victim = normalised(model, options.mean, options.std, found.inputs.shape[2:])
     name, gradient = _last_linear(victim, targets)
-    searched = torch.tensor([how != EXACT for how in found.source], device=found.labels.device)
-    alike = (has_equal_labels(found.labels) & searched).nonzero().flatten()
+    alike = _searched_with_equal_labels(found)
     if len(alike) == 0:
         return found
     recipe, shape = second_recipe(found.recipe, steps), tuple(found.inputs.shape[2:])
@@ -111,8 +109,14 @@ def separate_equal_labels(
         bounds=box,
         seed=seed,
     )
-    options = replace(options, recipe=recipe, start=starts, steps=None)
+    options = replace(options, recipe=recipe, start=starts, steps=None, exact="off")
     return _searched(model, theirs, found, alike, options)
+
+
+def _searched_with_equal_labels(found: Recovery) -> Tensor:
+    """The victims, but for those whose inputs arithmetic gave."""
+    searched = torch.tensor([how != EXACT for how in found.source], device=found.labels.device)
+    return (has_equal_labels(found.labels) & searched).nonzero().flatten()
 
 
 def _searched(

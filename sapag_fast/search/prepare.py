@@ -144,7 +144,8 @@ class Attack:
             kept = Checkpoint(checkpoint, self._fingerprint(certified_at, answered))
         if len(answered) == self.problem.victims:
             if kept is not None:
-                kept.read()  # a file that is there is another search's, and refused
+                kept.read()  # another search's is refused
+                kept.remove()
             return unsearched(self.starts, self.labels, self.problem.restarts, hooks)
         with self.conditions():
             search = self.search(certified_at, answered)
