@@ -129,8 +129,8 @@ def test_nothing_is_left_behind(mode):
         owners = [matching, inner, inner.problem, inner.distance, batch.optimizer, batch]
         if mode == "explicit":
             owners += [matching.network]
-            owners += [module for _, module, _, _ in matching.network.covered]
-            owners += [rule for _, _, rule, _ in matching.network.covered]
+            owners += [layer.module for layer in matching.network.covered]
+            owners += [layer.rule for layer in matching.network.covered]
         return [dict(vars(owner)) for owner in owners]
 
     def watch(batch):

@@ -310,9 +310,9 @@ class ExplicitMatching:
         """For every parameter of every layer: ``layer``, ``parameter``, ``rule``, ``way`` and ``why``."""
         formed = Way("materialised", None, "no matrix")
         rows = []
-        for name, _, rule, own in self.network.covered:
-            for local, index in own.items():
+        for layer in self.network.covered:
+            for local, index in layer.own.items():
                 way = (self.ways or {}).get(index, formed)
-                row = {"layer": name, "parameter": local, "rule": rule.name}
+                row = {"layer": layer.name, "parameter": local, "rule": layer.rule.name}
                 rows.append({**row, "way": way.name, "why": way.why})
         return rows

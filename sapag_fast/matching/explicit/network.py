@@ -7,8 +7,7 @@ storage.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sapag_fast.matching.explicit.bare import Bare
 from sapag_fast.matching.explicit.coupling import Coupled, require_separate
 from sapag_fast.matching.explicit.derived_weights import has_derived_weights, hooks_of_its_own, private_copy
+from sapag_fast.matching.explicit.marks import BareRule, Covered, Marks
 from sapag_fast.matching.explicit.operands import OperandRule
 from sapag_fast.matching.explicit.operators import Operators
 from sapag_fast.matching.explicit.rules import NoRule, NotCovered, Rule, find_rule
@@ -62,12 +61,6 @@ class Capture:
     shape: torch.Size
 
 
-class _BareRule(Rule):
-    """Of modules whose parameters' operators have rules, each its own."""
-
-    name = "operators"
-
-
 class Network:
     """Runs all recoveries as one batch and captures every covered layer.
 
@@ -108,9 +101,8 @@ class Network:
             self.model = private_copy(model, memo)
         except Exception as error:
             raise NotCovered(f"the model cannot be copied ({type(error).__name__}: {error})") from error
-        self.covered: list[tuple[str, nn.Module, Rule, dict[str, int]]] = []
+        self.covered: list[Covered] = []
         self.layers: dict[int, tuple[str, nn.Module]] = {}
-        self.own_parameters: dict[nn.Module, dict[str, nn.Parameter | None]] = {}
         self.captures: list[Capture] = []
         self.watch: LayerWatch | None = None
         self.recoveries = self.rows = 0
@@ -118,7 +110,7 @@ class Network:
         self._cover()
         shown = {index: _shown(*owner) for index, owner in self.layers.items()}
         self.operators = Operators(problem.names, shown, self._capture)
-        self._mark()
+        self.marks = Marks(self.covered, self.operators)
 
     @staticmethod
     def _refuse_hooks(model: nn.Module) -> None:
@@ -147,35 +139,7 @@ class Network:
             for index in own.values():
                 self.layers.setdefault(index, (name, module))
             if own:
-                self.covered.append((name, module, rule or _BareRule(), own))
-
-    def _mark(self) -> None:
-        """Put marked tensors in the place of parameters, to see which operators use them outside of rules."""
-        marked: dict[int, Bare] = {}
-        for _, module, rule, own in self.covered:
-            plain = dict(module._parameters)
-            if not isinstance(rule, _BareRule):
-                self.own_parameters[module] = plain
-            for local, index in own.items():
-                parameter = plain[local]
-                assert parameter is not None
-                if index not in marked:
-                    marked[index] = Bare.root(parameter, index, self.operators)
-                module._parameters[local] = marked[index]  # type: ignore[assignment]
-
-    def _unmark(self) -> None:
-        """Give layers whose rules see all that uses their parameters these back."""
-        for name, module, rule, own in self.covered:
-            used = [local for local, index in own.items() if index in self.operators.used]
-            if isinstance(rule, _BareRule):
-                continue
-            if not used:
-                module._parameters.update(self.own_parameters.pop(module))
-            elif rule.reorders:
-                operator = self.operators.used[own[used[0]]]
-                raise NotCovered(
-                    f"{_shown(name, module)}: outside of it the operator {operator!r} uses its {used[0]!r}"
-                )
+                self.covered.append(Covered(name, _shown(name, module), module, rule or BareRule(), own))
 
     def _capture(self, rule: OperandRule, a: Tensor, output: Tensor) -> None:
         """Note an operator on bare parameters."""
@@ -194,7 +158,9 @@ class Network:
         **kwargs: Any,
     ) -> Tensor:
         forward = told_apart(self.watch, name, FORWARD_PART, rule.forward) if own else rule.forward
-        with self._unmarked(module):
+        args = tuple(self.operators.enter(type(module), argument) for argument in args)
+        kwargs = {key: self.operators.enter(type(module), argument) for key, argument in kwargs.items()}
+        with self.marks.lifted(module):
             output, a = forward(module, original, self.recoveries, *args, **kwargs)
         if not own or not torch.is_grad_enabled():
             return output
@@ -217,20 +183,6 @@ class Network:
         self.captures.append(Capture(name, module, rule, own, a, a._version, edge, output.shape))
         return output
 
-    @contextlib.contextmanager
-    def _unmarked(self, module: nn.Module) -> Iterator[None]:
-        """Inside of a layer its rule takes care of its parameters."""
-        plain = self.own_parameters.get(module)
-        if plain is None:
-            yield
-            return
-        marked = dict(module._parameters)
-        module._parameters.update(plain)
-        try:
-            yield
-        finally:
-            module._parameters.update(marked)
-
     def _for_every_row(self, constant: Tensor) -> Tensor:
         one = constant[0] if constant.dim() > 1 and constant.shape[0] == 1 else constant
         return one.expand(self.rows, *one.shape)
@@ -244,22 +196,20 @@ class Network:
             If layers share one whose gradients come in different orders.
         """
         rules: dict[int, tuple[Rule, str]] = {}
-        for name, module, rule, own in self.covered:
-            for local, index in own.items():
-                known = rules.setdefault(index, (rule, local))
-                alike = type(known[0]) is type(rule) and known[1] == local
-                if not alike and (known[0].reorders or rule.reorders):
-                    raise NotCovered(
-                        f"{_shown(name, module)} shares its {local} with a layer of another kind"
-                    )
+        for layer in self.covered:
+            for local, index in layer.own.items():
+                known, its_local = rules.setdefault(index, (layer.rule, local))
+                alike = type(known) is type(layer.rule) and its_local == local
+                if not alike and (known.reorders or layer.rule.reorders):
+                    raise NotCovered(f"{layer.shown} shares its {local} with a layer of another kind")
         return rules
 
     def owners(self) -> dict[int, str]:
         """Each parameter's layer, by the parameter's position; of several that share it the first."""
         owners: dict[int, str] = {}
-        for name, _, _, own in self.covered:
-            for index in own.values():
-                owners.setdefault(index, name)
+        for layer in self.covered:
+            for index in layer.own.values():
+                owners.setdefault(index, layer.name)
         return owners
 
     def run(self, inputs: Tensor, sharpness: Tensor | None = None) -> tuple[Tensor, list[Capture]]:
@@ -311,7 +261,7 @@ class Network:
                 with torch.enable_grad(), forked(inputs.device):
                     self._call(batch)
             learned = self.operators.end_learning()
-        self._unmark()
+        self.marks.keep(self.operators.used)
 
     def check(self, inputs: Tensor) -> None:
         """Run once, refusing whatever would couple recoveries or change state."""

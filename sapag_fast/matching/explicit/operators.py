@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map, tree_unflatten
 
@@ -95,10 +95,7 @@ class Operators:
             return self._derive(func, leaves, spec)
         if self.operators is None:
             return self._observe(func, leaves, spec)
-        if self.next >= len(self.operators) or self.operators[self.next].function is not func:
-            raise NotCovered(f"{self._shown(func, leaves)} does otherwise than at first")
-        operator = self.operators[self.next]
-        self.next += 1
+        operator = self._next(self._shown(func, leaves), func)
         if not operator.joins:
             return self._derive(func, leaves, spec)
         written = _written_in_place(func)
@@ -107,6 +104,29 @@ class Operators:
         if written is func or type(leaves[0]) is Bare:
             raise NotCovered(f"{operator.name} writes in place")
         return leaves[0].copy_(self._join(operator, written, [leaves[0].clone(), *leaves[1:]], spec))
+
+    def enter(self, layer: type[nn.Module], argument: Any) -> Any:
+        """What a layer with a rule is called with: of a bare tensor each recovery's own copy."""
+        if type(argument) is not Bare:
+            return argument
+        if not self.running or not torch.is_grad_enabled():
+            return argument.plain
+        name = self._shown(layer, [argument])
+        if self.operators is None:
+            shape = shapes_of([argument.plain])
+            self.observed[-1].append(Observation(name, layer, shape, shape, (True,), (True,)))
+            return argument.plain.detach().requires_grad_()
+        operator = self._next(name, layer)
+        dim = operator.given[0]
+        copies, _ = self._copies(argument, dim)
+        return self._together(copies, dim)
+
+    def _next(self, name: str, func: Callable[..., Any]) -> Operator:
+        known = self.operators or []
+        if self.next >= len(known) or known[self.next].function is not func:
+            raise NotCovered(f"{name} does otherwise than at first")
+        self.next += 1
+        return known[self.next - 1]
 
     def _shown(self, func: Callable[..., Any], leaves: Iterable[Any]) -> str:
         """Module, operator and parameter."""
@@ -200,13 +220,15 @@ class Operators:
         where = iter(operator.result)
 
         def together(found: Any) -> Any:
-            if not isinstance(found, Tensor):
-                return found
-            dim = next(where)
-            assert dim is not None
-            return found.movedim(0, dim).flatten(dim, dim + 1).contiguous()
+            return self._together(found, next(where)) if isinstance(found, Tensor) else found
 
         return tree_map(together, result)
+
+    @staticmethod
+    def _together(split: Tensor, dim: int | None) -> Tensor:
+        """``[R, ...]`` with the recoveries back in the dimension that holds the batch."""
+        assert dim is not None
+        return split.movedim(0, dim).flatten(dim, dim + 1).contiguous()
 
     def _split(self, tensor: Tensor, dim: int | None) -> tuple[Tensor, int | None]:
         return (tensor, None) if dim is None else (tensor.unflatten(dim, (self.recoveries, -1)), dim)

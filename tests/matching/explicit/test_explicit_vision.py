@@ -165,6 +165,21 @@ class Coupling(nn.Module):
         return self.last(x.sin() * (x.mean(0) * self.offset))
 
 
+class Normed(nn.Module):
+    """A layer is called with a parameter that all inputs share."""
+
+    def __init__(self):
+        super().__init__()
+        self.offset, self.norm, self.last = (
+            nn.Parameter(torch.rand(8)),
+            nn.LayerNorm(8),
+            nn.Linear(8, CLASSES),
+        )
+
+    def forward(self, x):
+        return self.last((x + self.norm(self.offset)).sin())
+
+
 class Changing(nn.Module):
     """Writes to its parameter."""
 
@@ -194,6 +209,11 @@ REFUSED = {
         (8,),
         Coupling,
         "the model (Coupling): the operator 'mul' on its parameter 'offset' gives something that all inputs",
+    ),
+    "normed": (
+        (8,),
+        Normed,
+        "module 'norm' (LayerNorm) maps [8] to [8], which does not have",
     ),
     "changing": (
         (8,),

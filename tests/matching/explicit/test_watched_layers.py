@@ -50,7 +50,7 @@ def test_the_same_bits_and_every_layer(name, way):
         mine, other = (m.value_and_gradient(inputs, labels)[:2] for m in (watched, plain))
         assert all(torch.equal(a, b) for a, b in zip(mine, other, strict=True))
         assert torch.equal(watched.value(inputs, labels), plain.value(inputs, labels))
-    layers = {layer for layer, *_ in watched.network.covered}
+    layers = {layer.name for layer in watched.network.covered}
     assert set(watch.seen) == {(layer, part) for layer in layers for part in (FORWARD_PART, SUMS_PART)}
     assert not watch.now
 
@@ -61,8 +61,7 @@ def test_an_error_ends_what_went_on(way, monkeypatch):
     matching = ExplicitMatching(problem, ways=way)
     matching.value_and_gradient(inputs, labels)
     matching.watch = watch = Watch()
-    _, module, _, _ = matching.network.covered[1]
-    monkeypatch.setattr(module, "weight", None)
+    monkeypatch.setattr(matching.network.covered[1].module, "weight", None)
     with pytest.raises(TypeError):
         matching.value_and_gradient(inputs, labels)
     assert not watch.now

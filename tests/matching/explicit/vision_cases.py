@@ -219,6 +219,21 @@ class Attending(nn.Module):
         return self.last(self.call(self.attention, x).flatten(1))
 
 
+class AttentionPool(nn.Module):
+    """As of ``timm``: a layer is called with a parameter, and its outcome asks the tokens."""
+
+    def __init__(self, width=6):
+        super().__init__()
+        self.latent = nn.Parameter(torch.randn(1, 2, width))
+        self.q, self.kv, self.norm = nn.Linear(width, width), nn.Linear(width, 2 * width), nn.LayerNorm(width)
+        self.last = nn.Linear(width, CLASSES)
+
+    def forward(self, x):
+        q = self.q(self.latent.expand(x.shape[0], -1, -1))
+        k, v = self.kv(x).chunk(2, -1)
+        return self.last(self.norm(F.scaled_dot_product_attention(q, k, v)).mean(1))
+
+
 def _itself(attention, x, **options):
     return attention(x, x, x, **options)[0]
 
@@ -283,6 +298,7 @@ TRANSFORMERS = {
     "timm": (IMAGE, TimmViT),
     "timm-in-place": (IMAGE, lambda: TimmViT(inplace=True)),
     "swin": (IMAGE, SwinWindow),
+    "attention-pool": (TOKENS, AttentionPool),
     "gpt2": (TOKENS, Gpt2Block),
     "encoder": (TOKENS, lambda: _encoder(False)),
     "encoder-norm-first": (TOKENS, lambda: _encoder(True)),
