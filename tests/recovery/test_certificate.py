@@ -181,7 +181,7 @@ def test_measured_families_keep_the_rule():
 
 def test_a_certificate_stops_the_victims_other_restarts(measured):
     model, images, target = _victims(3)
-    options = {"batched": True, "restarts": 4, "seed": 1, "steps": 300}
+    options = {"batched": True, "restarts": 4, "seed": 1, "steps": 300, "patience": 0}
     whole = recover(model, target, SHAPE, stop_certified=False, **options)
     assert whole.evaluations.tolist() == [4 * 300] * 3
     found = recover(model, target, SHAPE, **options)
