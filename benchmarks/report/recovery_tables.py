@@ -139,8 +139,9 @@ def identifiability_section() -> str:
                 `python -m benchmarks.recovery.identifiability --data DATA`. Networks that leave a part of
                 the picture unseen, and those that certificates were measured on. *Close*: at the family's
                 threshold or below, which was all that a certificate asked for once. The check perturbs what
-                was found (noise of standard deviation 0.3) and searches on with 15 % of the evaluations;
-                certified is what comes back to a mean square of 0.02. Each network is in
+                was found (noise of standard deviation 0.3) and searches on until the distance is at the
+                threshold again, 360 evaluations at most; certified is what has come back to a mean square
+                of 0.02 by then. Each network is in
                 `results/identifiability.json`.
                 """
             ),

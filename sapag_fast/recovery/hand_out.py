@@ -115,7 +115,14 @@ class HandOut:
 
     def _look(self, victims: Sequence[int], inputs: Tensor, labels: Tensor, at_once: int) -> None:
         # Half as many as in the search, whose state still takes memory.
-        checks = check_identifiability(self.attack, victims, inputs, labels, at_once=max(1, at_once // 2))
+        checks = check_identifiability(
+            self.attack,
+            victims,
+            inputs,
+            labels,
+            certifies=max(self.certifier.thresholds[victim] for victim in victims),
+            at_once=max(1, at_once // 2),
+        )
         self._checks.update(zip(victims, checks, strict=True))
 
     def _give(self, victim: int, recovery: Recovery, ended: Ended) -> None:
