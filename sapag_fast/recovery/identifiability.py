@@ -75,8 +75,8 @@ class Identifiability:
         """Why the input is not determined; empty where it is."""
         if not self.left <= DETERMINED and not self.came_back:
             return (
-                "it could not be told whether the gradient determines the input: perturbed, it was still on its "
-                f"way after {self.evaluations} evaluations"
+                "it could not be told whether the gradient determines the input: perturbed, it was still on "
+                f"its way after {self.evaluations} evaluations"
             )
         if not self.left <= DETERMINED:
             return (
