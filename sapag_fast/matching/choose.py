@@ -24,6 +24,9 @@ _MANY_PARAMETERS = 1_000_000
 _NOMINAL = 64
 """Recoveries for which the ways of isolated searches are chosen, however many there are."""
 
+_ALIKE = 3
+"""Rows by which such networks are measured, however many there are."""
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -152,6 +155,11 @@ def choose_isolated(
             return Choice(sequential, f"{reason}; {matching}")
         ways = [matching]
     tried, rows = ways[0], inputs.shape[0]
+    if isinstance(tried, ExplicitMatching) and tried.network.has_bare_operators:
+        # What is computed of parameters alone is no row's, and could be taken for it: by all alike.
+        repeated = torch.arange(_ALIKE, device=inputs.device) % rows
+        rows, inputs, labels = _ALIKE, inputs[repeated], labels[repeated]
+        sharpness = None if sharpness is None else sharpness[repeated]
     tried.retarget(torch.zeros(rows, dtype=torch.long, device=inputs.device))
     quantum = quantum_of(lambda: tried.value_and_gradient(inputs, labels, sharpness), rows, inputs.device)
     isolated = IsolatedMatching(ways, members, quantum)

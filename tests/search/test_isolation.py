@@ -141,6 +141,41 @@ def test_what_vmap_matches_is_isolated_too(gradients):
     _same(whole, _search(own, [torch.stack(each)], at_once=1), [(v, v) for v in range(VICTIMS)])
 
 
+def test_bare_parameters_are_isolated_too():
+    class Bare(nn.Module):
+        def __init__(self):
+            super().__init__()
+            g = torch.Generator().manual_seed(0)
+            self.weight = nn.Parameter(torch.randn(4, 144, generator=g) / 12)
+            self.scale, self.token = (
+                nn.Parameter(torch.ones(2, 1)),
+                nn.Parameter(torch.rand(1, 6, generator=g)),
+            )
+
+        def forward(self, x):
+            x = (
+                x.flatten(1).unflatten(1, (2, -1)) * self.scale.clamp(max=4).exp()
+                + torch.tanh(self.token).mean()
+            )
+            return torch.sigmoid(x.flatten(1) @ self.weight.t())
+
+    own = Bare()
+    g = torch.Generator().manual_seed(4)
+    each = [
+        torch.autograd.grad(
+            F.cross_entropy(own(torch.rand(1, *SHAPE, generator=g)), torch.tensor([v % 4])),
+            list(own.parameters()),
+        )
+        for v in range(VICTIMS)
+    ]
+    targets = [torch.stack(row) for row in zip(*each, strict=True)]
+    whole = _search(own, targets)
+    assert whole.mode == "explicit"
+    _same(whole, _search(own, targets, [5, 1]), [(5, 0), (1, 1)])
+    _same(whole, _search(own, targets, [3]), [(3, 0)])
+    _same(whole, _search(own, targets, at_once=1), [(v, v) for v in range(VICTIMS)])
+
+
 def test_a_quantum_leaves_nothing_over():
     assert [Quantum(4, 1).of(rows) for rows in (1, 4, 5)] == [4, 4, 8]
     assert [Quantum(1, 4).of(rows) for rows in (1, 4, 5)] == [4, 4, 5]
