@@ -1,6 +1,6 @@
 """What arithmetic recovers of batches through perceptrons with ReLU, beside the search.
 
-Images: MNIST's from 9000 on, on which nothing was set; networks trained on 2000..3999. A victim is a batch.
+Images: MNIST's 1000..1099, on which nothing here was set; networks trained on 2000..3999. A victim is a batch.
 
     python -m benchmarks.recovery.exact --data DATA [--victims 4]
 """
@@ -30,7 +30,7 @@ from sapag_fast.recovery.recover import recover
 from sapag_fast.reports.metrics import assign
 
 SHAPE = (1, 28, 28)
-FIRST = 9000
+FIRST = 1000
 WIDTHS = (100, 200, 1000)
 SIZES = (1, 2, 4, 8, 16, 25)
 SEARCHED = (1, 2, 4)

@@ -185,7 +185,7 @@ def exact_section() -> str:
             "",
             prose(
                 """
-                `python -m benchmarks.recovery.exact --data DATA`. Batches of MNIST's images from 9000 on
+                `python -m benchmarks.recovery.exact --data DATA`. Batches of MNIST's images from 1000 on
                 through perceptrons with two hidden layers of that width and ReLU; exact: all images of the
                 batch were found and give the gradient; wrong: one of them is not in the batch. The worst
                 image of the exact ones, at most 160 dB. Beside it the search of the same victims, one

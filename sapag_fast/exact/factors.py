@@ -19,6 +19,7 @@ from sapag_fast.exact.sparse_vectors import sparse_vectors
 
 __all__ = ["Factors", "factors_of_batch", "factors_of_one"]
 
+_MOST_INPUTS = 32
 _SPARE = 8
 """Singular values beyond the batch's, which tell the noise."""
 _NOISY = 1e-4
@@ -88,6 +89,8 @@ def factors_of_batch(
     chance = torch.Generator().manual_seed(seed)
     both = torch.cat((weight, bias[:, None]), 1)
     rows, numbers = both.shape
+    if batch_size > _MOST_INPUTS:
+        raise DoesNotApplyError(f"a batch of {batch_size}: more than {_MOST_INPUTS} inputs are not tried")
     if batch_size >= min(rows, numbers):
         raise DoesNotApplyError(
             f"a batch of {batch_size} fills the rank of a first layer with {rows} outputs for {numbers - 1} "

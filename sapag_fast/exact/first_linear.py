@@ -102,14 +102,16 @@ def _inputs(network: VictimModel, input_shape: Sequence[int]) -> Tensor:
 def _seen(network: VictimModel, input_shape: Sequence[int]) -> dict[str, list[Tensor]]:
     """What each linear layer is fed, in the order in which they run."""
     seen: dict[str, list[Tensor]] = {}
-    hooks = []
+    hooks, numbers = [], math.prod(input_shape)
     for name, module in network.module.named_modules():
-        if isinstance(module, nn.Linear):
+        if isinstance(module, nn.Linear) and module.in_features == numbers:
 
             def note(_: nn.Module, given: tuple[Any, ...], name: str = name) -> None:
                 seen.setdefault(name, []).append(given[0])
 
             hooks.append(module.register_forward_pre_hook(note))
+    if not hooks:  # and so most networks with convolutions are not run
+        return seen
     try:
         network.output(network.parameters, network.fresh_buffers(), _inputs(network, input_shape))
     except Exception as error:

@@ -171,6 +171,7 @@ REFUSED = {
     ),
     "another operator between": (lambda: _normalised(_mlp()), 1, "no linear layer is fed the input"),
     "no zeros": (lambda: _mlp("tanh"), 4, "nothing tells its inputs apart"),
+    "many": (lambda: _mlp(), 33, "more than 32 inputs are not tried"),
     "more inputs than rows": (lambda: _mlp(width=8), 16, "fills the rank"),
 }
 
@@ -179,8 +180,8 @@ REFUSED = {
 def test_where_it_does_not_apply(name):
     build, size, reason = REFUSED[name]
     torch.manual_seed(0)
-    model = build()
-    found = sf.recover_exact(model, _gradient(model, IMAGES[:size], LABELS[:size]), SHAPE, batch_size=size)
+    model, x, y = build(), IMAGES.repeat(2, 1, 1, 1)[:size], LABELS.repeat(2)[:size]
+    found = sf.recover_exact(model, _gradient(model, x, y), SHAPE, batch_size=size)
     assert not found.found.any()
     assert reason in found.reason[0]
 
