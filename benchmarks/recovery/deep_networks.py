@@ -87,7 +87,6 @@ def measure(row: Row, settings: dict[str, int]) -> dict[str, Any]:
         "mode": found.mode,
         "recipe": found.recipe.name,
         "seconds": round(time.perf_counter() - began, 1),
-        "commit": machine()["commit"],
     }
 
 
@@ -98,11 +97,11 @@ def lines_of_file() -> dict[str, dict[str, Any]]:
     return {line["network"]: line for line in json.loads(FILE.read_text(encoding="utf-8"))["lines"]}
 
 
-def keep(line: dict[str, Any]) -> None:
+def keep(line: dict[str, Any], here: dict[str, str | int]) -> None:
     """Put a line into the file, among those that it holds by now."""
     known = lines_of_file() | {line["network"]: line}
     lines = [known[name] for name in ROWS if name in known]
-    content = {"benchmark": "deep_networks", **machine(), "success": f"mse < {SUCCESS}", "lines": lines}
+    content = {"benchmark": "deep_networks", **here, "success": f"mse < {SUCCESS}", "lines": lines}
     with replacing(FILE) as path:
         path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
@@ -119,6 +118,7 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="measure what has a line, too")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    here = machine()  # before anything runs: the sources may change meanwhile
     settings = {name: getattr(options, name) for name in ("victims", "others", "steps", "restarts")}
     named = tuple(options.only or ())
     chosen = [row for name, row in ROWS.items() if (name.startswith(named) if named else not row.hours)]
@@ -128,8 +128,8 @@ def main() -> None:
         line = lines_of_file().get(row.name)
         if line is not None and line["settings"] == settings and not options.again:
             continue
-        line = measure(row, settings)
-        keep(line)
+        line = {**measure(row, settings), "commit": here["commit"]}
+        keep(line, here)
         print(json.dumps(line), flush=True)
     print(deep_networks_table(list(lines_of_file().values())))
 
