@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from vision_cases import EVERYTHING, LAYERS, TRANSFORMERS, make_vision
 
-from sapag_fast.matching.choose import choose_matching
+from sapag_fast.matching.choose import choose_isolated, choose_matching
 from sapag_fast.matching.explicit import ExplicitMatching, NotCovered
 from sapag_fast.matching.one_by_one import SequentialMatching
 
@@ -97,6 +97,18 @@ def test_recoveries_never_mix(name):
         matching.retarget(victims[rows])
         _, some, _ = matching.value_and_gradient(inputs[rows], labels[rows])
         torch.testing.assert_close(some, whole[rows], rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", ["swin", "torchvision", "scalar"])
+def test_the_size_of_isolated_evaluations_does_not_hang_on_how_many_there_are(name):
+    """What is computed of parameters alone is not taken for a row's."""
+    model, shape = make_vision(name)
+    problem, inputs, labels = _setup(model, shape, dtype=torch.float32)
+    sizes = {
+        choose_isolated(problem, inputs[:rows], labels[:rows], problem.rows()[:rows]).matching.quantum
+        for rows in (1, 2, 5)
+    }
+    assert len(sizes) == 1
 
 
 @pytest.mark.parametrize("name", ["torchvision", "hugging-face", "timm-in-place", "swin"])
