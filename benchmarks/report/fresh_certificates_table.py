@@ -34,10 +34,10 @@ def fresh_table(lines: Sequence[dict[str, Any]]) -> str:
         some = [line for line in lines if line["family"] == family]
         for line in some:
             cell = f"{line['network']} ({line['initialisation']}), {line['phase']}"
-            rows.append([family, cell, *_figures([line])])
-        rows.append([family, "all", *_figures(some, interval=True)])
-    rows.append(["all", "", *_figures(lines, interval=True)])
-    return table(("family", "network", *_COUNTS, "stay certified", "share of the checks"), rows)
+            rows.append([family, cell, *_figures([line]), line["commit"]])
+        rows.append([family, "all", *_figures(some, interval=True), ""])
+    rows.append(["all", "", *_figures(lines, interval=True), ""])
+    return table(("family", "network", *_COUNTS, "stay certified", "share of the checks", "commit"), rows)
 
 
 def fresh_certificates_section() -> str:
