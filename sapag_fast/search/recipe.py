@@ -85,7 +85,8 @@ class Recipe:
         The share of its objective by which a search that has not stalled comes down.
     arrived : pair of float
         A search has *arrived* once its distance, in its scale, is at most this share of the penalties, while
-        total variation leads and after: the penalties alone decide what is left.
+        total variation leads and after, and 20 evaluations have not brought its objective down by `progress`:
+        the penalties alone decide what is left, and have decided it.
     basis : str or tuple of str
         ``pixel`` or ``dct``; of several, restart k searches in the k-th, and round again.
     box, tv : float
