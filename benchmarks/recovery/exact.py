@@ -1,6 +1,7 @@
 """What arithmetic recovers of batches through perceptrons with ReLU, beside the search.
 
-Images: MNIST's 1000..1099, on which nothing here was set; networks trained on 2000..3999. A victim is a batch.
+Images: MNIST's 1000..1099, on which nothing here was set; networks trained on 2000..3999. A victim is
+a batch.
 
     python -m benchmarks.recovery.exact --data DATA [--victims 4]
 """
