@@ -22,6 +22,7 @@ PUBLIC_FACES = {
     "sapag_fast/distances/functional.py: distance_and_gradient",
     "sapag_fast/distances/gradient_distance.py: GradientDistance.__init__",
     "sapag_fast/models/resnet.py: ResNet.__init__",
+    "sapag_fast/models/vit.py: ViT.__init__",
     "sapag_fast/profiler/profile.py: profile_attack",
     "sapag_fast/recovery/exact.py: recover_exact",
     "sapag_fast/recovery/recover.py: recover",
