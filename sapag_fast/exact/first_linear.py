@@ -1,7 +1,8 @@
 """The linear layer that is fed the input itself: where its gradients stand, and how its numbers are pixels.
 
 What it is fed must be the input's own numbers in another shape or order, behind the normalisation that the
-network was given. That is told by one run on numbers that are all different.
+network was given. That is told by one run on numbers that are all different, in the unit interval and far beyond
+it: a clamp, ReLU or absolute value in between leaves pictures from 0 to 1 alone, and others not.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from sapag_fast.victim.problem import Problem
 __all__ = ["DoesNotApplyError", "FirstLinear", "find_first_linear"]
 
 _SEED = 20240306
+_FAR = 1000.0
 
 
 class DoesNotApplyError(Exception):
@@ -90,12 +92,14 @@ def find_first_linear(problem: Problem, input_shape: Sequence[int]) -> FirstLine
 
 
 def _inputs(network: VictimModel, input_shape: Sequence[int]) -> Tensor:
-    """Two inputs whose numbers are all different."""
+    """Two inputs whose numbers are all different: one in the unit interval, one from -1000 to 1000."""
     like = next(iter(network.parameters.values()))
     count = 2 * math.prod(input_shape)
     chance = torch.Generator().manual_seed(_SEED)
     numbers = (torch.randperm(count, generator=chance, dtype=torch.float64) + 0.5) / count
-    return numbers.view(2, *input_shape).to(like)
+    numbers = numbers.view(2, *input_shape)
+    numbers[1] = 2 * _FAR * numbers[1] - _FAR
+    return numbers.to(like)
 
 
 @torch.no_grad()

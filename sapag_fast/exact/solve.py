@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -50,6 +50,8 @@ class Answer:
         How they were found.
     reason : str
         Why not (all) of them; empty where all are found and the gradient is reproduced as it is.
+    confirmed : bool
+        Whether a gradient that had been tampered with would have been noticed.
     """
 
     inputs: Tensor | None
@@ -58,6 +60,7 @@ class Answer:
     reproduction: Reproduction | None
     method: str
     reason: str
+    confirmed: bool = True
 
     @property
     def scaled(self) -> bool:
@@ -157,7 +160,10 @@ class Arithmetic:
         assert weight is not None
         assert bias is not None
         if self.batch_size == 1:
-            return self._of(factors_of_one(weight[victim], bias[victim]), first, victim, labels)
+            answer = self._of(factors_of_one(weight[victim], bias[victim]), first, victim, labels)
+            # Of one output, or of two that are opposite, any gradient is a product of an input with something.
+            alone = len([target for target in self.problem.targets if target is not None]) == 2
+            return replace(answer, confirmed=not alone or first.module.out_features > 2)
         why = f"not as many rows with zeros as inputs were found, from {self.starts} starts"
         given = {"starts": self.starts, "seed": _SEED}
         for factors in factors_of_batch(weight[victim], bias[victim], self.batch_size, **given):
@@ -173,6 +179,11 @@ class Arithmetic:
             raise DoesNotApplyError(
                 f"{int((~clear).sum())} of {len(clear)} inputs drown in what the first layer's gradient "
                 "holds beside them (rounding, noise, or more inputs)"
+            )
+        if len(factors.fed) < self.batch_size and not self._tells_apart():
+            raise DoesNotApplyError(
+                f"the first layer's gradient holds {len(factors.fed)} inputs of {self.batch_size}, and behind "
+                "fewer than three outputs different inputs of the same active units merge into their mean"
             )
         inputs = first.pictures(factors.fed).to(self.like)
         if labels is None and self.classes is None:
@@ -199,6 +210,11 @@ class Arithmetic:
         taken = possible[rows[0].to(possible.device)[order]]
         off = factors.errors.repeat_interleave(known.counts).to(found)[order]
         return self._verified(victim, found[order], taken, off, factors.found)
+
+    def _tells_apart(self) -> bool:
+        """Whether what flows back of two different inputs has different directions: not through one number."""
+        narrowest = min(p.shape[0] for p in self.problem.parameters.values() if p.dim() == 2)
+        return self.classes is not None and min(self.classes, narrowest) > 2
 
     def _by_trial(self, victim: int, inputs: Tensor, possible: Tensor) -> Labelled:
         """The one label whose gradient is nearest the target's."""
