@@ -356,8 +356,8 @@ _RECIPE = {
     "patience": click.option(
         "--patience",
         type=click.IntRange(0, _MOST),
-        help="Evaluations without coming lower after which a restart goes on without total variation's lead, "
-        f"and then ends; 0: never.  [default: {NO_DEFAULT}]",
+        help="Evaluations without coming lower after which a restart ends; 0: all steps are taken.  "
+        f"[default: {NO_DEFAULT}]",
     ),
     "basis": click.option(
         "--basis", help=f"Coordinates of the search, pixel or dct.  [default: {NO_DEFAULT}]"

@@ -1,8 +1,8 @@
 """The linear layer that is fed the input itself: where its gradients stand, and how its numbers are pixels.
 
 What it is fed must be the input's own numbers in another shape or order, behind the normalisation that the
-network was given. That is told by one run on numbers that are all different, in the unit interval and far beyond
-it: a clamp, ReLU or absolute value in between leaves pictures from 0 to 1 alone, and others not.
+network was given. That is told by one run on numbers that are all different, in the unit interval and far
+beyond it: a clamp, ReLU or absolute value in between leaves pictures from 0 to 1 alone, and others not.
 """
 
 from __future__ import annotations

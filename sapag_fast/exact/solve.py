@@ -161,7 +161,7 @@ class Arithmetic:
         assert bias is not None
         if self.batch_size == 1:
             answer = self._of(factors_of_one(weight[victim], bias[victim]), first, victim, labels)
-            # Of one output, or of two that are opposite, any gradient is a product of an input with something.
+            # One output, or two that are opposite: any gradient is a product of an input with something.
             alone = len([target for target in self.problem.targets if target is not None]) == 2
             return replace(answer, confirmed=not alone or first.module.out_features > 2)
         why = f"not as many rows with zeros as inputs were found, from {self.starts} starts"
@@ -182,8 +182,9 @@ class Arithmetic:
             )
         if len(factors.fed) < self.batch_size and not self._tells_apart():
             raise DoesNotApplyError(
-                f"the first layer's gradient holds {len(factors.fed)} inputs of {self.batch_size}, and behind "
-                "fewer than three outputs different inputs of the same active units merge into their mean"
+                f"the first layer's gradient holds {len(factors.fed)} inputs of {self.batch_size}, and "
+                "behind fewer than three outputs different inputs of the same active units merge into "
+                "their mean"
             )
         inputs = first.pictures(factors.fed).to(self.like)
         if labels is None and self.classes is None:
@@ -212,7 +213,7 @@ class Arithmetic:
         return self._verified(victim, found[order], taken, off, factors.found)
 
     def _tells_apart(self) -> bool:
-        """Whether what flows back of two different inputs has different directions: not through one number."""
+        """Whether what flows back of two inputs differs in direction: not through one number."""
         narrowest = min(p.shape[0] for p in self.problem.parameters.values() if p.dim() == 2)
         return self.classes is not None and min(self.classes, narrowest) > 2
 

@@ -112,7 +112,7 @@ def _with_answer(recovery: Recovery, row: int, answer: Answer) -> Recovery:
 
 def _certificate(answer: Answer) -> Certificate:
     if not answer.confirmed:
-        words = "arithmetic gives an input to any gradient of so few outputs: nothing else in it confirms this one"
+        words = "arithmetic gives an input to any gradient of so few outputs: nothing else in it confirms it"
         return Certificate("unknown", words, ARITHMETIC, measured_on="no measurement: it follows")
     words = f"determined by arithmetic, which reproduces the gradient: {answer.method}"
     return Certificate("certified", words, ARITHMETIC, measured_on="no measurement: it follows")

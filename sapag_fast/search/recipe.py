@@ -78,9 +78,10 @@ class Recipe:
         Evaluations of each restart, at most.
     patience : int
         How long a search may come no lower before it has *stalled*: evaluations that have not brought its
-        objective down by `progress`. What has stalled, or arrived, goes on with ``tv_rest``, and ends when it
-        stalls or arrives there: easy victims cost few evaluations, and hard ones get `steps`. Looked at every
-        20 evaluations, and with a surrogate in its last stage alone. 0: every search takes `steps`.
+        objective down by `progress`. What has stalled ends; what has *arrived* goes on with ``tv_rest``, and
+        ends when it stalls or arrives there: easy victims cost few evaluations, and hard ones get `steps`.
+        Looked at every 20 evaluations, and with a surrogate in its last stage alone. 0: every search takes
+        `steps`.
     progress : float
         The share of its objective by which a search that has not stalled comes down.
     arrived : pair of float
@@ -95,9 +96,9 @@ class Recipe:
         Total variation of restart k has its weight multiplied by the k-th, and round again: which weight
         serves a victim cannot be told without the truth, so restarts are a portfolio of weights as of starts.
     tv_until, tv_rest : float
-        After this fraction of the steps, or once the search has stalled or arrived, total variation is
-        multiplied by ``tv_rest``: it leads into the right valley, and then keeps the search from its floor
-        (10 dB on digits, 5 on faces; nothing where the search has not arrived by then).
+        After this fraction of the steps, or once the search has arrived, total variation is multiplied by
+        ``tv_rest``: it leads into the right valley, and then keeps the search from its floor (10 dB on
+        digits, 5 on faces; nothing where the search has not arrived by then).
     clip : bool
         Clamp to the bounds after every step (pixel basis only).
     surrogate : Surrogate or None

@@ -237,7 +237,10 @@ class Run:
         self._changed(batch)
 
     def _through(self, due: list[int], age: list[int]) -> list[int]:
-        """Rows that end, having arrived or stalled; those that total variation leads go on without it."""
+        """Rows that end, having arrived or stalled; those that have arrived go on once without TV's lead.
+
+        What has stalled elsewhere ends with it: it holds what noise in the gradient would bring in.
+        """
         recipe, batch = self.recipe, self.batch
         if not recipe.patience:
             return []
@@ -249,7 +252,7 @@ class Run:
             leads = recipe.leads and age[row] < rest_at[row]
             arrived = share[row] <= recipe.arrived[0 if leads else 1] and waited[row] >= _SETTLED
             if age[row] > self.last_border and (arrived or waited[row] > recipe.patience):
-                (led if leads else through).append(row)
+                (led if leads and arrived else through).append(row)
         if led:
             batch.rest(led)
         return through

@@ -131,3 +131,17 @@ def test_what_does_not_fit_is_refused(name, value):
     if name == "patience":
         with pytest.raises((TypeError, ValueError), match=name):
             sf.SearchOptions(patience=value)
+
+
+def test_noise_does_not_come_in_where_total_variation_leads():
+    """What cannot be matched closely ends with total variation's lead, and no worse than after all steps."""
+    model, (images, labels) = small_lenet(), small_digits(3)
+    target = stacked_gradients(model, images, labels)
+    chance = torch.Generator().manual_seed(0)
+    noisy = [g + 0.03 * g.std() * torch.randn(g.shape, generator=chance) for g in target]
+    options = {"batched": True, "labels": labels[:, None]}
+    found = sf.recover(model, noisy, SHAPE, **options)
+    whole = sf.recover(model, noisy, SHAPE, **options, patience=0)
+    errors = [(f.inputs[:, 0].clamp(0, 1) - images).square().mean() for f in (found, whole)]
+    assert (found.evaluations < whole.evaluations).all()
+    assert errors[0] < 1.3 * errors[1]
