@@ -115,8 +115,24 @@ def _opening(results: Sequence[Result]) -> str:
                 short of their bar stay.
                 """
             ),
+            _longer_searches(results),
             f"Bars held: {held} of {len(bars)} measured." if bars else "",
         ]
+    )
+
+
+def _longer_searches(results: Sequence[Result]) -> str:
+    """How many of SAPAG's cells were measured with searches that do not end by themselves."""
+    methods = ("sapag", "sapag-separated")
+    own = [found["settings"] for found in results if found["settings"].get("method") in methods]
+    recipes = [settings.get("recipe", {}) for settings in own if not settings.get("traced")]
+    smooth = [recipe for recipe in recipes if not recipe.get("surrogate")]
+    longer = sum(recipe.get("patience") == 0 for recipe in smooth)
+    if not longer:
+        return ""
+    return (
+        f"{longer} of {len(smooth)} cells of SAPAG on smooth networks are of searches that take all their "
+        "evaluations (`patience=0`); those of the package end once they have arrived or stalled."
     )
 
 
