@@ -111,11 +111,11 @@ def _with_answer(recovery: Recovery, row: int, answer: Answer) -> Recovery:
 
 
 def _certificate(answer: Answer) -> Certificate:
+    status, words = "certified", f"determined by arithmetic, which reproduces the gradient: {answer.method}"
     if not answer.confirmed:
+        status = "unknown"
         words = "arithmetic gives an input to any gradient of so few outputs: nothing else in it confirms it"
-        return Certificate("unknown", words, ARITHMETIC, measured_on="no measurement: it follows")
-    words = f"determined by arithmetic, which reproduces the gradient: {answer.method}"
-    return Certificate("certified", words, ARITHMETIC, measured_on="no measurement: it follows")
+    return Certificate(status, words, ARITHMETIC, measured_on="no measurement: it follows")
 
 
 def _replaced(entries: tuple, row: int, entry: object) -> tuple:
