@@ -91,14 +91,23 @@ def image_cell(data: Path, group: str, plan: Plan, variant: str = "") -> Cell:
     words = (group, plan.dataset, plan.network, plan.activation, plan.initialisation, phase, plan.method)
     name = ".".join(filter(None, (*words, variant)))
     settings = json.loads(json.dumps(asdict(plan)))
+    settings["recipe"] = _of_recipe(plan.recipe, plan.restarts)
     channels = SHAPES[plan.dataset][0]
     if plan.method.startswith("sapag"):
         # They decide when a victim's restarts stop.
         deciding = [_stated(family) for family in families() if family.channels == channels]
         settings["certificates"] = hashlib.sha256("".join(deciding).encode()).hexdigest()[:16]
     if plan.method == "sapag-separated":
-        settings["second recipe"] = asdict(second_recipe(plan.recipe))
+        settings["second recipe"] = _of_recipe(second_recipe(plan.recipe), plan.restarts)
     return Cell(name, group, settings, partial(run_plan, data, plan))
+
+
+def _of_recipe(recipe: Recipe, restarts: int) -> dict[str, object]:
+    """The recipe's values; without the widths, where all restarts have the bandwidth itself."""
+    values: dict[str, object] = json.loads(json.dumps(asdict(recipe)))
+    if all(recipe.width_of(restart) == 1.0 for restart in range(restarts)):
+        del values["widths"]
+    return values
 
 
 def _stated(family: Family) -> str:

@@ -61,6 +61,23 @@ class BoundDistance:
             sums = replace(sums, target_deviation=variance.double() * sums.size)
         return self.kind.value(sums, weights, bandwidth, l1_weight)
 
+    def target_sums(self, target: Tensors) -> Tensor:
+        """The target's sums, float64 ``[R or 1, L, 3]``."""
+        if self.backend == "reference":
+            return target_sums(target, self.layering, self.batched)
+        return ops.target_sums(self.backend, target, self.layering, self.batched)
+
+    def widened(self, widths: Tensor, sums: Tensor, sizes: Tensor) -> "BoundDistance":
+        """The same with each recovery's bandwidth times its own of ``widths``, float64 ``[R]``.
+
+        Bandwidth and the target's variance are one product in the kernels' formulas: the variances bear the
+        widths. For kinds that read both. ``sums`` are the target's, ``sizes`` those of the layers.
+        """
+        own = self.options.variance
+        if own is None:
+            own = sums[..., 2] / sizes.clamp(min=1)
+        return replace(self, options=self.options._replace(variance=own * widths[:, None]))
+
     def check_rows(self, recoveries: int) -> None:
         """Refuse layer weights and variances whose rows fit no recovery; the kernels check theirs."""
         for name, rows in (("layer_weights", self.options.weights), ("variance", self.options.variance)):

@@ -102,6 +102,11 @@ class Kind:
         """The kind's own weights for so many layers, float64 ``[L]``, or None for all ones."""
         return None if self.layer_weights is None else self.layer_weights(layers)
 
+    @property
+    def has_widths(self) -> bool:
+        """Whether recoveries of one batch can have bandwidths of their own: by way of their variances."""
+        return {"bandwidth", "variance"} <= set(self.takes)
+
     def __reduce__(self) -> tuple[Callable[..., "Kind"], tuple[Any, ...]]:
         # By its name where it has one in the table: functions of a notebook or a lambda cannot be pickled.
         if is_registered(self):

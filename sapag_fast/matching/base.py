@@ -75,6 +75,10 @@ class Matching(Protocol):
         """
         ...
 
-    def retarget(self, victims: Tensor) -> None:
-        """From now on row r searches victim ``victims[r]`` (``[R]``, int64); R may change."""
+    def retarget(self, victims: Tensor, widths: Tensor | None = None) -> None:
+        """From now on row r searches victim ``victims[r]`` (``[R]``, int64); R may change.
+
+        With `widths` ``[R]``, float64, row r's kernel has its bandwidth times ``widths[r]``, for kinds that
+        have widths (`Kind.has_widths`); None: its bandwidth, for all.
+        """
         ...

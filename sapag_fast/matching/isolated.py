@@ -124,8 +124,8 @@ class IsolatedMatching:
         for way in self.ways:
             way.stages = stages
 
-    def retarget(self, victims: Tensor) -> None:
-        """From now on row r searches victim ``victims[r]`` (``[R]``, int64); R may change."""
+    def retarget(self, victims: Tensor, widths: Tensor | None = None) -> None:
+        """From now on row r searches victim ``victims[r]``, as `Matching` says; R may change."""
         places = [self.place[victim] for victim in victims.tolist()]
         self.parts = []
         for way, matching in enumerate(self.ways):
@@ -133,7 +133,11 @@ class IsolatedMatching:
             if own:
                 filled = own + own[:1] * (self.quantum.of(len(own)) - len(own))
                 numbers = [places[row][1] for row in filled]
-                matching.retarget(torch.tensor(numbers, device=victims.device))
+                of_way = torch.tensor(numbers, device=victims.device)
+                if widths is None:
+                    matching.retarget(of_way)
+                else:
+                    matching.retarget(of_way, widths[filled])
                 at = (torch.tensor(rows, device=victims.device) for rows in (own, filled))
                 self.parts.append(_Part(matching, *at))
         self.whole = len(self.parts) == 1 and len(self.parts[0].filled) == len(places)

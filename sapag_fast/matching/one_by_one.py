@@ -45,15 +45,23 @@ class SingleMatching:
 
     def __init__(self, problem: Problem, victim: int = 0) -> None:
         self.problem = problem
-        self.distance = rebuilt(problem.distance, batched=False)
+        self.distances = {1.0: rebuilt(problem.distance, batched=False)}
         self.stages: StageHook | None = None
         self.small_convolutions = False
         self.retarget(torch.tensor([victim]))
 
-    def retarget(self, victims: Tensor) -> None:
-        """From now on search ``victims[0]`` (``[1]``, int64)."""
+    def retarget(self, victims: Tensor, widths: Tensor | None = None) -> None:
+        """From now on search ``victims[0]``, as `Matching` says, with R = 1."""
         victim = int(victims[0])
+        self.widen(1.0 if widths is None else float(widths[0]))
         self.target = [None if entry is None else entry[victim] for entry in self.problem.targets]
+
+    def widen(self, width: float) -> None:
+        """From now on the kernel has its bandwidth times `width`: a distance with a cache of its own."""
+        if width not in self.distances:
+            plain = self.distances[1.0]
+            self.distances[width] = plain.copy(bandwidth=plain.bandwidth * width)
+        self.distance = self.distances[width]
 
     def measure_convolutions(self, inputs: Tensor, labels: Tensor, sharpness: Tensor | None = None) -> None:
         """Evaluate once, and see whether the convolutions are small."""
@@ -146,9 +154,10 @@ class SequentialMatching:
         for victim in self.victims:
             victim.stages = stages
 
-    def retarget(self, victims: Tensor) -> None:
-        """From now on row r searches victim ``victims[r]`` (``[R]``, int64); R may change."""
+    def retarget(self, victims: Tensor, widths: Tensor | None = None) -> None:
+        """From now on row r searches victim ``victims[r]``, as `Matching` says; R may change."""
         self.row_victims = victims.tolist()
+        self.row_widths = [1.0] * len(self.row_victims) if widths is None else widths.tolist()
 
     def measure_convolutions(self, inputs: Tensor, labels: Tensor, sharpness: Tensor | None = None) -> None:
         """Evaluate the first recovery, and see whether the convolutions are small."""
@@ -161,12 +170,12 @@ class SequentialMatching:
         self, inputs: Tensor, labels: Tensor, sharpness: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Evaluate every recovery once, as `Matching` says."""
-        results = [
-            self.victims[victim].value_and_gradient(
-                inputs[r : r + 1], labels[r : r + 1], None if sharpness is None else sharpness[r : r + 1]
-            )
-            for r, victim in enumerate(self.row_victims)
-        ]
+        results = []
+        for r, (victim, width) in enumerate(zip(self.row_victims, self.row_widths, strict=True)):
+            single, own = self.victims[victim], slice(r, r + 1)
+            single.widen(width)
+            sharp = None if sharpness is None else sharpness[own]
+            results.append(single.value_and_gradient(inputs[own], labels[own], sharp))
         values, toward_inputs, toward_labels = zip(*results, strict=True)
         joint = toward_labels[0] is not None
         return torch.cat(values), torch.cat(toward_inputs), torch.cat(toward_labels) if joint else None

@@ -38,7 +38,7 @@ class VmapMatching:
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
-        self.distance = rebuilt(problem.distance, batched=True)
+        self.plain = rebuilt(problem.distance, batched=True)
         self.stages: StageHook | None = None
         self.retarget(problem.rows())
         self.matched = [index for index, entry in enumerate(self.targets) if entry is not None]
@@ -52,9 +52,14 @@ class VmapMatching:
             for smooth in (False, True)
         }
 
-    def retarget(self, victims: Tensor) -> None:
-        """From now on row r searches victim ``victims[r]`` (``[R]``, int64); R may change."""
+    def retarget(self, victims: Tensor, widths: Tensor | None = None) -> None:
+        """From now on row r searches victim ``victims[r]``, as `Matching` says; R may change."""
         self.targets = self.problem.targets_of(victims)
+        self.distance = self.plain
+        if widths is not None:
+            bound, present = self.plain.bound_to(self.targets), [t for t in self.targets if t is not None]
+            wide = bound.widened(widths, bound.target_sums(present), bound.sizes(present))
+            self.distance = self.plain.copy(variance=wide.options.variance)
 
     def value_and_gradient(
         self, inputs: Tensor, labels: Tensor, sharpness: Tensor | None = None

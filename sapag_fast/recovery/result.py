@@ -33,12 +33,13 @@ class Restarts:
         ``[R, K]``, without penalties, of the network itself; inf where no iterate was finite, or none was
         made.
     matched : Tensor
-        ``[R, K]``, as the search saw it: with a surrogate, the surrogate's at its last β; inf where no
-        iterate was finite, or the search ended before that.
+        ``[R, K]``, as the search saw it, with the distance's own bandwidth: with a surrogate, the
+        surrogate's at its last β; inf where no iterate was finite, or the search ended before that.
     evaluations : Tensor
         ``[R, K]``, int64.
     history : Tensor
-        ``[evaluations of a restart, R, K]``, the distance that the search saw, nan after it stopped.
+        ``[evaluations of a restart, R, K]``, the distance that the search saw, with the restart's own width,
+        nan after it stopped.
     """
 
     inputs: Tensor
@@ -92,7 +93,7 @@ class Recovery:
         ``[evaluations of a restart, R]``, the winner's distance at each evaluation, as the search saw it, nan
         after it stopped.
     winner : Tensor
-        ``[R]``, int64, which restart it is; the recipe tells its start, basis and prior weight.
+        ``[R]``, int64, which restart it is; the recipe tells its start, width, basis and prior weight.
     restarts : Restarts
         All of them.
     mode : str

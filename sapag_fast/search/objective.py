@@ -137,10 +137,13 @@ class Objective:
             flat = torch.cat((flat, scale[:, None] * label_gradient.flatten(1)), 1)
         return Evaluation(distance, objective, flat)
 
-    def network_distance(self, variables: Tensor, known: Tensor, restarts: Tensor) -> Tensor:
-        """Distance ``[R]`` of the network itself, whatever stands in for it in the search."""
-        inputs = self.inputs(variables, restarts)
-        distance, _, _ = self.matching.value_and_gradient(inputs, self.labels(variables, known))
+    def distance(
+        self, variables: Tensor, known: Tensor, restarts: Tensor, *, age: Tensor | None = None
+    ) -> Tensor:
+        """Distance ``[R]`` of the network itself; with `age` of what stands in for it in the search."""
+        inputs, surrogate = self.inputs(variables, restarts), self.recipe.surrogate
+        sharp = () if surrogate is None or age is None else (surrogate.sharpness(age, self.steps),)
+        distance, _, _ = self.matching.value_and_gradient(inputs, self.labels(variables, known), *sharp)
         return distance.to(variables.dtype)
 
     def _tv_weights(self, leading: Tensor, restarts: Tensor, like: Tensor) -> Tensor:

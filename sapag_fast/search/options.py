@@ -40,7 +40,8 @@ class SearchOptions:
         activations, and ``"relu"`` through the surrogate for those with some, look at the input alone; the
         other names of `RECIPES` look at nothing. The next options override the recipe.
     distance : str, Kind, GradientDistance or None
-        A distance's kind, by name or as a `Kind` object, or a `GradientDistance`.
+        A distance's kind, by name or as a `Kind` object, or a `GradientDistance`. The recipe's bandwidth and
+        widths are its own kind's; a `GradientDistance` brings its bandwidth, for all restarts.
     layers : str or sequence of int
         Which gradients form a layer of the distance: ``modules`` (those of one submodule), ``shapes`` (a
         vector joins the tensor before it whose first dimension it shares), ``separate``, or a number for
@@ -75,8 +76,8 @@ class SearchOptions:
         Where clients normalise their pictures: the network sees (x - mean) / std, each one number or one for
         each channel. All else is then about pictures: starts, penalties, `bounds`, and what comes out.
     restarts : int
-        Searches for each victim: a portfolio of starts, and where the recipe says so of prior weights and
-        bases, since neither can be chosen without the truth. The one with the lowest distance without
+        Searches for each victim: a portfolio of starts, and where the recipe says so of widths, prior weights
+        and bases, since none can be chosen without the truth. The one with the lowest distance without
         penalties wins (see `Recovery`).
     exact : str
         ``auto``: a victim whose inputs follow from its gradient by arithmetic (see `recover_exact`) is not
@@ -289,12 +290,17 @@ class SearchOptions:
         Raises
         ------
         ValueError
-            For total variation on inputs that are not images, and layers for a kind that takes none.
+            For total variation on inputs that are not images, and layers or widths of kinds without any.
         """
         recipe = choose_recipe(self.recipe, input_shape, batch_size, piecewise_linear=piecewise_linear)
         recipe = self.applied_to(recipe)
         if recipe.tv:
             require_image_shape(input_shape)
+        if set(recipe.widths) != {1.0} and not self.kind_of(recipe).has_widths:
+            raise ValueError(
+                f"recipe {recipe.name!r}: widths must be (1.0,) for the distance {recipe.distance!r}, found "
+                f"{check.shown(recipe.widths)}"
+            )
         if self.layers != "modules" and self.kind_of(recipe).merged:
             raise ValueError(
                 f"layers: the distance {recipe.distance!r} sees the whole gradient as one layer and takes "
@@ -330,7 +336,11 @@ class SearchOptions:
         if self.distance is None:
             return recipe
         kind = self.kind_of(recipe).name
-        return replace(recipe, distance=kind, bandwidth=recipe.bandwidth if kind == recipe.distance else None)
+        own: dict[str, Any] = {"bandwidth": None} if kind != recipe.distance else {}
+        if own or isinstance(self.distance, GradientDistance):
+            # Widths are set for the recipe's own kernel.
+            own["widths"] = (1.0,)
+        return replace(recipe, distance=kind, **own)
 
     def _with_optimizer(self, recipe: Recipe) -> Recipe:
         if self.optimizer is None or self.optimizer == recipe.optimizer:

@@ -52,6 +52,12 @@ class Recipe:
         A distance's kind.
     bandwidth : float or None
         The kernel's bandwidth; None is the kind's own.
+    widths : tuple of float
+        Restart k searches with the bandwidth multiplied by the k-th, and round again; at most 1. A narrow
+        kernel finds its way on trained networks where a wide one is flat, and loses it on others, so that
+        restarts are a portfolio of widths as of starts. They are compared by the distance with the bandwidth
+        itself, and certificates and `stop_distance` are about that one. For kinds with a bandwidth and layers
+        (``sapag``, ``sapag-mean``, ``sapag-sum``).
     optimizer : str
         ``lbfgs``, ``adam`` or ``signed-adam``.
     lr : float
@@ -114,6 +120,7 @@ class Recipe:
     name: str
     distance: str = "sapag"
     bandwidth: float | None = None
+    widths: tuple[float, ...] = (1.0,)
     optimizer: str = "lbfgs"
     lr: float = 1.0
     scale: str | float = "auto"
@@ -179,6 +186,9 @@ class Recipe:
             check.check_weight(self._of("arrived"), share)
         for weight in self._some("tv_weights", self.tv_weights, "numbers"):
             check.check_weight(self._of("tv_weights"), weight)
+        for width in self._some("widths", self.widths, "numbers"):
+            if check.check_positive(self._of("widths"), width) > 1.0:
+                raise ValueError(f"{self._of('widths')} must be at most 1, found {check.shown(width)}")
 
     def _some(self, name: str, values: object, of: str) -> tuple:
         given = check.check_sequence(self._of(name), values, of)
@@ -198,6 +208,10 @@ class Recipe:
     def leads(self) -> bool:
         """Whether total variation has another weight at first than later."""
         return bool(self.tv) and self.tv_rest != 1.0
+
+    def width_of(self, restart: int) -> float:
+        """What a restart's bandwidth is multiplied with."""
+        return float(self.widths[restart % len(self.widths)])
 
     def tv_of(self, restart: int = 0, *, leading: bool = True) -> float:
         """Weight of total variation of a restart, while it leads and later."""

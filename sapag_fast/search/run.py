@@ -117,6 +117,7 @@ class Run:
         self.restart_of = torch.arange(starts.shape[0], device=starts.device) % restarts
         self.starts = self.objective.variables(starts.detach(), labels, self.restart_of)
         self.labels = labels
+        self.widths = self._widths()
         self.queue = Queue(starts.shape[0] // restarts, restarts)
         self.last_border = max(self.borders, default=-1)
         self.outcomes = Outcomes(self.starts, labels, self.steps, last_border=self.last_border)
@@ -160,14 +161,25 @@ class Run:
             )
         return scales(noise).repeat_interleave(self.restarts)
 
+    def _widths(self) -> Tensor | None:
+        """``[T]``, float64, what each task's bandwidth is multiplied with; None where all are 1."""
+        widths = [self.recipe.width_of(restart) for restart in range(self.restarts)]
+        if set(widths) == {1.0}:
+            return None
+        return torch.tensor(widths, dtype=torch.float64, device=self.starts.device)[self.restart_of]
+
     def _changed(self, batch: Batch) -> None:
         """Rows have left or joined."""
-        self._retarget([max(task, 0) for task in batch.tasks])
+        tasks = [max(task, 0) for task in batch.tasks]
+        self._retarget(tasks, None if self.widths is None else self.widths[tasks])
 
-    def _retarget(self, tasks: list[int]) -> None:
+    def _retarget(self, tasks: list[int], widths: Tensor | None = None) -> None:
         """The next evaluation is of these tasks' victims."""
-        victims = [task // self.restarts for task in tasks]
-        self.objective.matching.retarget(torch.tensor(victims, device=self.starts.device))
+        victims = torch.tensor([task // self.restarts for task in tasks], device=self.starts.device)
+        if widths is None:
+            self.objective.matching.retarget(victims)
+        else:
+            self.objective.matching.retarget(victims, widths)
         self.step: Callable[[], None] | None = None
 
     @property
@@ -288,23 +300,31 @@ class Run:
 
     def _end(self, rows: list[int]) -> None:
         if rows:
-            self.outcomes.collect(self.batch, rows, self._distances(rows))
+            self.outcomes.collect(self.batch, rows, *self._distances(rows))
 
-    def _distances(self, rows: list[int]) -> Tensor:
-        """The network's own distance at the best iterates of these rows."""
-        batch = self.batch
+    def _distances(self, rows: list[int]) -> tuple[Tensor, Tensor]:
+        """Distances at the best iterates of these rows, as the search saw them and of the network itself.
+
+        All have the distance's own bandwidth, by which restarts are compared.
+        """
+        batch, surrogate = self.batch, self.recipe.surrogate
         at = torch.tensor(rows, dtype=torch.long, device=self.starts.device)
-        matched = batch.best_distance[at]
-        if self.recipe.surrogate is None:
-            return matched
+        matched = own = batch.best_distance[at]
+        if surrogate is None and self.widths is None:
+            return matched, own
         self._retarget([batch.tasks[row] for row in rows])
+        best = (batch.best_variables[at], batch.labels[at], batch.restarts[at])
         # Dropout's numbers here are none of the search's.
         with forked(at.device):
-            own = self.objective.network_distance(
-                batch.best_variables[at], batch.labels[at], batch.restarts[at]
-            )
+            own = self.objective.distance(*best)
+            if self.widths is not None:
+                common = own if surrogate is None else self.objective.distance(*best, age=batch.age[at])
+                narrowed = self.widths[[batch.tasks[row] for row in rows]] != 1.0
+                common = torch.where(narrowed & torch.isfinite(matched), common, matched)
+                own = common if surrogate is None else own
+                matched = common
         self._changed(batch)
-        return torch.where(torch.isfinite(matched) & torch.isfinite(own), own, torch.inf)
+        return matched, torch.where(torch.isfinite(matched) & torch.isfinite(own), own, torch.inf)
 
     def _certified(self, due: list[int], ended: list[int], best: list[float]) -> list[tuple[int, float]]:
         """Find rows that certify their victim, and how close they have come.
@@ -314,12 +334,12 @@ class Run:
         if (certified_at := self.search.certified_at) is None:
             return []
         tasks = self.batch.tasks
+        distance = self.outcomes.distance[[tasks[row] for row in ended]]
+        seen = dict(zip(ended, distance.tolist(), strict=True))
         if self.recipe.surrogate is None:
-            seen = [(row, best[row]) for row in sorted({*due, *ended})]
-        else:
-            distance = self.outcomes.distance[[tasks[row] for row in ended]]
-            seen = list(zip(ended, distance.tolist(), strict=True))
-        return [(row, d) for row, d in seen if d <= certified_at[tasks[row] // self.restarts]]
+            # A narrower kernel's distance is at least the common one.
+            seen = dict(sorted(({row: best[row] for row in due} | seen).items()))
+        return [(row, d) for row, d in seen.items() if d <= certified_at[tasks[row] // self.restarts]]
 
     def progress(self) -> tuple[int, Tensor]:
         """Evaluations, averaged over all tasks, and the lowest distance of each so far."""
@@ -343,7 +363,7 @@ class Run:
     def interrupt(self) -> None:
         """Rows under way keep their best iterates."""
         if rows := self._busy:
-            self.outcomes.copy(self.batch, rows, self._distances(rows))
+            self.outcomes.copy(self.batch, rows, *self._distances(rows))
 
     def result(self, victim: int | None = None) -> AttackResult:
         """Of one victim, or of all."""

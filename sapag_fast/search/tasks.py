@@ -66,7 +66,8 @@ class Outcomes:
         ``[T, B, ...]``.
     objective, matched : Tensor
         ``[T]`` there, with and without penalties, as the search saw them; inf where no iterate was finite.
-        `matched` is inf, too, where the search ended before the surrogate's last stage.
+        `matched` has the distance's own bandwidth whatever the restart's width, and is inf, too, where the
+        search ended before the surrogate's last stage.
     distance : Tensor
         ``[T]`` there, of the network itself, without penalties: `matched` unless a surrogate stood in for it.
     evaluations : Tensor
@@ -94,16 +95,16 @@ class Outcomes:
         self.history = variables.new_full((steps, tasks), torch.nan)
         self.ended = [False] * tasks
 
-    def collect(self, batch: Batch, rows: list[int], distance: Tensor) -> None:
+    def collect(self, batch: Batch, rows: list[int], matched: Tensor, distance: Tensor) -> None:
         """Copy these rows of the batch to their tasks, and call the tasks ended.
 
-        `distance` is ``[len(rows)]``.
+        `matched` and `distance` are ``[len(rows)]``.
         """
-        self.copy(batch, rows, distance)
+        self.copy(batch, rows, matched, distance)
         for row in rows:
             self.ended[batch.tasks[row]] = True
 
-    def copy(self, batch: Batch, rows: list[int], distance: Tensor) -> None:
+    def copy(self, batch: Batch, rows: list[int], matched: Tensor, distance: Tensor) -> None:
         """Copy these rows of the batch to their tasks."""
         device = self.variables.device
         tasks = torch.tensor([batch.tasks[row] for row in rows], dtype=torch.long, device=device)
@@ -111,7 +112,7 @@ class Outcomes:
         self.variables[tasks] = batch.best_variables[at]
         self.objective[tasks] = batch.best[at]
         comparable = batch.age[at] > self.last_border
-        self.matched[tasks] = torch.where(comparable, batch.best_distance[at], torch.inf)
+        self.matched[tasks] = torch.where(comparable, matched, torch.inf)
         self.distance[tasks] = distance
         self.evaluations[tasks] = batch.evaluations[at]
         self.finite[tasks] = batch.alive[at]
@@ -158,8 +159,9 @@ class AttackResult:
         ``[T, B]`` or, with joint labels, the logits ``[T, B, classes]`` that go with it.
     matched, objective : Tensor
         ``[T]`` at that iterate, without and with penalties, as the search saw them; inf where no iterate was
-        finite. With a surrogate, `matched` is the surrogate's at its last β, and inf for a task that ended
-        before: a gentler one's is of another kind.
+        finite. `matched` has the distance's own bandwidth, whatever the restart's width. With a surrogate, it
+        is the surrogate's at its last β, and inf for a task that ended before: a gentler one's is of another
+        kind.
     distance : Tensor
         ``[T]`` at that iterate, without penalties, of the network itself.
     evaluations : Tensor
@@ -168,7 +170,8 @@ class AttackResult:
     finite : Tensor
         ``[T]``, bool, False where the task stopped on a non-finite value.
     history : Tensor
-        ``[evaluations of the longest, T]``, the distance at each evaluation, nan after it stopped.
+        ``[evaluations of the longest, T]``, the distance at each evaluation, with the restart's width, nan
+        after it stopped.
     scale : Tensor
         ``[T]``, what the distance was multiplied with before the penalties were added.
     ended : tuple of bool

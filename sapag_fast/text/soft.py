@@ -48,9 +48,9 @@ class SoftAssignment(WrappedMatching):
         self.absent = torch.zeros(present.shape, dtype=embedding.dtype, device=embedding.device)
         self.absent.masked_fill_(~present, float("-inf"))
 
-    def retarget(self, victims: Tensor) -> None:
+    def retarget(self, victims: Tensor, widths: Tensor | None = None) -> None:
         """From now on row r searches the search's victim ``victims[r]``, ``[R]``, int64."""
-        super().retarget(victims)
+        super().retarget(victims, widths)
         self.table = self.choices[victims][:, None]
         self.mask = self.absent[victims][:, None, None]
 

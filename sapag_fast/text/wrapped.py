@@ -33,6 +33,6 @@ class WrappedMatching:
     def stages(self, stages: StageHook | None) -> None:
         self.inner.stages = stages
 
-    def retarget(self, victims: Tensor) -> None:
+    def retarget(self, victims: Tensor, widths: Tensor | None = None) -> None:
         """From now on row r searches the search's victim ``victims[r]``, ``[R]``, int64."""
-        self.inner.retarget(self.victims[victims])
+        self.inner.retarget(self.victims[victims], widths)

@@ -6,6 +6,8 @@ import pytest
 import torch
 from bowls import SHAPE, Bowls, drawn_starts, search_bowls
 
+from sapag_fast.distances.gradient_distance import GradientDistance
+from sapag_fast.distances.layering import model_layers
 from sapag_fast.models import LeNet, initialise
 from sapag_fast.recovery.certificate import Certifier
 from sapag_fast.recovery.recover import recover
@@ -223,3 +225,113 @@ def test_a_killed_portfolio_goes_on_with_the_same_bits(tmp_path, rows, checks):
     for name in ("inputs", "distance", "matched", "objective", "evaluations", "finite"):
         assert torch.equal(getattr(found, name), getattr(whole, name)), name
     assert torch.equal(found.history.nan_to_num(-1), whole.history.nan_to_num(-1))
+
+
+class WideBowls(Bowls):
+    """Bowls whose distances are divided by the rows' widths."""
+
+    widths = None
+
+    def retarget(self, victims, widths=None):
+        super().retarget(victims)
+        self.widths = widths
+
+    def value_and_gradient(self, inputs, labels, sharpness=None):
+        value, slope, none = super().value_and_gradient(inputs, labels, sharpness)
+        if self.widths is None:
+            return value, slope, none
+        return value / self.widths, slope / self.widths.view(-1, 1, 1, 1, 1), none
+
+
+@pytest.mark.parametrize("rows", [12, 5, 1])
+@pytest.mark.parametrize("surrogate", [None, Surrogate(4.0, 16.0, 3, 0.5)])
+def test_a_restarts_width_is_its_own_and_none_is_compared_by_it(rows, surrogate):
+    recipe = dataclasses.replace(RECIPE, surrogate=surrogate, widths=(1.0, 0.1, 0.5))
+    found = _attack(3, 4, recipe=recipe, matching=WideBowls(3), rows=rows)
+    plain = WideBowls(3)
+    plain.retarget(torch.arange(12) // 4)
+    labels = torch.zeros(12, 1, dtype=torch.long)
+    sharp = None if surrogate is None else torch.full((12,), surrogate.beta_last, dtype=torch.float64)
+    torch.testing.assert_close(found.matched, plain.value_and_gradient(found.inputs, labels, sharp)[0])
+    torch.testing.assert_close(found.distance, plain.value_and_gradient(found.inputs, labels)[0])
+    for k, width in enumerate((1.0, 0.1, 0.5, 1.0)):
+        alone = _attack(
+            3, 4, recipe=dataclasses.replace(recipe, widths=(width,)), matching=WideBowls(3), only=k
+        )
+        torch.testing.assert_close(found.inputs[k::4], alone.inputs, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(found.history[:, k::4], alone.history, rtol=1e-9, atol=1e-12)
+
+
+def test_one_width_for_all_leaves_every_bit():
+    """The matching is not even told, as far as there are restarts."""
+    plain = _attack(2, 2)
+    for widths in ((1.0, 1.0), (1, 1, 0.1)):
+        same = _attack(2, 2, recipe=dataclasses.replace(RECIPE, widths=widths))
+        assert torch.equal(plain.inputs, same.inputs)
+        assert torch.equal(plain.objective, same.objective)
+
+
+def test_a_narrow_restart_is_certified_by_the_common_distance():
+    recipe = dataclasses.replace(CERTIFIED, widths=(0.1,))
+    whole = _attack(1, 2, recipe=recipe, matching=WideBowls(1))
+    # What the first comes to is above it by its own width, and below it by the common one.
+    at = [2 * float(whole.distance[0])]
+    found = _attack(1, 2, recipe=recipe, matching=WideBowls(1), certified_at=at, rows=1)
+    assert found.evaluations.tolist() == [STEPS, 0]
+    assert found.distance[0] <= at[0]
+
+
+def test_a_recipe_says_each_restarts_width():
+    recipe = Recipe("mine", widths=(1, 0.3))
+    assert [recipe.width_of(k) for k in range(3)] == [1.0, 0.3, 1.0]
+    for widths in ((), (0.0,), (-1.0,), (1.0, 1.5), (float("nan"),)):
+        with pytest.raises(ValueError, match="recipe 'mine': widths must"):
+            Recipe("mine", widths=widths)
+    for widths in (0.3, "narrow", (None,)):
+        with pytest.raises(TypeError, match="recipe 'mine': widths must"):
+            Recipe("mine", widths=widths)
+
+
+def test_widths_are_of_the_recipes_own_kernel():
+    recipe = Recipe("mine", widths=(1.0, 0.3))
+
+    def of(**options):
+        return SearchOptions(recipe=recipe, **options).settled((1, 8, 8), 1, piecewise_linear=False).widths
+
+    assert of() == of(distance="sapag") == (1.0, 0.3)
+    assert of(distance="sapag-mean") == of(distance="l2") == of(distance=GradientDistance()) == (1.0,)
+    for kind in ("sapag-global", "l2", "cosine"):
+        wrong = SearchOptions(recipe=dataclasses.replace(recipe, distance=kind))
+        with pytest.raises(ValueError, match=rf"widths must be \(1.0,\) for the distance '{kind}', found \("):
+            wrong.settled((1, 8, 8), 1, piecewise_linear=False)
+
+
+@pytest.mark.parametrize("victims", [1, 2])
+def test_recover_takes_widths(victims):
+    model = initialise(LeNet(image_size=8), "uniform")
+    g = torch.Generator().manual_seed(0)
+    images, labels = torch.rand(victims, 1, 1, 8, 8, generator=g), torch.arange(victims)[:, None]
+    rows = [
+        torch.autograd.grad(torch.nn.functional.cross_entropy(model(x), y), tuple(model.parameters()))
+        for x, y in zip(images, labels, strict=True)
+    ]
+    target = [torch.stack(each) for each in zip(*rows, strict=True)]
+    smooth = dataclasses.replace(RECIPES["smooth"], patience=0, scale=1.0, widths=(1.0,))
+    both = dataclasses.replace(smooth, widths=(1.0, 0.3))
+    options = {"restarts": 2, "steps": 30, "start": "grey", "batched": True, "exact": "off"}
+    mixed = recover(model, target, (1, 8, 8), recipe=both, **options)
+    for k, bandwidth in enumerate((1.0, 0.3)):
+        alone = recover(
+            model, target, (1, 8, 8), recipe=dataclasses.replace(smooth, bandwidth=bandwidth), **options
+        )
+        ours, theirs = (found.restarts.history[:10, :, k] for found in (mixed, alone))
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-6)
+    # The common distance of the narrow restart's own answer.
+    distance = GradientDistance(layers=model_layers(model, "modules"))
+    for victim in range(victims):
+        found = mixed.restarts.inputs[victim, 1]
+        loss = torch.nn.functional.cross_entropy(model(found), labels[victim])
+        dummy = torch.autograd.grad(loss, tuple(model.parameters()))
+        common = distance(dummy, rows[victim])
+        torch.testing.assert_close(mixed.restarts.distance[victim, 1], common, rtol=1e-3, atol=1e-7)
+    assert torch.equal(mixed.distance, mixed.restarts.distance.amin(1))

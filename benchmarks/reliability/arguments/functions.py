@@ -182,6 +182,7 @@ FUNCTIONS: dict[str, Function] = {
         {
             "distance": choice("sapag", "l2"),
             "bandwidth": positive(0.1).or_none(),
+            "widths": Pool([(1.0,), (1.0, 0.1)], [(), (0,), (-1,), (NAN,), (2.0,), 3, "x"]),
             "optimizer": choice("lbfgs", "adam"),
             "lr": positive(0.1),
             "scale": positive(2.0),

@@ -118,10 +118,11 @@ class ExplicitMatching:
     def watch(self, watch: LayerWatch | None) -> None:
         self.network.watch = watch
 
-    def retarget(self, victims: Tensor) -> None:
-        """Say which victim each row of the next evaluations belongs to: int64 ``[R]``, any R."""
+    def retarget(self, victims: Tensor, widths: Tensor | None = None) -> None:
+        """Say which victim each row of the next evaluations belongs to, as `Matching` does: any R."""
         device = next(iter(self.targets.values())).device
         victims = victims.to(device) if isinstance(victims, Tensor) else victims
+        self.widths = widths
         self.assignment = Assignment(victims, self.problem.victims, isolated=self.isolated)
         self.scratch: dict[int, dict[str, Tensor]] = {}
         self._pick_targets()
@@ -135,9 +136,15 @@ class ExplicitMatching:
         self.rows = [self.assignment.pick(target) for target in self.formed.values()]
         if self.by_rows is not None:
             self.target_sums = self.assignment.pick(self._sums_of_victims)
+            self.bound_to_rows = self._widened(self.bound, self.target_sums)
         else:
-            self.bound_to_rows: BoundDistance = self.distance.bound_to(self.rows)
-            self.sums_of_rows: Tensor | None = None
+            bound = self.distance.bound_to(self.rows)
+            sums = None if self.widths is None else bound.target_sums(self.rows)
+            self.bound_to_rows = self._widened(bound, sums)
+            self.sums_of_rows = sums if bound.backend != "reference" else None
+
+    def _widened(self, bound: BoundDistance, sums: Tensor | None) -> BoundDistance:
+        return bound if self.widths is None or sums is None else bound.widened(self.widths, sums, self.size)
 
     def value_and_gradient(
         self, inputs: Tensor, labels: Tensor, sharpness: Tensor | None = None
@@ -176,7 +183,7 @@ class ExplicitMatching:
             else:
                 columns, _ = self._difference(self.by_rows, evaluation, dummy)
                 sums = GradientSums.from_columns(columns, self.target_sums, self.size)
-                value = self.bound.on_sums(sums).to(ops.result_dtype([inputs]))
+                value = self.bound_to_rows.on_sums(sums).to(ops.result_dtype([inputs]))
         if self.stages is not None:
             self.stages(REST)
         return value
@@ -246,7 +253,7 @@ class ExplicitMatching:
         """D, V of what is formed, and the derivatives that come from what is not."""
         difference, products = self._difference(by_rows, evaluation, dummy)
         value, coefficients = value_and_coefficients(
-            self.bound.on_sums, difference, self.target_sums, self.size
+            self.bound_to_rows.on_sums, difference, self.target_sums, self.size
         )
         slopes = []
         if dummy:

@@ -123,6 +123,19 @@ def test_a_changed_recipe_changes_the_settings():
     assert first.settings["recipe"]["steps"] == 12
 
 
+def test_widths_are_settings_where_a_restart_has_one():
+    """A result of one restart, which has the bandwidth itself, does not follow from the others' widths."""
+    plain, wide = (
+        replace(small_plan(), recipe=replace(small_plan().recipe, widths=widths))
+        for widths in ((1.0,), (1.0, 0.5))
+    )
+    of_one, of_two = (plan.image_cell(Path(), "images", replace(wide, restarts=k)).settings for k in (1, 2))
+    same = plan.image_cell(Path(), "images", replace(plain, restarts=1)).settings
+    assert of_one == same
+    assert "widths" not in same["recipe"]
+    assert of_two["recipe"]["widths"] == [1.0, 0.5]
+
+
 def test_rivals_differ_in_the_distance_and_take_all_evaluations():
     ours = make_method("sapag", (3, 32, 32), 1, 4)
     longest = replace(ours.recipe, patience=0)
