@@ -36,7 +36,7 @@ UNCHECKED = "the search was ended before it was checked that the gradient determ
 SHAPING = frozenset(
     (
         "view", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "unflatten", "t", "transpose",
-        "permute", "unsqueeze", "squeeze", "expand", "alias", "detach", "clone", "contiguous",
+        "permute", "unsqueeze", "squeeze", "expand", "alias", "clone", "contiguous",
     )
 )  # fmt: skip
 """Operators that keep every number, and give them another shape."""

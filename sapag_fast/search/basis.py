@@ -16,10 +16,10 @@ from torch import Tensor
 from sapag_fast import checks as check
 from sapag_fast.search.box import Box
 
-__all__ = ["BASES", "Basis", "make_basis"]
+__all__ = ["BASES", "Basis", "dct_matrix", "make_basis"]
 
 
-def _dct_matrix(size: int) -> Tensor:
+def dct_matrix(size: int) -> Tensor:
     """Orthonormal DCT-II, ``[size (frequency), size (position)]``, float64."""
     position = torch.arange(size, dtype=torch.float64) + 0.5
     frequency = torch.arange(size, dtype=torch.float64)
@@ -112,7 +112,7 @@ class CosineBasis(Basis):
             scale[1:] *= self.chroma
         self.widths = high - low if isinstance(high, Tensor) else None
         self.scale = (scale if isinstance(high, Tensor) else scale * (high - low)).to(device, dtype)
-        self.rows, self.columns = _dct_matrix(height).to(device, dtype), _dct_matrix(width).to(device, dtype)
+        self.rows, self.columns = dct_matrix(height).to(device, dtype), dct_matrix(width).to(device, dtype)
         self.colour = _colour_rotation().to(device, dtype) if channels == 3 else None
 
     def _synthesise(self, coefficients: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,8 @@ from sapag_fast.victim.model import VictimModel
 
 __all__ = ["OperatorRecorder", "Probe", "RejectedInputsError", "probe"]
 
+_FACTORS = {"addmm": slice(1, 3), "convolution": slice(0, 2)}
+"""Where the arguments of linear operators have the inputs and the weights."""
 _PIECEWISE_LINEAR = ("relu", "threshold", "hardtanh", "hardsigmoid", "rrelu", "leaky_relu", "prelu")
 
 
@@ -24,20 +26,31 @@ class RejectedInputsError(ValueError):
 class OperatorRecorder(TorchDispatchMode):
     """Collects the names of the operators that run inside it, from modules and from functions alike.
 
+    Parameters
+    ----------
+    weights : iterable of Tensor
+        The network's parameters, or what shares their memory.
+
     Attributes
     ----------
     names : set of str
+        "convolution with fixed weights", too, where no parameter is a factor.
     nbytes : int
         Of all that they gave, views among them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, weights: Iterable[Tensor] = ()) -> None:
         super().__init__()
+        self._weights = {weight.untyped_storage().data_ptr() for weight in weights}
         self.names: set[str] = set()
         self.nbytes = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        self.names.add(func.overloadpacket.__name__)
+        name = func.overloadpacket.__name__
+        self.names.add(name)
+        factors = args[_FACTORS[name]] if name in _FACTORS else ()
+        if factors and not any(factor.untyped_storage().data_ptr() in self._weights for factor in factors):
+            self.names.add(f"{name} with fixed weights")
         result = func(*args, **(kwargs or {}))
         self.nbytes += result.nbytes if isinstance(result, Tensor) and not func.is_view else 0
         return result
@@ -61,7 +74,8 @@ class Probe:
     nbytes : int
         Of what the operators gave.
     operators : frozenset of str
-        Names of the operators that ran, in place or not.
+        Names of the operators that ran, in place or not; a linear one whose weights are none of the network's
+        parameters also as "convolution with fixed weights".
     """
 
     output: Tensor
@@ -87,7 +101,7 @@ def probe(network: VictimModel, input_shape: Sequence[int], batch_size: int) -> 
     like = next(iter(network.parameters.values()))
     try:
         zeros = torch.zeros(batch_size, *input_shape, dtype=like.dtype, device=like.device)
-        with torch.no_grad(), OperatorRecorder() as recorder:
+        with torch.no_grad(), OperatorRecorder(network.parameters.values()) as recorder:
             output = network.output(network.parameters, network.fresh_buffers(), zeros)
     except Exception as error:
         raise RejectedInputsError(

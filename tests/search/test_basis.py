@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy.fft import dctn
 
-from sapag_fast.search.basis import BASES, CosineBasis, _colour_rotation, _dct_matrix, make_basis
+from sapag_fast.search.basis import BASES, CosineBasis, _colour_rotation, dct_matrix, make_basis
 
 DOUBLE = {"dtype": torch.float64}
 
@@ -15,7 +15,7 @@ def _random(*shape, seed=0):
 
 @pytest.mark.parametrize("size", [1, 2, 7, 32])
 def test_dct_is_orthonormal_and_scipys(size):
-    matrix = _dct_matrix(size)
+    matrix = dct_matrix(size)
     torch.testing.assert_close(matrix @ matrix.T, torch.eye(size, **DOUBLE))
     image = _random(size, size)
     torch.testing.assert_close(matrix @ image @ matrix.T, torch.as_tensor(dctn(image.numpy(), norm="ortho")))

@@ -8,29 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.recovery.fixed_weights import FIXED, PIXELS, Fixed
 from benchmarks.recovery.identifiability import convolutions
 from sapag_fast.models import initialise, make_model
 
 __all__ = ["BLIND", "SEEN", "STRANGE"]
 
-PIXELS = 28 * 28
 Build = Callable[[], nn.Module]
-
-
-class Fixed(nn.Module):
-    """Fixed weights before a network, linear or convolutional by their shape."""
-
-    def __init__(self, weight: Tensor, **options: int) -> None:
-        super().__init__()
-        self.register_buffer("weight", weight)
-        self.register_buffer("bias", torch.zeros(len(weight)))
-        self.options = options
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.weight.dim() == 2:
-            seen = F.linear(x.flatten(1), self.weight, self.bias)
-            return seen.view(x.shape) if len(self.weight) == PIXELS else seen
-        return F.conv2d(x, self.weight, self.bias, **self.options)
 
 
 class Between(nn.Module):
@@ -158,9 +142,6 @@ SEEN: dict[str, Build] = {
     "MLP": lambda: make_model("mlp", image_size=28, seed=int(torch.randint(1000, ()))),
     "MLP of 128 and 64": perceptron,
     "three strides": lambda: lenet(stride=1),
-    "pixels in another order by a fixed matrix": lambda: perceptron(
-        first=Fixed(torch.eye(PIXELS)[torch.randperm(PIXELS)])
-    ),
 }
 """The gradient determines the digit, and certificates know all operators."""
 
@@ -203,6 +184,10 @@ BLIND: dict[str, Build] = {
 """The gradient may leave a part of the digit open, and certificates know all operators."""
 
 STRANGE: dict[str, Build] = {
+    **{f"fixed weights without {seen}": build for seen, build in FIXED.items()},
+    "pixels in another order by a fixed matrix": lambda: perceptron(
+        first=Fixed(torch.eye(PIXELS)[torch.randperm(PIXELS)])
+    ),
     "a crop": lambda: lenet(nn.ZeroPad2d(-4), side=20),
     "average pooling first": lambda: lenet(nn.AvgPool2d(4), side=7),
     "max pooling first": lambda: lenet(nn.MaxPool2d(2), side=14),
