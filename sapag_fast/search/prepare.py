@@ -19,6 +19,7 @@ from sapag_fast.files.fingerprint import code_of, fingerprint, structure
 from sapag_fast.runtime.randomness import forked, random_state, resumed, seeded
 from sapag_fast.search.capacity import first_matching, searches_at_once
 from sapag_fast.search.checkpoint import Checkpoint
+from sapag_fast.search.contrast import contrast_of
 from sapag_fast.search.draw import check_loss, draw_logits, draw_starts, known_labels
 from sapag_fast.search.loop import Hooks, run_search
 from sapag_fast.search.options import SearchOptions
@@ -102,6 +103,8 @@ class Attack:
         """Choose how all searches are matched, tried on the first few; within `conditions`."""
         setup = self.setup
         isolated = self.isolated
+        with forked(setup.device):
+            contrast = contrast_of(self.problem, self.starts[0])
         choice = first_matching(self.problem, self.starts, self.labels, setup.recipe, isolated=isolated)
         return Search(
             matching=choice.matching,
@@ -116,6 +119,7 @@ class Attack:
             certified_at=certified_at,
             isolated=isolated,
             answered=frozenset(answered),
+            contrast=contrast,
         )
 
     def run(

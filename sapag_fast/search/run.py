@@ -16,6 +16,7 @@ from sapag_fast.runtime.randomness import forked, random_state, set_random_state
 from sapag_fast.search.basis import Basis
 from sapag_fast.search.batch import IDLE, Batch
 from sapag_fast.search.box import Box
+from sapag_fast.search.contrast import Contrast
 from sapag_fast.search.objective import Objective
 from sapag_fast.search.optimizers.of_recipe import make_optimizer
 from sapag_fast.search.recipe import Recipe
@@ -63,6 +64,8 @@ class Search:
         are does not follow from when each of them had its turn.
     answered : frozenset of int
         Victims that are not searched: not all of them.
+    contrast : Contrast, optional
+        What tells the contrast of victims' inputs where the distance does not.
     """
 
     matching: Matching
@@ -77,6 +80,7 @@ class Search:
     mode_reason: str = ""
     isolated: bool = False
     answered: frozenset[int] = frozenset()
+    contrast: Contrast | None = None
 
     @property
     def objective(self) -> Objective:
@@ -299,8 +303,15 @@ class Run:
         return sorted({*ended, *(row for row in self._busy if tasks[row] in later)})
 
     def _end(self, rows: list[int]) -> None:
-        if rows:
-            self.outcomes.collect(self.batch, rows, *self._distances(rows))
+        if not rows:
+            return
+        if (contrast := self.search.contrast) is not None:
+            tasks = [self.batch.tasks[row] for row in rows]
+            self._retarget(tasks)
+            with forked(self.starts.device):  # dropout's numbers here are none of the search's
+                contrast.bring(self.batch, rows, [task // self.restarts for task in tasks])
+            self._changed(self.batch)
+        self.outcomes.collect(self.batch, rows, *self._distances(rows))
 
     def _distances(self, rows: list[int]) -> tuple[Tensor, Tensor]:
         """Distances at the best iterates of these rows, as the search saw them and of the network itself.
