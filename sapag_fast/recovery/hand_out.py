@@ -89,7 +89,8 @@ class HandOut:
         if problem.joint:
             recovery = with_joint_labels(self.attack, recovery, first)
         recovery = with_answers(recovery, self.answers, first)
-        return replace(recovery, warnings=cautions_of(self.attack.setup, recovery.inputs))
+        found = (recovery.inputs, recovery.distance, recovery.scale)
+        return replace(recovery, warnings=cautions_of(self.attack.setup, *found))
 
     @property
     def answered(self) -> frozenset[int]:

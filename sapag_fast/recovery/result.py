@@ -108,8 +108,8 @@ class Recovery:
         The settings in force.
     warnings : tuple of Caution
         What speaks against the recovery although nothing went wrong: dropout that is active, other
-        randomness, BatchNorm in training mode, averaged mini-batches, a box that is too small. One of each
-        kind.
+        randomness, BatchNorm in training mode, averaged mini-batches, a box that is too small, rounding that
+        takes a gradient's digits. One of each kind.
     """
 
     inputs: Tensor

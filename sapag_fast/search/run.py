@@ -307,7 +307,7 @@ class Run:
             return
         if (contrast := self.search.contrast) is not None:
             tasks = [self.batch.tasks[row] for row in rows]
-            self._retarget(tasks)
+            self._retarget(tasks, None if self.widths is None else self.widths[tasks])
             with forked(self.starts.device):  # dropout's numbers here are none of the search's
                 contrast.bring(self.batch, rows, [task // self.restarts for task in tasks])
             self._changed(self.batch)

@@ -68,8 +68,8 @@ class Caution:
     ----------
     kind : str
         What it is, for programs: ``dropout-active``, ``randomness``, ``batchnorm-training``,
-        ``averaged-batches``, ``order`` (which input was in which mini-batch), or ``box`` (values press past
-        the bounds).
+        ``averaged-batches``, ``order`` (which input was in which mini-batch), ``box`` (values press past
+        the bounds), or ``few-digits`` (rounding takes as much of the distance as the inputs do).
     module : str
         Name of the first module that it is about; empty for the model itself and for none.
     message : str

@@ -50,6 +50,7 @@ def test_a_deep_smooth_network_gives_its_digit_away():
     found = sf.recover(model, target, SHAPE, **options)
     assert (found.scale > 100).all()
     assert (psnr(found.inputs[:, 0], images) > 25).all()
+    assert not found.warnings
     plain = sf.recover(model, target, SHAPE, **options, scale=1.0)
     assert (psnr(plain.inputs[:, 0], images) < 20).all()
     again = sf.recover(model, target, SHAPE, **options, scale=float(found.scale[0]))
@@ -105,3 +106,19 @@ def test_what_is_no_scale_is_refused(scale):
     if scale is not None:
         with pytest.raises((TypeError, ValueError), match="scale"):
             sf.SearchOptions(scale=scale)
+
+
+def test_too_few_digits_are_said_and_float64_holds_them():
+    model, (images, labels) = deep(16, 4), small_digits(1)
+    target = stacked_gradients(model, images, labels)
+    options = {"batched": True, "labels": labels[:, None]}
+    found = sf.recover(model, target, SHAPE, **options, steps=60)
+    (caution,) = found.warnings
+    assert (caution.kind, caution.victims) == ("few-digits", (0,))
+    assert "float32 holds too few" in caution.message
+    assert "float64" in caution.message
+    assert not sf.recover(model, target, SHAPE, **options, steps=2, scale=1e12).warnings
+    model, images = model.double(), images.double()
+    more = sf.recover(model, stacked_gradients(model, images, labels), SHAPE, **options, steps=60)
+    assert not more.warnings
+    assert (psnr(more.inputs[:, 0], images) > psnr(found.inputs[:, 0], images) + 3).all()
