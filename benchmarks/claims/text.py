@@ -193,6 +193,7 @@ def _attacked(
             candidates=settings["candidates"],
             seed=seed,
             batched=True,
+            exact="off",  # the claims are about the search
         )
         told = [
             {

@@ -253,7 +253,11 @@ class SentenceAudit:
             status=details["status"],
             true_labels=label,
             certificate=details["sentence"]["certificate"],
-            details={"scored": details["sentence"]["scored"], "warnings": details.get("warnings", [])},
+            details={
+                "scored": details["sentence"]["scored"],
+                "source": details.get("source", ""),
+                "warnings": details.get("warnings", []),
+            },
             text=None
             if self.tokenizer is None
             else self.tokenizer.decode(tokens.tolist(), skip_special_tokens=False),
@@ -292,6 +296,8 @@ def _result(recovery: TextRecovery, gradient_sha256: str, options: TextOptions) 
             "certificate": asdict(recovery.certificates[0]),
             "scored": int(recovery.scored[0]),
         },
+        "source": recovery.source[0],
+        "source_reason": recovery.source_reason[0],
         "status": "finished",
         "warnings": warnings_of(recovery.warnings, 0),
     }

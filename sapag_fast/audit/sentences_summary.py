@@ -16,6 +16,7 @@ from sapag_fast.reports.sentences import SENTENCE_SUCCESS_MEANS, FoundSentence
 from sapag_fast.runtime.extras import needs
 from sapag_fast.runtime.streams import shown
 from sapag_fast.text.certificate import CERTIFIED_STATUS, UP_TO_ORDER
+from sapag_fast.text.recovery import EXACT
 
 with needs("audit", "audits"):
     import jinja2
@@ -29,6 +30,7 @@ _COLUMNS = (
         "name",
         "status",
         "certificate",
+        "source",
         "distance",
         "evaluations",
         "scored",
@@ -112,6 +114,7 @@ def _line(folder: AuditFolder, entry: FoundSentence) -> dict[str, Any]:
         "name": entry.name,
         "status": entry.status,
         "certificate": certificate.get("status", ""),
+        "source": entry.details["source"],
         "distance": entry.distance,
         "evaluations": entry.evaluations,
         "scored": entry.details["scored"],
@@ -143,6 +146,7 @@ def _figures(
         "peak_memory_bytes": folder.sessions.peak_memory,
         "certified": statuses.count(CERTIFIED_STATUS),
         "certified_up_to_order": statuses.count(UP_TO_ORDER),
+        "exact": sum(entry.details["source"] == EXACT for entry in found),
         "distance": quantiles(entry.distance for entry in found),
         "evaluations_of_a_victim": quantiles(entry.evaluations for entry in found),
     }

@@ -34,7 +34,7 @@ _OF_BOTH = (
         "output",
         "overwrite",
     ),
-    *("text", "labels", "restarts", "recipe", "distance", "layers", "steps", "at_once"),
+    *("text", "labels", "restarts", "recipe", "distance", "layers", "steps", "exact", "at_once"),
 )
 _OF_LOSSES = ("loss", "label_smoothing", "class_weights", "pos_weight")
 _USUAL_LOSS = "cross-entropy"

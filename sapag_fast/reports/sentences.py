@@ -10,7 +10,7 @@ from sapag_fast.reports.finished import RECOVERED, Finished, warnings_of
 from sapag_fast.runtime.extras import needs
 from sapag_fast.runtime.screen import plain_text
 from sapag_fast.text.metrics import TextScores
-from sapag_fast.text.recovery import TextRecovery
+from sapag_fast.text.recovery import EXACT, TextRecovery
 from sapag_fast.text.true_sentences import TrueSentence
 
 with needs("cli", "tables of recoveries"):
@@ -112,6 +112,8 @@ def found_sentence(
         true_labels=None if true_label is None else recovery.labels.new_tensor([true_label]).cpu(),
         certificate=asdict(recovery.certificates[0]),
         details={
+            "source": recovery.source[0],
+            "source_reason": recovery.source_reason[0],
             "scored": int(recovery.scored[0]),
             "mode": recovery.mode,
             "mode_reason": recovery.mode_reason,
@@ -142,7 +144,7 @@ def sentences_table(finished: Sequence[Finished]) -> Table:
             (entry.certificate or {}).get("status", ""),
             "" if entry.labels is None else str(int(entry.labels[0])),
             f"{entry.distance:.3g}",
-            str(entry.evaluations),
+            EXACT if entry.details.get("source") == EXACT else str(entry.evaluations),
             str(entry.details["scored"]),
             f"{entry.seconds:.1f}",
             *((right or "",) if known else ()),

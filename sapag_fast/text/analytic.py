@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from sapag_fast.text.bag import Bag
 from sapag_fast.text.network import TextNetwork
 
-__all__ = ["match_positions", "span_residuals", "span_test"]
+__all__ = [
+    "first_layer_inputs",
+    "first_layers",
+    "layer_rows",
+    "match_positions",
+    "span_residuals",
+    "span_test",
+]
 
 _PROBED_AT_ONCE = 256
 _RELATIVE_RANK = 1e-5
@@ -65,7 +72,7 @@ class _Reached(Exception):  # noqa: N818 (an answer, not an error)
     pass
 
 
-def _first_layer_inputs(model: nn.Module, layer: nn.Linear, embeddings: Tensor) -> Tensor:
+def first_layer_inputs(model: nn.Module, layer: nn.Module, embeddings: Tensor) -> Tensor:
     """What enters `layer` for word embeddings ``[N, T, H]``: ``[N, T, features]``."""
     seen: list[Tensor] = []
 
@@ -82,16 +89,25 @@ def _first_layer_inputs(model: nn.Module, layer: nn.Linear, embeddings: Tensor) 
     return seen[0]
 
 
-def _first_layers(model: nn.Module, embedding: nn.Embedding) -> list[nn.Linear]:
-    """The linear layers that work on the same tensor as the first one: q, k and v."""
-    seen: list[tuple[nn.Linear, Tensor]] = []
+def _is_linear(module: nn.Module) -> bool:
+    """Whether it is `nn.Linear`, or the layer of that kind that Hugging Face's GPT-2 has."""
+    return isinstance(module, nn.Linear) or (type(module).__name__ == "Conv1D" and hasattr(module, "nf"))
+
+
+def first_layers(model: nn.Module, embedding: nn.Embedding) -> list[nn.Module]:
+    """The linear layers that work on the same tensor as the first one: q, k and v.
+
+    Raises
+    ------
+    ValueError
+        When there is none, or the first one does not take a vector for each token.
+    """
+    seen: list[tuple[nn.Module, Tensor]] = []
 
     def note(module: nn.Module, args: tuple[Any, ...]) -> None:
-        assert isinstance(module, nn.Linear)
         seen.append((module, args[0]))
 
-    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    hooks = [module.register_forward_pre_hook(note) for module in linear]
+    hooks = [m.register_forward_pre_hook(note) for m in model.modules() if _is_linear(m)]
     try:
         with torch.no_grad():
             TextNetwork(model)(embedding.weight[:2][None])
@@ -100,7 +116,35 @@ def _first_layers(model: nn.Module, embedding: nn.Embedding) -> list[nn.Linear]:
             hook.remove()
     if not seen:
         raise ValueError("model: the span test needs a linear layer, found none")
-    return [module for module, entered in seen if entered is seen[0][1]]
+    first = seen[0][1]
+    if first.dim() != 3 or first.shape[:2] != (1, 2):
+        raise ValueError(
+            "model: the span test needs a first linear layer that takes a vector for each token, found one "
+            f"that is fed {list(first.shape)} for a sentence of 2"
+        )
+    return [module for module, entered in seen if entered is first]
+
+
+def layer_rows(model: nn.Module, target: Sequence[Tensor | None], layers: Sequence[nn.Module]) -> Tensor:
+    """What the gradients of these layers' weights have for each output, ``[rows, features]``, float64.
+
+    Each layer's are divided by their norm.
+
+    Raises
+    ------
+    ValueError
+        When all of them are missing.
+    """
+    trained = [id(p) for p in model.parameters() if p.requires_grad]
+    found = []
+    for layer in layers:
+        row = target[trained.index(id(layer.weight))] if id(layer.weight) in trained else None
+        if row is not None:
+            row = (row if isinstance(layer, nn.Linear) else row.mT).double()
+            found.append(row / row.norm().clamp(min=1e-300))
+    if not found:
+        raise ValueError("target: the span test needs the gradient of the first linear layer's weight")
+    return torch.cat(found)
 
 
 def span_residuals(
@@ -132,21 +176,15 @@ def span_residuals(
     Raises
     ------
     ValueError
-        When the first linear layers' gradients are missing.
+        When the first linear layers' gradients are missing, or there is no such layer.
     """
-    trained = [id(p) for p in model.parameters() if p.requires_grad]
-    layers = _first_layers(model, embedding)
-    entries = [trained.index(id(layer.weight)) for layer in layers if id(layer.weight) in trained]
-    rows = [row for entry in entries if (row := target[entry]) is not None]
-    if not rows:
-        raise ValueError("target: the span test needs the gradient of the first linear layer's weight")
-    scaled = torch.cat([row.double() / row.double().norm().clamp(min=1e-300) for row in rows])
-    _, sizes, basis = torch.linalg.svd(scaled, full_matrices=False)
+    layers = first_layers(model, embedding)
+    _, sizes, basis = torch.linalg.svd(layer_rows(model, target, layers), full_matrices=False)
     basis = basis[: min(length, int((sizes > _RELATIVE_RANK * sizes[0]).sum()))]
     shares = []
     for some in tokens.split(_PROBED_AT_ONCE):
         embeddings = embedding.weight.detach()[some][:, None].expand(-1, length, -1)
-        inputs = _first_layer_inputs(model, layers[0], embeddings).double()
+        inputs = first_layer_inputs(model, layers[0], embeddings).double()
         outside = inputs - inputs @ basis.mT @ basis
         shares.append(outside.norm(dim=-1) / inputs.norm(dim=-1))
     return torch.cat(shares).mT

@@ -19,6 +19,7 @@ from sapag_fast.text.continuous import ScaledEmbeddings
 from sapag_fast.text.decode import assign_tokens, nearest_tokens
 from sapag_fast.text.discrete import Climb, search_sentences
 from sapag_fast.text.recipe import CERTIFIED
+from sapag_fast.text.recovery import EXACT, SEARCH
 from sapag_fast.text.scoring import Scorer
 from sapag_fast.text.soft import SoftAssignment, padded_bags
 
@@ -52,6 +53,8 @@ class Group:
         A, of the continuous searches.
     certificates : list of TextCertificate
         A, of the best sentences as they were when `certify` was last called.
+    source, source_reason : list of str
+        A, as in `TextRecovery`.
     mode, mode_reason : str
         How recoveries were batched, and why not in a faster way.
     """
@@ -68,6 +71,7 @@ class Group:
         self.best, self.continuous = [unknown] * count, [unknown] * count
         self.distance, self.continuous_distance = [float("inf")] * count, [float("inf")] * count
         self.evaluations = [0] * count
+        self.source, self.source_reason = [SEARCH] * count, [""] * count
         self.certificates = [TextCertificate() for _ in self.victims]
         self.starts: list[list[tuple[float, Tensor]]] = [[] for _ in self.victims]
         self.nearest: dict[int, Tensor] = {}
@@ -82,18 +86,32 @@ class Group:
 
     @property
     def unsolved(self) -> list[int]:
-        """Those of the A whose distance is above the threshold."""
-        return [index for index, distance in enumerate(self.distance) if distance > self.floor]
+        """Those of the A whose distance is above the threshold, and which arithmetic did not settle."""
+        return [
+            index
+            for index, distance in enumerate(self.distance)
+            if distance > self.floor and self.source[index] != EXACT
+        ]
 
     @property
     def scored(self) -> list[int]:
         """A, sentences scored."""
         return self.scorer.scored[self.victims].tolist()
 
+    def settle(self, index: int, sentence: Tensor) -> None:
+        """Take a sentence ``[T]`` that arithmetic found: its victim is not searched."""
+        self.source[index], self.best[index] = EXACT, sentence
+        self.distance[index] = float(self.scorer.compare(sentence[None], self.victims[index])[0])
+
+    def refuse(self, index: int, reason: str) -> None:
+        """Keep why arithmetic finds no sentence of a victim."""
+        self.source_reason[index] = reason
+
     def begin_at(self, sentences: Sequence[Tensor]) -> None:
         """Score these sentences ``[T]``, one for each victim; the first discrete search begins there."""
         for index, sentence in enumerate(sentences):
-            self._meet(index, sentence)
+            if self.source[index] != EXACT:
+                self._meet(index, sentence)
 
     def search(self, restart: int) -> None:
         """Run a continuous and a discrete search for all whose distance is above the threshold.

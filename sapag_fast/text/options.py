@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from sapag_fast import checks as check
+from sapag_fast.search.options import EXACT
 from sapag_fast.text.recipe import TextRecipe, choose_text_recipe
 from sapag_fast.text.recover import STARTS, recover_text
 from sapag_fast.text.recovery import TextRecovery
@@ -25,7 +26,7 @@ class TextOptions:
         ``bag``, or None: any token may be anywhere.
     embedding : str or None
         Name of the word embedding among the model's modules; None: the model tells.
-    restarts, recipe, distance, steps, candidates, start, layers, seed, at_once
+    restarts, recipe, distance, steps, candidates, start, exact, layers, seed, at_once
         As of `recover_text`.
 
     Raises
@@ -42,6 +43,7 @@ class TextOptions:
     steps: int | None = None
     candidates: int | None = None
     start: str = "random"
+    exact: str = "auto"
     layers: str = "modules"
     seed: int = 0
     at_once: int = 512
@@ -50,6 +52,7 @@ class TextOptions:
         if self.tokens is not None:
             check.check_choice("tokens", self.tokens, ("bag",), other="None")
         check.check_choice("start", self.start, STARTS)
+        check.check_choice("exact", self.exact, EXACT)
         for name in ("restarts", "at_once"):
             check.check_count(name, getattr(self, name))
         check.check_seed(self.seed)
@@ -107,6 +110,7 @@ class TextOptions:
             steps=self.steps,
             candidates=self.candidates,
             start=self.start,
+            exact=self.exact,
             layers=self.layers,
             seed=self.seed,
             at_once=self.at_once,

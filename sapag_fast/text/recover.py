@@ -16,9 +16,10 @@ from sapag_fast.distances.kind import find_kind
 from sapag_fast.distances.layering import model_layers
 from sapag_fast.runtime.randomness import forked, seeded
 from sapag_fast.search.interrupted import Interrupted
-from sapag_fast.text.analytic import match_positions, span_test
+from sapag_fast.search.options import EXACT
 from sapag_fast.text.attack import TextAttack
-from sapag_fast.text.bag import Bag, infer_length, read_bag
+from sapag_fast.text.bag import infer_length, read_bag
+from sapag_fast.text.exact import begin_at, read_off
 from sapag_fast.text.group import Group
 from sapag_fast.text.network import Tables, TextNetwork, differentiable_layers, find_tables
 from sapag_fast.text.recipe import TextRecipe, choose_text_recipe
@@ -53,6 +54,7 @@ def recover_text(
     steps: int | None = None,
     candidates: int | None = None,
     start: str = "random",
+    exact: str = "auto",
     layers: str | Sequence[int] = "modules",
     seed: int = 0,
     batched: bool = False,
@@ -84,6 +86,9 @@ def recover_text(
         of a discrete one override its values.
     start : {"random", "positions", "span"}
         Which attack's sentences are tried first: none's, `match_positions`' or `span_test`'s.
+    exact : {"auto", "off"}
+        ``auto``: a victim whose sentence follows from its gradient by arithmetic (`match_positions`, else
+        `span_test`, and the gradient at it is the target) is not searched; ``off``: all are.
     progress : callable, optional
         Called with (restarts done, ``[V]`` lowest distances) after every restart.
     loss_fn, layers, seed, batched
@@ -105,7 +110,7 @@ def recover_text(
     batched, seed = check.check_flag("batched", batched), check.check_seed(seed)
     device, targets, told = _targets(found, target, batched)
     restarts, at_once = check.check_count("restarts", restarts), check.check_count("at_once", at_once)
-    loss, bag = _checked_loss(tokens, start, loss_fn, progress), tokens == "bag"
+    loss, bag = _checked_loss(tokens, start, exact, loss_fn, progress), tokens == "bag"
     settled = choose_text_recipe(recipe, bag=bag, distance=distance, steps=steps, candidates=candidates)
     with causes_named(), seeded(seed, device), differentiable_layers(model):
         tables = find_tables(model, embedding)
@@ -116,8 +121,14 @@ def recover_text(
         known = _labels(labels, problem, loss, trial, batched)
         rows = _word_gradient(tables, targets) if bag else None
         attack = TextAttack(problem, tables, known, rows, length is None, settled, seed, at_once, cautions)
-        groups = _begun_at(start, model, targets, _groups(attack, lengths))
-        return _searched(groups, restarts, progress)
+        groups = _groups(attack, lengths)
+
+        def begin() -> None:
+            if exact == "auto":
+                read_off(model, targets, groups)
+            begin_at(start, model, targets, groups)
+
+        return _searched(groups, restarts, progress, begin)
 
 
 def _targets(
@@ -137,11 +148,12 @@ def _warned(cautions: tuple[Caution, ...]) -> tuple[Caution, ...]:
     return cautions
 
 
-def _checked_loss(tokens: object, start: object, loss_fn: object, progress: object) -> Loss:
+def _checked_loss(tokens: object, start: object, exact: object, loss_fn: object, progress: object) -> Loss:
     """Find the loss, once the other options fit."""
     if tokens is not None:
         check.check_choice("tokens", tokens, ("bag",), other="None")
     check.check_choice("start", start, STARTS)
+    check.check_choice("exact", exact, EXACT)
     if progress is not None:
         check.check_callable("progress", progress)
     return find_loss(loss_fn)
@@ -243,38 +255,15 @@ def _groups(attack: TextAttack, lengths: Sequence[int]) -> list[Group]:
     return groups
 
 
-def _begun_at(
-    start: str, model: nn.Module, targets: Sequence[Tensor | None], groups: Sequence[Group]
-) -> Sequence[Group]:
-    """Have every group begin at an analytic attack's sentences, unless `start` is ``random``."""
-    for group in groups if start != "random" else ():
-        sentences = []
-        for victim in group.victims:
-            own = [None if entry is None else entry[victim] for entry in targets]
-            bag = None if group.bags is None else group.bags[victim]
-            tables = group.attack.tables
-            if start == "span":
-                sentences.append(span_test(model, own, tables.word, group.length, bag))
-            else:
-                sentences.append(_by_positions(own, tables, bag))
-        group.begin_at(sentences)
-    return groups
-
-
-def _by_positions(target: Sequence[Tensor | None], tables: Tables, bag: Bag | None) -> Tensor:
-    word, position = (
-        None if entry is None else target[entry] for entry in (tables.word_entry, tables.position_entry)
-    )
-    if bag is None or word is None or position is None:
-        raise ValueError("start='positions': needs tokens='bag' and the gradients of both embeddings")
-    return match_positions(word, position, bag, tables.first_position)
-
-
 def _searched(
-    groups: Sequence[Group], restarts: int, progress: Callable[[int, Tensor], object] | None
+    groups: Sequence[Group],
+    restarts: int,
+    progress: Callable[[int, Tensor], object] | None,
+    begin: Callable[[], None],
 ) -> TextRecovery:
-    """What the groups have found once all searches have ended, or when Ctrl-C comes."""
+    """What the groups have found once they began and all searches have ended, or when Ctrl-C comes."""
     try:
+        begin()
         for restart in range(restarts):
             for group in groups:
                 group.search(restart)
@@ -304,6 +293,8 @@ def _recovery(groups: Sequence[Group]) -> TextRecovery:
         labels=attack.labels[:, 0],
         label_source=attack.known.source,
         label_reason=attack.known.reason,
+        source=tuple(_by_victim(groups, lambda group: group.source)),
+        source_reason=tuple(_by_victim(groups, lambda group: group.source_reason)),
         distance=torch.tensor(distance, dtype=torch.float64),
         certificates=tuple(_by_victim(groups, lambda group: group.certificates)),
         bags=None if bags is None else tuple(bags[victim] for victim in sorted(bags)),

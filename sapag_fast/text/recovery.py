@@ -11,7 +11,10 @@ from sapag_fast.text.certificate import TextCertificate
 from sapag_fast.text.recipe import TextRecipe
 from sapag_fast.victim.cautions import Caution
 
-__all__ = ["TextRecovery"]
+__all__ = ["EXACT", "SEARCH", "TextRecovery"]
+
+EXACT, SEARCH = "exact", "search"
+"""What a source may be."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,10 @@ class TextRecovery:
         ``[V]``, int64.
     label_source, label_reason : tuple of str
         V, as in `Recovery`.
+    source : tuple of str
+        V: ``exact``, the sentence follows from the gradient by arithmetic and was not searched; ``search``.
+    source_reason : tuple of str
+        V, why arithmetic does not give the sentence; empty where it does, or was not asked.
     distance : Tensor
         ``[V]``, of the tokens' gradient.
     certificates : tuple of TextCertificate
@@ -59,6 +66,8 @@ class TextRecovery:
     labels: Tensor
     label_source: tuple[str, ...]
     label_reason: tuple[str, ...]
+    source: tuple[str, ...]
+    source_reason: tuple[str, ...]
     distance: Tensor
     certificates: tuple[TextCertificate, ...]
     bags: tuple[Bag, ...] | None

@@ -51,6 +51,7 @@ def test_sentences_come_back_and_are_summed_up(whole):
     content = _summary(out)
     assert content["status"] == "finished"
     assert content["finished"] == content["recovered"] == content["certified"] == 3
+    assert content["exact"] == 3
     assert content["success"] == content["labels_right"] == content["rougeL"]["q50"] == 1
     assert content["recipe"]["steps"] == 60
     with (out / "summary.csv").open(newline="", encoding="utf-8") as file:
@@ -58,6 +59,7 @@ def test_sentences_come_back_and_are_summed_up(whole):
     assert [row["sentence"] for row in rows] == [row["truth"] for row in rows] == SENTENCES
     assert [int(row["label"]) for row in rows] == LABELS
     assert {row["certificate"] for row in rows} == {"certified"}
+    assert {row["source"] for row in rows} == {"exact"}
     page = (out / "summary.html").read_text()
     assert all(sentence in page for sentence in SENTENCES)
     assert names_in(out / "results") == [f"s{position}.safetensors" for position in range(3)]

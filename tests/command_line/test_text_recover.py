@@ -48,8 +48,17 @@ def test_sentences_come_back_as_text(sentences, tmp_path):
         assert entry["certificate"]["compared"] > 0
         assert tensors[f"s{position}"].tolist() == [entry["tokens"]]
         assert entry["recipe"]["steps"] == 60
+        assert (entry["source"], entry["source_reason"], entry["evaluations"]) == ("exact", "", 0)
     assert SENTENCES[2] in done.stdout
     assert "certified" in done.stdout
+
+
+def test_a_search_is_made_where_arithmetic_is_off(sentences, tmp_path):
+    call = replaced([*command("recover", sentences), *gradient_files(sentences, 1)], steps=1, candidates=1)
+    done = run(*call, "--exact", "off", "--output", tmp_path / "o")
+    assert done.exit_code == 0, done.output
+    (entry,) = results(tmp_path / "o")["recoveries"]
+    assert (entry["source"], entry["evaluations"]) == ("search", 1)
 
 
 def test_the_usual_loss_may_be_named(sentences, tmp_path):
@@ -182,7 +191,8 @@ def test_ctrl_c_keeps_what_is_finished(sentences, tmp_path, monkeypatch):
         return search(group, restart)
 
     monkeypatch.setattr(Group, "search", stopped)
-    done = run(*command("recover", sentences), *gradient_files(sentences, 3), "--output", tmp_path / "o")
+    files = gradient_files(sentences, 3)
+    done = run(*command("recover", sentences), *files, "--exact", "off", "--output", tmp_path / "o")
     assert done.exit_code == 130, done.output
     content = results(tmp_path / "o")
     assert content["status"] == "interrupted"

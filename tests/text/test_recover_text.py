@@ -29,7 +29,8 @@ def victims():
 @pytest.mark.parametrize("bag", ["bag", None])
 def test_sentences_come_back(victims, bag):
     model, tokens, labels, target = victims
-    found = sf.recover_text(model, target, tokens=bag, batched=True)
+    found = sf.recover_text(model, target, tokens=bag, batched=True, exact="off")
+    assert found.source == ("search",) * 3
     assert found.mode == "explicit"
     assert torch.equal(found.tokens, tokens)
     assert torch.equal(found.labels, labels)
@@ -67,14 +68,16 @@ def test_one_victim_alone(victims):
     assert found.mode == "explicit"
     assert torch.equal(found.tokens, tokens[1:2])
     assert torch.equal(found.labels, labels[1:2])
-    short = sf.recover_text(model, [t[1] for t in target], restarts=1, steps=1, candidates=40)
+    short = sf.recover_text(model, [t[1] for t in target], restarts=1, steps=1, candidates=40, exact="off")
     assert 0 < short.scored[0] <= 41
 
 
 def test_the_same_seed_gives_the_same_bits(victims):
     model, _, _, target = victims
     one, two = (
-        sf.recover_text(model, target, batched=True, seed=3, restarts=1, steps=30, candidates=300)
+        sf.recover_text(
+            model, target, batched=True, seed=3, restarts=1, steps=30, candidates=300, exact="off"
+        )
         for _ in range(2)
     )
     assert torch.equal(one.tokens, two.tokens)
@@ -85,7 +88,7 @@ def test_the_same_seed_gives_the_same_bits(victims):
 def test_the_distance_is_that_of_the_tokens(victims):
     """Also where the search had no time to arrive."""
     model, _, labels, target = victims
-    found = sf.recover_text(model, target, batched=True, restarts=1, steps=1, candidates=3)
+    found = sf.recover_text(model, target, batched=True, restarts=1, steps=1, candidates=3, exact="off")
     skipped = find_tables(model).entries
     layers = model_layers(model, "modules")
     for v in range(3):
@@ -104,7 +107,7 @@ def test_ctrl_c_between_searches_leaves_the_best_so_far(victims):
     def stop(done, lowest):
         raise KeyboardInterrupt
 
-    options = {"batched": True, "steps": 1, "candidates": 3}
+    options = {"batched": True, "steps": 1, "candidates": 3, "exact": "off"}
     with pytest.raises(Interrupted) as caught:
         sf.recover_text(model, target, **options, progress=stop)
     whole = sf.recover_text(model, target, **options, restarts=1)
@@ -126,7 +129,7 @@ def test_ctrl_c_during_a_continuous_search_leaves_its_sentence(victims, monkeypa
 
     monkeypatch.setattr(Adam, "step", stopped)
     with pytest.raises(Interrupted) as caught:
-        sf.recover_text(model, target, batched=True)
+        sf.recover_text(model, target, batched=True, exact="off")
     recovery = caught.value.recovery
     assert (recovery.tokens >= 0).all()
     assert torch.equal(recovery.tokens, recovery.continuous)
@@ -143,7 +146,7 @@ def test_ctrl_c_before_any_sentence(victims, monkeypatch):
 
     monkeypatch.setattr(Group, "search", stopped)
     with pytest.raises(Interrupted) as caught:
-        sf.recover_text(model, target, batched=True)
+        sf.recover_text(model, target, batched=True, exact="off")
     recovery = caught.value.recovery
     assert (recovery.tokens == -1).all()
     assert torch.isinf(recovery.distance).all()
@@ -178,7 +181,7 @@ def test_analytic_attacks_read_the_sentence(victims, attack):
         else:
             rows = own[tables.word_entry], own[tables.position_entry]
             assert torch.equal(match_positions(*rows, bag, tables.first_position), sentence)
-    found = sf.recover_text(model, target, batched=True, start=attack)
+    found = sf.recover_text(model, target, batched=True, start=attack, exact="off")
     assert torch.equal(found.tokens, tokens)
     assert found.evaluations.tolist() == [0] * 3
     assert found.scored.tolist() == [1] * 3
@@ -198,7 +201,7 @@ def test_positions_go_to_the_tokens_whose_sums_miss_them():
 def test_rivals_run_and_certify_nothing(victims, distance):
     model, tokens, _, target = victims
     found = sf.recover_text(
-        model, target, batched=True, distance=distance, restarts=1, steps=20, candidates=200
+        model, target, batched=True, distance=distance, restarts=1, steps=20, candidates=200, exact="off"
     )
     assert found.recipe.distance == distance
     assert found.certificate == ("unknown",) * 3
