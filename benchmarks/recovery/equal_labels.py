@@ -174,7 +174,7 @@ def measure(model: nn.Module, images: Tensor, labels: Tensor, spread: Tensor) ->
             {
                 "labels": known.tolist(),
                 "averages, difference": difference(model, averaged(truth, known), truth, known),
-                "determined": {f"{n:g}": int((information.errors(n) < SUCCESS).sum()) for n in NOISE},
+                "determined": {f"{n:g}": (information.errors(n) < SUCCESS).tolist() for n in NOISE},
                 "expected error": {f"{n:g}": float(information.errors(n).max()) for n in NOISE},
             }
         )

@@ -8,6 +8,7 @@ from typing import Any
 from benchmarks import BENCHMARKS
 from benchmarks.peers.report import peers_section
 from benchmarks.report.deep_networks_table import deep_networks_section
+from benchmarks.report.equal_labels_table import equal_labels_section
 from benchmarks.report.fresh_certificates_table import fresh_certificates_section
 from benchmarks.report.label_tables import batch_labels_section
 from benchmarks.report.markdown import duration, machine_line, prose, read, table
@@ -218,6 +219,7 @@ def main() -> None:
         exact_section(),
         never_wrong_section(),
         batch_labels_section(),
+        equal_labels_section(),
         peers_section(read("peers")),
         audit_section(),
         breaching_section(),
