@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from numbers import Integral
 
 import torch
@@ -61,9 +62,7 @@ def recover_text(
     at_once: int = 512,
     progress: Callable[[int, Tensor], object] | None = None,
 ) -> TextRecovery:
-    """Search the sentences whose gradients are `target`, one sentence behind each gradient.
-
-    The embeddings' gradients are not matched: row by row they give tokens and length away.
+    """Recover the sentences whose gradients are `target`, one behind each: read off, else by searches.
 
     Parameters
     ----------
@@ -72,9 +71,9 @@ def recover_text(
     target : iterable or mapping of Tensor, ndarray or None
         The gradient, in the forms of `recover`'s; with `batched` ``[V, ...]``, a row a victim.
     length : int or sequence of int, optional
-        Tokens T in the sentence or in each victim's; None: from the position embedding's gradient.
+        Tokens T, of all or each; None: from the position embedding's gradient.
     embedding : nn.Embedding, optional
-        The word embedding, where the model does not tell it.
+        Of words, where the model does not tell it.
     tokens : {"bag"} or None
         ``bag``: from the non-zero rows of the word embedding's gradient. None: any may be anywhere.
     labels : str, Tensor or sequence of int
@@ -82,27 +81,24 @@ def recover_text(
     restarts, at_once : int
         Continuous searches of a victim, a discrete one after each; searches (or sentences) at once.
     recipe : str or TextRecipe
-        ``text``, ``text-no-bag`` or one's own; `distance`, `steps` of a continuous search and `candidates`
-        of a discrete one override its values.
+        ``text``, ``text-no-bag`` or one's own; `distance`, `steps` and `candidates` override its values.
     start : {"random", "positions", "span"}
-        Which attack's sentences are tried first: none's, `match_positions`' or `span_test`'s.
+        Whose sentences a search tries first: none's, `match_positions`' or `span_test`'s.
     exact : {"auto", "off"}
-        ``auto``: a victim whose sentence follows from its gradient by arithmetic (`match_positions`, else
-        `span_test`, and the gradient at it is the target) is not searched; ``off``: all are.
+        ``auto``: what follows by arithmetic (`match_positions`, `span_test`) is not searched; ``off``.
     progress : callable, optional
         Called with (restarts done, ``[V]`` lowest distances) after every restart.
-    loss_fn, layers, seed, batched
-        As for `recover`.
+    loss_fn, layers, seed, batched : as for `recover`.
 
     Returns
     -------
     TextRecovery
-        The best sentence of each victim, and what its distance says of its truth.
+        The best sentence of each victim.
 
     Raises
     ------
     TypeError, ValueError
-        For arguments that do not fit; the message names the argument, what was expected and what was found.
+        For arguments that do not fit; the message names the argument and what was expected.
     Interrupted
         On Ctrl-C; its ``recovery`` is the TextRecovery so far.
     """
@@ -122,13 +118,7 @@ def recover_text(
         rows = _word_gradient(tables, targets) if bag else None
         attack = TextAttack(problem, tables, known, rows, length is None, settled, seed, at_once, cautions)
         groups = _groups(attack, lengths)
-
-        def begin() -> None:
-            if exact == "auto":
-                read_off(model, targets, groups)
-            begin_at(start, model, targets, groups)
-
-        return _searched(groups, restarts, progress, begin)
+        return _searched(groups, restarts, progress, partial(_begin, exact, start, model, targets))
 
 
 def _targets(
@@ -255,15 +245,24 @@ def _groups(attack: TextAttack, lengths: Sequence[int]) -> list[Group]:
     return groups
 
 
+def _begin(
+    exact: str, start: str, model: nn.Module, targets: Sequence[Tensor | None], groups: Sequence[Group]
+) -> None:
+    """Read off what follows from the gradients, and have the others begin where `start` says."""
+    if exact == "auto":
+        read_off(model, targets, groups)
+    begin_at(start, model, targets, groups)
+
+
 def _searched(
     groups: Sequence[Group],
     restarts: int,
     progress: Callable[[int, Tensor], object] | None,
-    begin: Callable[[], None],
+    begin: Callable[[Sequence[Group]], None],
 ) -> TextRecovery:
     """What the groups have found once they began and all searches have ended, or when Ctrl-C comes."""
     try:
-        begin()
+        begin(groups)
         for restart in range(restarts):
             for group in groups:
                 group.search(restart)
