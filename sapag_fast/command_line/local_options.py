@@ -6,7 +6,8 @@ import functools
 
 import click
 
-from sapag_fast.command_line.options import COUNT, Command, DecimalsType, FiniteRange
+from sapag_fast.command_line.option_types import COUNT, DecimalsType, FiniteRange
+from sapag_fast.command_line.options import Command
 
 __all__ = ["local_options"]
 

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from sapag_fast.command_line.local_options import local_options
-from sapag_fast.command_line.options import (
+from sapag_fast.command_line.option_types import (
     COUNT,
     SHAPE,
     DecimalsType,
@@ -22,6 +22,8 @@ from sapag_fast.command_line.options import (
     NumbersType,
     ShapesType,
     SizeType,
+)
+from sapag_fast.command_line.options import (
     loss_options,
     model_options,
     normalisation_options,
