@@ -15,7 +15,7 @@ RESTARTS = {4: 2, 8: 1}
 
 SEPARATED = ("mnist", "default"), ("cifar", "default")
 """Networks on which images of one label come out averaged: batches of four are searched once more. In those
-of eight float32's rounding hides what that needs.
+of eight float32's errors hide what the starts of that need.
 """
 
 RIVALS = ("dlg", "layer-cosine", "cosine-plain")

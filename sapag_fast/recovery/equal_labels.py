@@ -16,8 +16,8 @@ in which the images of the labels can differ: nothing is open for a single pair,
 there are more. The images move by the features' Jacobian: the smallest change, in the coordinates of
 the search, that makes the Δ_i, slightly regularised.
 
-What is left after the projections is small: float32's rounding of a gradient covers it where few classes are
-free of labels (eight images, ten classes). No paper is behind this.
+What is left after the projections is small: the errors of a float32 gradient cover it where few classes are
+free of labels (eight images, ten classes), those of a float64 one do not. No paper is behind this.
 """
 
 from __future__ import annotations
