@@ -9,7 +9,7 @@ gradient with normal noise in each parameter, so many times what float32 makes o
 
 Images: MNIST's 1000..1099, on which nothing here was set.
 
-    python -m benchmarks.recovery.equal_labels --data DATA [--victims 6]
+    python -m benchmarks.recovery.equal_labels --data DATA [--victims 4]
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, required=True, help="folder with mnist/")
-    parser.add_argument("--victims", type=int, default=6, help="batches, two to a network")
+    parser.add_argument("--victims", type=int, default=4, help="batches, two to a network")
     options = parser.parse_args()
     torch.set_num_threads(1)
     count = options.victims * SIZE
