@@ -52,11 +52,12 @@ def _digits_caution(setup: Setup, distance: Tensor, scale: Tensor) -> tuple[Caut
     if not victims:
         return ()
     name = str(setup.dtype).removeprefix("torch.")
-    found, other = float(distance[victims].min()), float(noise[victims].max())
+    worst = max(victims, key=lambda victim: float(distance[victim] / noise[victim]))
+    found, other = float(distance[worst]), float(noise[worst])
     more = "; taken in float64 (model.double()) it may hold enough" if name == "float32" else ""
     message = (
         f"{name} holds too few of the gradient's digits: the search came down to a distance of {found:.1g}, "
-        f"and noise has no more than {other:.1g}{more}"
+        f"and noise has {other:.1g}{more}"
     )
     return (Caution("few-digits", "", message, tuple(victims)),)
 
