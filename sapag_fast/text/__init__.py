@@ -2,6 +2,7 @@
 
 from sapag_fast.text.analytic import match_positions, span_residuals, span_test
 from sapag_fast.text.bag import Bag, infer_length, read_bag
+from sapag_fast.text.batch import SentenceBatch, recover_sentences
 from sapag_fast.text.certificate import TextCertificate
 from sapag_fast.text.metrics import TextScores, score_text
 from sapag_fast.text.network import TextNetwork, find_tables
@@ -15,6 +16,7 @@ from sapag_fast.text.true_sentences import TrueSentence, read_true_sentences
 __all__ = [
     "TEXT_RECIPES",
     "Bag",
+    "SentenceBatch",
     "TextCertificate",
     "TextNetwork",
     "TextOptions",
@@ -29,6 +31,7 @@ __all__ = [
     "match_positions",
     "read_bag",
     "read_true_sentences",
+    "recover_sentences",
     "recover_text",
     "score_text",
     "span_residuals",

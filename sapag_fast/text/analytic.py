@@ -15,6 +15,7 @@ from sapag_fast.text.network import TextNetwork
 __all__ = [
     "first_layer_inputs",
     "first_layers",
+    "is_linear",
     "layer_rows",
     "match_positions",
     "span_residuals",
@@ -89,7 +90,7 @@ def first_layer_inputs(model: nn.Module, layer: nn.Module, embeddings: Tensor) -
     return seen[0]
 
 
-def _is_linear(module: nn.Module) -> bool:
+def is_linear(module: nn.Module) -> bool:
     """Whether it is `nn.Linear`, or the layer of that kind that Hugging Face's GPT-2 has."""
     return isinstance(module, nn.Linear) or (type(module).__name__ == "Conv1D" and hasattr(module, "nf"))
 
@@ -107,7 +108,7 @@ def first_layers(model: nn.Module, embedding: nn.Embedding) -> list[nn.Module]:
     def note(module: nn.Module, args: tuple[Any, ...]) -> None:
         seen.append((module, args[0]))
 
-    hooks = [m.register_forward_pre_hook(note) for m in model.modules() if _is_linear(m)]
+    hooks = [m.register_forward_pre_hook(note) for m in model.modules() if is_linear(m)]
     try:
         with torch.no_grad():
             TextNetwork(model)(embedding.weight[:2][None])
