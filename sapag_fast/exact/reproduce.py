@@ -10,7 +10,11 @@ from torch import Tensor, nn
 
 from sapag_fast.victim.problem import Problem, rebuilt
 
-__all__ = ["Reproduction", "flows_toward", "reproduce"]
+__all__ = ["Reproduction", "flows_toward", "mean_shows", "reproduce"]
+
+_APART = 0.15
+"""Standard deviation of the difference between an input and its mean with another: that of two digits."""
+_SEED = 20220711
 
 
 @dataclass(frozen=True)
@@ -53,8 +57,40 @@ def reproduce(
         None if t is None else torch.zeros_like(t) if g is None else share * g.detach()
         for g, t in zip(gradients, target, strict=True)
     ]
+    difference, factor = _compared(target, dummy)
+    distance = rebuilt(problem.distance, batched=False)(dummy, target)
+    return Reproduction(difference, factor, float(distance))
+
+
+def mean_shows(problem: Problem, inputs: Tensor, labels: Tensor, difference: float) -> bool:
+    """Whether several inputs of one label would not pass for their mean.
+
+    Each input is made two that lie about it: their gradient has to differ from the input's by more than
+    `difference` of its length, as two different inputs' would. Where what flows back does not depend on the
+    input, as behind weights of zero, it does not.
+
+    Parameters
+    ----------
+    problem : Problem
+        Without joint labels.
+    inputs, labels : Tensor
+        ``[B, *input_shape]`` and ``[B, ...]``.
+    difference : float
+    """
+    chance = torch.Generator().manual_seed(_SEED)
+    for one, label in zip(inputs.split(1), labels.split(1), strict=True):
+        apart = _APART * torch.randn(one.shape, generator=chance, dtype=torch.float64).to(one)
+        about, twice = torch.cat((one - apart, one + apart)), torch.cat((label, label))
+        alone, together = problem.gradients(one, label), problem.gradients(about, twice)
+        if not _compared(alone, together)[0] > difference:
+            return False
+    return True
+
+
+def _compared(target: Sequence[Tensor | None], dummy: Sequence[Tensor | None]) -> tuple[float, float]:
+    """What is left of the target once `dummy` is taken a factor times, relative to it, and the factor."""
     pairs = [
-        (g.double(), t.double())
+        (g.detach().double(), t.detach().double())
         for g, t in zip(dummy, target, strict=True)
         if g is not None and t is not None
     ]
@@ -63,9 +99,7 @@ def reproduce(
     length = sum(float(t.square().sum()) for _, t in pairs)
     factor = product / own if own > 0 else float("nan")
     left = sum(float((t - factor * g).square().sum()) for g, t in pairs)
-    distance = rebuilt(problem.distance, batched=False)(dummy, target)
-    difference = (left / length) ** 0.5 if length > 0 else float("inf")
-    return Reproduction(difference, factor, float(distance))
+    return ((left / length) ** 0.5 if length > 0 else float("inf")), factor
 
 
 def flows_toward(problem: Problem, module: nn.Linear, inputs: Tensor, labels: Tensor) -> Tensor:

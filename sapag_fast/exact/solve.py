@@ -11,11 +11,17 @@ from torch import Tensor
 from sapag_fast.exact.factors import Factors, factors_of_batch, factors_of_one
 from sapag_fast.exact.first_linear import DoesNotApplyError, FirstLinear, find_first_linear
 from sapag_fast.exact.labelling import Labelled, labelled
-from sapag_fast.exact.reproduce import Reproduction, flows_toward, reproduce
+from sapag_fast.exact.reproduce import Reproduction, flows_toward, mean_shows, reproduce
 from sapag_fast.runtime.randomness import forked
 from sapag_fast.victim.problem import Problem
 
-__all__ = ["STARTS", "Answer", "Arithmetic"]
+__all__ = ["FEW_OUTPUTS", "MEANS_ALIKE", "STARTS", "Answer", "Arithmetic"]
+
+FEW_OUTPUTS = "arithmetic gives an input to any gradient of so few outputs: nothing else in it confirms it"
+MEANS_ALIKE = (
+    "the mean of several inputs of one label has the same gradient here: what flows back to the first layer "
+    "hardly depends on the input"
+)
 
 STARTS = 1024
 """The most starts of a batch's search for zeros."""
@@ -50,8 +56,8 @@ class Answer:
         How they were found.
     reason : str
         Why not (all) of them; empty where all are found and the gradient is reproduced as it is.
-    confirmed : bool
-        Whether a gradient that had been tampered with would have been noticed.
+    doubt : str
+        Why the gradient, though it is reproduced, does not confirm them; empty where it does.
     """
 
     inputs: Tensor | None
@@ -60,7 +66,7 @@ class Answer:
     reproduction: Reproduction | None
     method: str
     reason: str
-    confirmed: bool = True
+    doubt: str = ""
 
     @property
     def scaled(self) -> bool:
@@ -161,9 +167,7 @@ class Arithmetic:
         assert bias is not None
         if self.batch_size == 1:
             answer = self._of(factors_of_one(weight[victim], bias[victim]), first, victim, labels)
-            # One output, or two that are opposite: any gradient is a product of an input with something.
-            alone = len([target for target in self.problem.targets if target is not None]) == 2
-            return replace(answer, confirmed=not alone or first.module.out_features > 2)
+            return replace(answer, doubt=self._doubt(answer, first))
         why = f"not as many rows with zeros as inputs were found, from {self.starts} starts"
         given = {"starts": self.starts, "seed": _SEED}
         for factors in factors_of_batch(weight[victim], bias[victim], self.batch_size, **given):
@@ -173,6 +177,17 @@ class Arithmetic:
                 why = str(refusal)
         raise DoesNotApplyError(why)
 
+    def _doubt(self, answer: Answer, first: FirstLinear) -> str:
+        """Why the gradient does not confirm the one input."""
+        # One output, or two that are opposite: any gradient is a product of an input with something.
+        alone = len([target for target in self.problem.targets if target is not None]) == 2
+        if alone and first.module.out_features <= 2:
+            return FEW_OUTPUTS
+        assert answer.inputs is not None
+        assert answer.labels is not None
+        shows = mean_shows(self.problem, answer.inputs, answer.labels, _DIFFERENCE)
+        return "" if shows else MEANS_ALIKE
+
     def _of(self, factors: Factors, first: FirstLinear, victim: int, labels: Tensor | None) -> Answer:
         clear = factors.errors <= _RIGHT * factors.fed.abs().amax(1)
         if not bool(clear.all()):
@@ -180,7 +195,8 @@ class Arithmetic:
                 f"{int((~clear).sum())} of {len(clear)} inputs drown in what the first layer's gradient "
                 "holds beside them (rounding, noise, or more inputs)"
             )
-        if len(factors.fed) < self.batch_size and not self._tells_apart():
+        merged = len(factors.fed) < self.batch_size
+        if merged and not self._tells_apart():
             raise DoesNotApplyError(
                 f"the first layer's gradient holds {len(factors.fed)} inputs of {self.batch_size}, and "
                 "behind fewer than three outputs different inputs of the same active units merge into "
@@ -202,6 +218,11 @@ class Arithmetic:
                 self.batch_size,
                 once=labels is not None and len(inputs) == len(labels),
             )
+        several = known.counts > 1
+        if merged and not mean_shows(
+            self.problem, inputs[several], possible[known.choice[several].to(possible.device)], _DIFFERENCE
+        ):
+            raise DoesNotApplyError(MEANS_ALIKE)
         rows = known.choice.repeat_interleave(known.counts), known.counts
         found = inputs.repeat_interleave(rows[1].to(inputs.device), 0)
         order = rows[0].argsort(stable=True)

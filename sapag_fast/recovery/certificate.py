@@ -24,6 +24,7 @@ from sapag_fast.distances.gradient_distance import GradientDistance
 from sapag_fast.distances.kind import Kind
 from sapag_fast.recovery.identifiability import Identifiability
 from sapag_fast.search.prepare import Attack
+from sapag_fast.victim.one_product import ONE, departure
 from sapag_fast.victim.problem import Problem, rebuilt
 from sapag_fast.victim.searchable import LOW_PRECISION
 
@@ -33,6 +34,10 @@ FILE = Path(__file__).with_name("certificates.json")
 NEVER = -1.0
 """A threshold that no distance meets."""
 UNCHECKED = "the search was ended before it was checked that the gradient determines the input"
+SEVERAL = (
+    "the last layer's gradient is no product of two vectors to the last digit, as one input's is: it may be "
+    "of several inputs of one label, whose mean is found, or rounded further"
+)
 SHAPING = frozenset(
     (
         "view", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "unflatten", "t", "transpose",
@@ -235,11 +240,21 @@ def certifier_of(attack: Attack) -> Certifier:
         operators=setup.probe.operators,
     )
     certifier = certifier_for(problem, task, unusual=_unusual(attack))
-    told = zip(certifier.reasons, attack.label_source, attack.label_reason, strict=True)
+    several = _several(attack)
+    told = zip(certifier.reasons, attack.label_source, attack.label_reason, several, strict=True)
     return Certifier(
         certifier.family,
-        [f"labels unknown: {why}" if how == "unknown" and not no else no for no, how, why in told],
+        [no or (f"labels unknown: {why}" if how == "unknown" else more) for no, how, why, more in told],
     )
+
+
+def _several(attack: Attack) -> list[str]:
+    """For each victim that is said to be one input why its gradient may be of several; empty where not."""
+    problem = attack.problem
+    matrices = [target for target in problem.targets if target is not None and target.dim() == 3]
+    if attack.setup.batch_size > 1 or problem.training is not None or not matrices:
+        return [""] * problem.victims
+    return ["" if departure(gradient) <= ONE else SEVERAL for gradient in matrices[-1]]
 
 
 def certifier_for(

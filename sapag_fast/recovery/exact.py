@@ -43,6 +43,8 @@ class ExactRecovery:
         R, how the inputs were found; empty without an answer.
     reason : tuple of str
         R, why not all were found, or what is to be said of the gradient; else empty.
+    confirmed : Tensor
+        ``[R]``, bool: other inputs, such as the mean of several, would not give the gradient as well.
     """
 
     inputs: Tensor
@@ -52,11 +54,12 @@ class ExactRecovery:
     difference: Tensor
     method: tuple[str, ...]
     reason: tuple[str, ...]
+    confirmed: Tensor
 
     @property
     def found(self) -> Tensor:
-        """``[R]``, bool: all inputs were found, and reproduce the gradient."""
-        return self.recovered == self.inputs.shape[1]
+        """``[R]``, bool: all inputs were found and confirmed, and reproduce the gradient."""
+        return (self.recovered == self.inputs.shape[1]) & self.confirmed
 
     def __repr__(self) -> str:
         size = self.inputs.shape[1]
@@ -141,5 +144,6 @@ def _collected(attack: Attack, answers: Sequence[Answer]) -> ExactRecovery:
         distance=distance,
         difference=difference,
         method=tuple(answer.method for answer in answers),
-        reason=tuple(answer.reason for answer in answers),
+        reason=tuple(answer.reason or answer.doubt for answer in answers),
+        confirmed=torch.tensor([not answer.doubt for answer in answers]),
     )

@@ -112,9 +112,8 @@ def _with_answer(recovery: Recovery, row: int, answer: Answer) -> Recovery:
 
 def _certificate(answer: Answer) -> Certificate:
     status, words = "certified", f"determined by arithmetic, which reproduces the gradient: {answer.method}"
-    if not answer.confirmed:
-        status = "unknown"
-        words = "arithmetic gives an input to any gradient of so few outputs: nothing else in it confirms it"
+    if answer.doubt:
+        status, words = "unknown", answer.doubt
     return Certificate(status, words, ARITHMETIC, measured_on="no measurement: it follows")
 
 

@@ -12,7 +12,7 @@ from benchmarks.recovery.never_wrong.case import Case, Outcome, Victims, judged_
 from benchmarks.recovery.never_wrong.networks import BLIND, SEEN, STRANGE
 from benchmarks.shared.victims import shared_gradients
 from sapag_fast.clients.defences import clip_norm, gaussian_noise
-from sapag_fast.models import make_model
+from sapag_fast.models import initialise, make_model
 from sapag_fast.recovery.recover import recover
 
 __all__ = ["CASES"]
@@ -123,6 +123,53 @@ def _wrong_labels(victims: Victims) -> list[Outcome]:
     return judged_pictures(found, images[:, None])
 
 
+def _one_label(model: nn.Module, size: int, name: str) -> Callable[[Victims], list[Outcome]]:
+    """Clients that hold pictures of one label, searched as if each held one."""
+
+    def run(victims: Victims) -> list[Outcome]:
+        images, labels = victims.digits(name, 60)
+        frequent = labels.bincount().topk(COUNT).indices
+        batches = [(labels == label).nonzero().flatten()[:size] for label in frequent]
+        rows = [_plain(model, images[batch], labels[batch]) for batch in batches]
+        target = [torch.stack(entries) for entries in zip(*rows, strict=True)]
+        found = recover(model, target, SHAPE, batched=True)
+        return judged_pictures(found, torch.stack([images[batch[:1]] for batch in batches]))
+
+    return run
+
+
+def _scaled_weights(model: nn.Module, factor: float) -> nn.Module:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(factor)
+    return model
+
+
+ONE_LABEL: dict[str, nn.Module] = {
+    **{
+        f"LeNet, {weights} weights": initialise(make_model("lenet", image_size=28, seed=5), weights, seed=5)
+        for weights in ("default", "xavier", "normal.1", "kaiming")
+    },
+    "LeNet of five layers": make_model("lenet4", image_size=28, seed=5),
+    "LeNet, weights of a third": _scaled_weights(make_model("lenet", image_size=28, seed=5), 0.3),
+    "MLP": make_model("mlp", image_size=28, seed=5),
+    "MLP, weights of a third": _scaled_weights(make_model("mlp", image_size=28, seed=5), 0.3),
+    "logistic regression": nn.Sequential(nn.Flatten(), nn.Linear(784, 10)),
+    "logistic regression, weights of zero": _scaled_weights(
+        nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), 0.0
+    ),
+}
+
+
+def _one_label_cases() -> list[Case]:
+    group = "certificates: several of one label, searched as one"
+    return [
+        Case(group, f"{name}, {size} pictures", _one_label(model, size, f"{name} {size}"))
+        for name, model in ONE_LABEL.items()
+        for size in (2, 5)
+    ]
+
+
 def _case(name: str, build: Callable[[], nn.Module], group: str, **options: int) -> Case:
     return Case(f"certificates: {group}", name, _network(build, name, **options))
 
@@ -133,4 +180,5 @@ CASES: list[Case] = [
     *(_case(name, build, "other operators", steps=QUICK) for name, build in STRANGE.items()),
     *(Case("certificates: clients", name, _client(share, name)) for name, share in CLIENTS.items()),
     Case("certificates: clients", "wrong labels given", _wrong_labels),
+    *_one_label_cases(),
 ]

@@ -1,0 +1,94 @@
+"""Several inputs of one label, searched as one, are found as their mean, which nothing may certify."""
+
+import dataclasses
+
+import pytest
+import torch
+from digit_victims import SHAPE, small_digits, small_lenet, stacked_gradients
+from torch import nn
+from torch.nn import functional as F
+
+import sapag_fast as sf
+from sapag_fast.recovery import certificate as certifying
+from sapag_fast.recovery.certificate import SEVERAL, families
+from sapag_fast.recovery.recover import recover
+
+ANY = dataclasses.replace(families()[0], sides=(16, 16), layers=(1, 9), threshold=1e-3, name="any")
+ANY = dataclasses.replace(ANY, operators=("addmm", "convolution", "sigmoid"))
+
+
+@pytest.fixture(autouse=True)
+def measured(monkeypatch):
+    monkeypatch.setattr(certifying, "families", lambda: (ANY,))
+
+
+def of_one_label(size):
+    images, labels = small_digits(200)
+    images, labels = images.reshape(-1, *SHAPE), labels.flatten()
+    several = (labels == labels.bincount().argmax()).nonzero().flatten()[:size]
+    return images[several], labels[several]
+
+
+def gradient(model, x, y):
+    return [g.detach() for g in torch.autograd.grad(F.cross_entropy(model(x), y), list(model.parameters()))]
+
+
+@pytest.mark.parametrize("weights", ["normal.1", "kaiming", "uniform"])
+@pytest.mark.parametrize("size", [2, 5])
+def test_the_mean_of_several_is_not_certified(weights, size):
+    network = small_lenet(weights)
+    found = recover(network, gradient(network, *of_one_label(size)), SHAPE, restarts=1, steps=120)
+    assert found.certificate[0].status == "unknown"
+    assert found.certificate[0].reason == SEVERAL
+    images, labels = small_digits(1)
+    alone = recover(
+        network, stacked_gradients(network, images, labels), SHAPE, batched=True, restarts=1, steps=300
+    )
+    assert alone.certificate[0].reason != SEVERAL
+
+
+def test_a_clipped_gradient_is_still_of_one_input():
+    network = small_lenet()
+    images, labels = small_digits(2)
+    clipped = [0.37 * g for g in stacked_gradients(network, images, labels)]
+    found = recover(network, clipped, SHAPE, batched=True, restarts=1, steps=2)
+    assert all(c.reason != SEVERAL for c in found.certificate)
+
+
+@pytest.mark.parametrize("size", [2, 6])
+def test_arithmetic_confirms_no_mean_behind_weights_of_zero(size):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(256, 10))
+    for parameter in model.parameters():
+        nn.init.zeros_(parameter)
+    images, labels = of_one_label(size)
+    target = gradient(model, images, labels)
+    found = sf.recover_exact(model, target, SHAPE)
+    assert torch.allclose(found.inputs[0, 0], images.mean(0), atol=1e-5)
+    assert found.confirmed.tolist() == found.found.tolist() == [False]
+    assert "the mean of several inputs of one label" in found.reason[0]
+    certificate = recover(model, target, SHAPE, steps=2).certificate[0]
+    assert certificate.status == "unknown"
+    assert "the mean of several inputs of one label" in certificate.reason
+
+
+@pytest.mark.parametrize("deviation", [0.0, 1e-5])
+def test_no_picture_is_counted_twice_where_only_biases_switch_units(deviation):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(256, 64), nn.ReLU(), nn.Linear(64, 10))
+    nn.init.normal_(model[1].weight, std=deviation)
+    images, labels = of_one_label(2)
+    found = sf.recover_exact(model, gradient(model, images, labels), SHAPE, batch_size=2)
+    assert not found.found.any()
+    assert found.reason[0]
+
+
+def test_one_picture_is_confirmed():
+    torch.manual_seed(0)
+    images, labels = of_one_label(1)
+    for model in (
+        nn.Sequential(nn.Flatten(), nn.Linear(256, 10)),
+        nn.Sequential(nn.Flatten(), nn.Linear(256, 64), nn.ReLU(), nn.Linear(64, 10)),
+        nn.Sequential(nn.Flatten(), nn.Linear(256, 64), nn.Sigmoid(), nn.Linear(64, 10)),
+    ):
+        found = sf.recover_exact(model, gradient(model, images, labels), SHAPE)
+        assert found.found.all(), found.reason
