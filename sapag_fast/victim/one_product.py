@@ -15,7 +15,7 @@ __all__ = ["ONE", "departure"]
 ONE = 0.7
 """The largest `departure` of one input's gradient.
 
-Of digits before LeNets and perceptrons it is at most 0.45, 0.63 once clipped; of two digits of one label, whose
+Of digits before LeNets and perceptrons at most 0.45, 0.63 once clipped; of two digits of one label, whose
 mean would be certified, 1.15 at least where that differs from them by a mean square of 0.01.
 """
 
