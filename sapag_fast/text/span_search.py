@@ -13,6 +13,8 @@ _INSIDE = 5e-2
 """Part of an input's norm that may lie outside of a span all the same: rounding."""
 _AT_ONCE = 256
 _MOST_PREFIXES = 4096
+_MOST_SCORED = 50_000
+"""Sentences after which a search gives up."""
 _KICK = 3
 """Positions at which a search that got stuck draws anew."""
 
@@ -73,8 +75,10 @@ class SpanSearch:
         self, spans: Spans, candidates: tuple[Tensor, ...], restarts: int, generator: torch.Generator
     ) -> None:
         self.spans, self.candidates, self.restarts, self.generator = spans, candidates, restarts, generator
+        self.scored = 0
 
     def _mean(self, sentences: Tensor) -> Tensor:
+        self.scored += len(sentences)
         return torch.cat([self.spans.mean(some) for some in sentences.split(_AT_ONCE)])
 
     def _inside(self, sentences: Tensor) -> Tensor:
@@ -107,7 +111,7 @@ class SpanSearch:
         order = sorted(range(len(self.candidates)), key=lambda t: abs(len(self.candidates[t]) - batch_size))
         for t in order:
             for token in self.candidates[t] if self.spans.later else ():
-                if len(found) == batch_size:
+                if len(found) == batch_size or self.scored >= _MOST_SCORED:
                     break
                 if not any(sentence[t] == token for sentence in found):
                     sentence = self._climbed(t, token)
@@ -119,6 +123,8 @@ class SpanSearch:
         """A sentence inside with this token at this position; None: none was found."""
         best, lowest = self._drawn(fixed, token), float("inf")
         for _ in range(self.restarts):
+            if self.scored >= _MOST_SCORED:
+                return None
             at = best.clone()
             if lowest < float("inf"):
                 some = torch.randperm(len(at), generator=self.generator)[:_KICK].to(at.device)
