@@ -82,7 +82,8 @@ def count_sentences(
     shares, _ = nnls(factor.numpy(), right.numpy())
     counts = batch_size * torch.from_numpy(shares) / sizes
     whole = counts.round().long()
-    if len(sentences) == batch_size:  # each stands once, however few of its digits are left
+    if len(sentences) == batch_size or int(whole.sum()) > batch_size:
+        # Each stands there once at least, however few of its digits are left.
         label = counts.view(-1, classes).argmax(1)
         whole = F.one_hot(label, classes).flatten()
     chosen = torch.arange(len(whole)).repeat_interleave(whole)
