@@ -21,6 +21,7 @@ from benchmarks.report.recovery_tables import (
     identifiability_section,
     recovery_section,
 )
+from benchmarks.report.sentences_table import sentences_section
 from benchmarks.report.vit_table import vit_section
 
 REPORT = BENCHMARKS / "README.md"
@@ -217,6 +218,7 @@ def main() -> None:
         fresh_certificates_section(),
         identifiability_section(),
         exact_section(),
+        sentences_section(),
         never_wrong_section(),
         batch_labels_section(),
         equal_labels_section(),
