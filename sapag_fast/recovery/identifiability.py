@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from sapag_fast.recovery.means import mean_passes
 from sapag_fast.recovery.parts import Part, blind_directions, is_picture, most_kept, with_low_waves
 from sapag_fast.search.prepare import Attack
 
@@ -48,6 +49,8 @@ class Identifiability:
         In about how many directions the gradient is blind, if all that stayed is.
     part : Part or None
         The part of a picture that keeps most, by what such parts may keep; None for other inputs.
+    alike : bool
+        Whether the mean of several inputs of one label would pass for the one input (`means`).
     """
 
     left: float
@@ -56,6 +59,7 @@ class Identifiability:
     came_back: bool = True
     blind: int = 0
     part: Part | None = None
+    alike: bool = False
 
     @property
     def fault(self) -> str:
@@ -70,12 +74,17 @@ class Identifiability:
                 "the gradient does not determine the input: perturbed, it did not come back (blind in about "
                 f"{self.blind} of {self.numbers} directions)"
             )
-        if self.part is None or not self.part.stays:
-            return ""
-        return (
-            "the gradient does not determine a part of the input: perturbed, it did not come back "
-            + self.part.where
-        )
+        if self.part is not None and self.part.stays:
+            return (
+                "the gradient does not determine a part of the input: perturbed, it did not come back "
+                + self.part.where
+            )
+        if self.alike:
+            return (
+                "the mean of several inputs of one label would be as close: neither the distance nor the "
+                "last layer's gradient would tell it from one input"
+            )
+        return ""
 
 
 def check_identifiability(
@@ -133,7 +142,14 @@ def check_identifiability(
         blind = [round(min(numbers, numbers * one / NOISE**2)) for one in left]
         parts = [None] * len(left)
     evaluations, distances = result.evaluations.tolist(), result.distance.tolist()
+    one = is_picture(shape) and shape[0] == 1 and attack.problem.training is None
+    alike = [
+        one and not attack.problem.joint and mean_passes(attack.problem, inputs[w], labels[w], certifies)
+        for w in range(len(left))
+    ]
     return [
-        Identifiability(left[w], numbers, evaluations[w], distances[w] <= certifies, blind[w], parts[w])
+        Identifiability(
+            left[w], numbers, evaluations[w], distances[w] <= certifies, blind[w], parts[w], alike[w]
+        )
         for w in range(len(left))
     ]

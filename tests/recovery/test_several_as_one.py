@@ -11,7 +11,11 @@ from torch.nn import functional as F
 import sapag_fast as sf
 from sapag_fast.recovery import certificate as certifying
 from sapag_fast.recovery.certificate import SEVERAL, families
+from sapag_fast.recovery.identifiability import Identifiability
+from sapag_fast.recovery.means import mean_passes
 from sapag_fast.recovery.recover import recover
+from sapag_fast.search.options import SearchOptions
+from sapag_fast.search.prepare import Targets, prepare
 
 ANY = dataclasses.replace(families()[0], sides=(16, 16), layers=(1, 9), threshold=1e-3, name="any")
 ANY = dataclasses.replace(ANY, operators=("addmm", "convolution", "sigmoid"))
@@ -45,6 +49,26 @@ def test_the_mean_of_several_is_not_certified(weights, size):
         network, stacked_gradients(network, images, labels), SHAPE, batched=True, restarts=1, steps=300
     )
     assert alone.certificate[0].reason != SEVERAL
+
+
+@pytest.mark.parametrize(("factor", "passes"), [(0.1, True), (0.3, True), (1.0, False)])
+def test_a_network_that_hardly_bends_hides_a_mean(factor, passes):
+    network = small_lenet("default")
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(factor)
+    images, labels = of_one_label(1)
+    target = [g[None] for g in gradient(network, images, labels)]
+    options = SearchOptions(restarts=1)
+    attack = prepare(network, Targets(target, labels[None], True), SHAPE, options=options)
+    assert mean_passes(attack.problem, images, labels, 1e-5) == passes
+    assert not mean_passes(attack.problem, images, labels, 0.0) or factor < 1.0
+
+
+def test_what_hides_a_mean_is_not_certified():
+    told = Identifiability(left=0.001, numbers=256, evaluations=90, alike=True).fault
+    assert "the mean of several inputs of one label would be as close" in told
+    assert Identifiability(left=0.001, numbers=256, evaluations=90).fault == ""
 
 
 def test_a_clipped_gradient_is_still_of_one_input():
