@@ -12,6 +12,7 @@ then a small distance says nothing (`identifiability`).
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -37,6 +38,10 @@ UNCHECKED = "the search was ended before it was checked that the gradient determ
 SEVERAL = (
     "the last layer's gradient is no product of two vectors to the last digit, as one input's is: it may be "
     "of several inputs of one label, whose mean is found, or rounded further"
+)
+UNTOLD = (
+    "the last layer's gradient has too few rows to tell one input from the mean of several of one label (of "
+    "two classes it never does)"
 )
 SHAPING = frozenset(
     (
@@ -254,7 +259,8 @@ def _several(attack: Attack) -> list[str]:
     matrices = [target for target in problem.targets if target is not None and target.dim() == 3]
     if attack.setup.batch_size > 1 or problem.training is not None or not matrices:
         return [""] * problem.victims
-    return ["" if departure(gradient) <= ONE else SEVERAL for gradient in matrices[-1]]
+    departures = [departure(gradient) for gradient in matrices[-1]]
+    return [UNTOLD if math.isnan(one) else SEVERAL if one > ONE else "" for one in departures]
 
 
 def certifier_for(

@@ -17,40 +17,53 @@ from sapag_fast.recovery.result import Recovery
 from sapag_fast.runtime.randomness import forked
 from sapag_fast.search.prepare import Attack
 
-__all__ = ["with_joint_labels"]
+__all__ = ["UNCONFIRMED", "with_joint_labels"]
+
+UNCONFIRMED = "nothing confirms them: the gradient at what the search found is not the target"
+_LEFT = 0.2
+"""The most that may be missing of the target's length at what is found. Where the sign of output minus target
+is wrong, which a distance of directions cannot cross, all of it is."""
 
 
 def with_joint_labels(attack: Attack, recovery: Recovery, first: int = 0) -> Recovery:
     """Put labels in place of the numbers behind them; `first` is the number of the first victim."""
     pairs = zip(recovery.inputs, recovery.labels, strict=True)
     told = [_told(attack, victim, inputs, logits) for victim, (inputs, logits) in enumerate(pairs, first)]
-    labels, soft = (torch.stack(part) for part in zip(*told, strict=True))
-    return replace(recovery, labels=labels, soft_labels=soft)
+    labels, soft = (torch.stack(part) for part in list(zip(*told, strict=True))[:2])
+    reasons = tuple(reason or own for (*_, reason), own in zip(told, recovery.label_reason, strict=True))
+    return replace(recovery, labels=labels, soft_labels=soft, label_reason=reasons)
 
 
-def _told(attack: Attack, victim: int, inputs: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-    """One victim's labels and soft labels, of the inputs ``[B, *input_shape]`` that were found with them."""
+def _told(attack: Attack, victim: int, inputs: Tensor, logits: Tensor) -> tuple[Tensor, Tensor, str]:
+    """One victim's labels, soft labels and what speaks against them.
+
+    They are those of the inputs ``[B, *input_shape]`` that were found with them.
+    """
     problem, loss = attack.problem, attack.setup.loss
     with forked(attack.setup.device), attack.setup.conditions():
         targets = loss.joint_targets(logits)
         with torch.no_grad():
             output = problem.network.output(problem.parameters, problem.network.fresh_buffers(), inputs)
             labels, balanced = loss.decided(targets, output), loss.balanced(output)
-        if balanced is None or not bool(torch.isfinite(inputs).all()):
-            return labels, targets
-        soft = balanced + _lengthening(attack, victim, inputs, logits) * (targets - balanced)
+        if not bool(torch.isfinite(inputs).all()):
+            return labels, targets, UNCONFIRMED
+        if problem.training is not None:  # not linear in the targets
+            return labels, targets, ""
+        factor, left = _fitted(attack, victim, inputs, logits)
+        reason = "" if left <= _LEFT else UNCONFIRMED
+        if balanced is None:
+            return labels, targets, reason
+        soft = balanced + factor * (targets - balanced)
         exact = loss.decided(soft, output)
-    return exact, soft
+    return exact, soft, reason
 
 
-def _lengthening(attack: Attack, victim: int, inputs: Tensor, logits: Tensor) -> float:
+def _fitted(attack: Attack, victim: int, inputs: Tensor, logits: Tensor) -> tuple[float, float]:
     """By what the found inputs' gradient is to be multiplied to come closest to the target; 1 if by nothing.
 
-    Over several local steps the gradient is not linear in the targets' distance from the output.
+    And how far it stays away then, of the target's length.
     """
     problem = attack.problem
-    if problem.training is not None:
-        return 1.0
     found = problem.gradients(inputs, logits)
     pairs = [
         (mine.detach().double(), target[victim].double())
@@ -59,5 +72,8 @@ def _lengthening(attack: Attack, victim: int, inputs: Tensor, logits: Tensor) ->
     ]
     product = float(sum((mine * target).sum() for mine, target in pairs))
     square = float(sum(mine.square().sum() for mine, _ in pairs))
+    length = float(sum(target.square().sum() for _, target in pairs))
     factor = product / square if square > 0 else 1.0
-    return factor if 0 < factor < float("inf") else 1.0
+    factor = factor if 0 < factor < float("inf") else 1.0
+    left = float(sum((target - factor * mine).square().sum() for mine, target in pairs))
+    return factor, (left / length) ** 0.5 if length > 0 else float("inf")

@@ -24,8 +24,8 @@ def departure(gradient: Tensor) -> float:
     """By how much a matrix ``[rows, columns]`` is no product of two vectors, in units of its rounding.
 
     The largest singular value of the entries' relative errors, over that of as many independent errors of
-    half a unit in the last place. Rows and columns of zeros tell nothing; nan where fewer than two are
-    left, and where numbers are not finite.
+    half a unit in the last place. Rows and columns of zeros tell nothing; nan where fewer than two columns or
+    three rows (they sum to zero) are left, and where numbers are not finite.
     """
     kind = torch.finfo(gradient.dtype)
     matrix = gradient.detach().double().cpu()
@@ -35,7 +35,7 @@ def departure(gradient: Tensor) -> float:
     # Numbers near the type's smallest have lost digits.
     matrix = matrix[sizes.amax(1) > kind.tiny / kind.eps] if matrix.numel() else matrix
     matrix = matrix[:, (matrix.abs() > kind.tiny / kind.eps).all(0)]
-    if min(matrix.shape) < 2:
+    if matrix.shape[0] < 3 or matrix.shape[1] < 2:  # rows of cross-entropy sum to zero: two are one
         return float("nan")
     sizes = matrix.abs()
     signs = matrix.sign() * matrix[:1].sign() * matrix[:, :1].sign() * matrix[0, 0].sign()

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 import sapag_fast as sf
 from sapag_fast.recovery import certificate as certifying
-from sapag_fast.recovery.certificate import SEVERAL, families
+from sapag_fast.recovery.certificate import SEVERAL, UNTOLD, families
 from sapag_fast.recovery.identifiability import Identifiability
 from sapag_fast.recovery.means import mean_passes
 from sapag_fast.recovery.recover import recover
@@ -63,6 +63,19 @@ def test_a_network_that_hardly_bends_hides_a_mean(factor, passes):
     attack = prepare(network, Targets(target, labels[None], True), SHAPE, options=options)
     assert mean_passes(attack.problem, images, labels, 1e-5) == passes
     assert not mean_passes(attack.problem, images, labels, 0.0) or factor < 1.0
+
+
+def test_two_classes_tell_nothing():
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(1, 8, 5, 2, 2), nn.Sigmoid(), nn.Conv2d(8, 8, 5, 2, 2), nn.Sigmoid(), nn.Flatten(),
+        nn.Linear(128, 2),
+    )  # fmt: skip
+    images, _ = of_one_label(2)
+    target = gradient(network, images, torch.tensor([1, 1]))
+    found = recover(network, target, SHAPE, restarts=1, steps=2)
+    assert found.certificate[0].status == "unknown"
+    assert found.certificate[0].reason == UNTOLD
 
 
 def test_what_hides_a_mean_is_not_certified():

@@ -85,11 +85,10 @@ def _loss(
 
 
 def _judged_joint(found: Recovery, labels: Tensor) -> list[Outcome]:
-    """Labels that were searched are as good as the match; no certificate says that they are right."""
+    """Labels that were searched are as good as the match, which has to say so where it is none."""
     outcome = judged_labels(found, labels)[0]
-    if outcome.verdict == SILENT:
-        reason = found.certificate[0].reason
-        return [Outcome(ANNOUNCED if reason else SILENT, f"joint, certificate unknown: {reason}")]
+    if outcome.verdict == SILENT and (reason := found.label_reason[0]):
+        return [Outcome(ANNOUNCED, f"joint: {reason}")]
     return [outcome]
 
 
