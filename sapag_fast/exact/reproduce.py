@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sapag_fast.victim.problem import Problem, rebuilt
 
-__all__ = ["Reproduction", "flows_toward", "mean_shows", "reproduce"]
+__all__ = ["Reproduction", "compared", "flows_toward", "mean_shows", "reproduce"]
 
 _APART = 0.15
 """Standard deviation of the difference between an input and its mean with another: that of two digits."""
@@ -57,7 +57,7 @@ def reproduce(
         None if t is None else torch.zeros_like(t) if g is None else share * g.detach()
         for g, t in zip(gradients, target, strict=True)
     ]
-    difference, factor = _compared(target, dummy)
+    difference, factor = compared(target, dummy)
     distance = rebuilt(problem.distance, batched=False)(dummy, target)
     return Reproduction(difference, factor, float(distance))
 
@@ -82,12 +82,12 @@ def mean_shows(problem: Problem, inputs: Tensor, labels: Tensor, difference: flo
         apart = _APART * torch.randn(one.shape, generator=chance, dtype=torch.float64).to(one)
         about, twice = torch.cat((one - apart, one + apart)), torch.cat((label, label))
         alone, together = problem.gradients(one, label), problem.gradients(about, twice)
-        if not _compared(alone, together)[0] > difference:
+        if not compared(alone, together)[0] > difference:
             return False
     return True
 
 
-def _compared(target: Sequence[Tensor | None], dummy: Sequence[Tensor | None]) -> tuple[float, float]:
+def compared(target: Sequence[Tensor | None], dummy: Sequence[Tensor | None]) -> tuple[float, float]:
     """What is left of the target once `dummy` is taken a factor times, relative to it, and the factor."""
     pairs = [
         (g.detach().double(), t.detach().double())

@@ -13,6 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from sapag_fast.exact.reproduce import compared
 from sapag_fast.recovery.result import Recovery
 from sapag_fast.runtime.randomness import forked
 from sapag_fast.search.prepare import Attack
@@ -29,9 +30,9 @@ def with_joint_labels(attack: Attack, recovery: Recovery, first: int = 0) -> Rec
     """Put labels in place of the numbers behind them; `first` is the number of the first victim."""
     pairs = zip(recovery.inputs, recovery.labels, strict=True)
     told = [_told(attack, victim, inputs, logits) for victim, (inputs, logits) in enumerate(pairs, first)]
-    labels, soft = (torch.stack(part) for part in list(zip(*told, strict=True))[:2])
-    reasons = tuple(reason or own for (*_, reason), own in zip(told, recovery.label_reason, strict=True))
-    return replace(recovery, labels=labels, soft_labels=soft, label_reason=reasons)
+    labels, soft, doubts = zip(*told, strict=True)
+    reasons = tuple(doubt or own for doubt, own in zip(doubts, recovery.label_reason, strict=True))
+    return replace(recovery, labels=torch.stack(labels), soft_labels=torch.stack(soft), label_reason=reasons)
 
 
 def _told(attack: Attack, victim: int, inputs: Tensor, logits: Tensor) -> tuple[Tensor, Tensor, str]:
@@ -49,31 +50,12 @@ def _told(attack: Attack, victim: int, inputs: Tensor, logits: Tensor) -> tuple[
             return labels, targets, UNCONFIRMED
         if problem.training is not None:  # not linear in the targets
             return labels, targets, ""
-        factor, left = _fitted(attack, victim, inputs, logits)
-        reason = "" if left <= _LEFT else UNCONFIRMED
+        target = [None if entry is None else entry[victim] for entry in problem.targets]
+        left, factor = compared(target, problem.gradients(inputs, logits))
+        toward = 0 < factor < float("inf")
+        reason = "" if toward and left <= _LEFT else UNCONFIRMED
         if balanced is None:
             return labels, targets, reason
-        soft = balanced + factor * (targets - balanced)
+        soft = balanced + (factor if toward else 1.0) * (targets - balanced)
         exact = loss.decided(soft, output)
     return exact, soft, reason
-
-
-def _fitted(attack: Attack, victim: int, inputs: Tensor, logits: Tensor) -> tuple[float, float]:
-    """By what the found inputs' gradient is to be multiplied to come closest to the target; 1 if by nothing.
-
-    And how far it stays away then, of the target's length.
-    """
-    problem = attack.problem
-    found = problem.gradients(inputs, logits)
-    pairs = [
-        (mine.detach().double(), target[victim].double())
-        for mine, target in zip(found, problem.targets, strict=True)
-        if mine is not None and target is not None
-    ]
-    product = float(sum((mine * target).sum() for mine, target in pairs))
-    square = float(sum(mine.square().sum() for mine, _ in pairs))
-    length = float(sum(target.square().sum() for _, target in pairs))
-    factor = product / square if square > 0 else 1.0
-    factor = factor if 0 < factor < float("inf") else 1.0
-    left = float(sum((target - factor * mine).square().sum() for mine, target in pairs))
-    return factor, (left / length) ** 0.5 if length > 0 else float("inf")
