@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sapag_fast.victim.problem import Problem, rebuilt
 
-__all__ = ["Reproduction", "compared", "flows_toward", "mean_shows", "reproduce"]
+__all__ = ["Reproduction", "compared", "flows_toward", "gradients_about", "mean_shows", "reproduce"]
 
 _APART = 0.15
 """Standard deviation of the difference between an input and its mean with another: that of two digits."""
@@ -80,11 +80,20 @@ def mean_shows(problem: Problem, inputs: Tensor, labels: Tensor, difference: flo
     chance = torch.Generator().manual_seed(_SEED)
     for one, label in zip(inputs.split(1), labels.split(1), strict=True):
         apart = _APART * torch.randn(one.shape, generator=chance, dtype=torch.float64).to(one)
-        about, twice = torch.cat((one - apart, one + apart)), torch.cat((label, label))
-        alone, together = problem.gradients(one, label), problem.gradients(about, twice)
+        alone, together = gradients_about(problem, one, label, apart)
         if not compared(alone, together)[0] > difference:
             return False
     return True
+
+
+def gradients_about(
+    problem: Problem, one: Tensor, label: Tensor, apart: Tensor
+) -> tuple[list[Tensor | None], list[Tensor | None]]:
+    """The gradient of one input ``[1, *input_shape]``, and that of the two that lie `apart` from it."""
+    about, twice = torch.cat((one - apart, one + apart)), torch.cat((label, label))
+    both = problem.gradients(one, label), problem.gradients(about, twice)
+    alone, together = ([None if g is None else g.detach() for g in gradients] for gradients in both)
+    return alone, together
 
 
 def compared(target: Sequence[Tensor | None], dummy: Sequence[Tensor | None]) -> tuple[float, float]:

@@ -11,6 +11,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from sapag_fast.exact.reproduce import gradients_about
 from sapag_fast.search.basis import make_basis
 from sapag_fast.victim.one_product import departure
 from sapag_fast.victim.problem import Problem, rebuilt
@@ -41,9 +42,7 @@ def mean_passes(problem: Problem, inputs: Tensor, labels: Tensor, certifies: flo
         The largest distance that certifies.
     """
     apart = _difference(tuple(inputs.shape[1:])).to(inputs)
-    one = [None if g is None else g.detach() for g in problem.gradients(inputs, labels)]
-    about = torch.cat((inputs - apart, inputs + apart))
-    two = [None if g is None else g.detach() for g in problem.gradients(about, torch.cat((labels, labels)))]
+    one, two = gradients_about(problem, inputs, labels, apart)
     if float(rebuilt(problem.distance, batched=False)(one, two)) > certifies:
         return False
     matrices = [g for g in two if g is not None and g.dim() == 2]
