@@ -1,7 +1,14 @@
 """Checks of arguments; each error reads: the argument, what it must be, what was found."""
 
 from sapag_fast.checks.paths import check_separate
-from sapag_fast.checks.tensors import check_device, check_labels, check_model, check_start, check_target
+from sapag_fast.checks.tensors import (
+    check_device,
+    check_labels,
+    check_model,
+    check_start,
+    check_target,
+    check_tensors,
+)
 from sapag_fast.checks.values import (
     MOST_WEIGHT,
     check_bounds,
@@ -41,6 +48,7 @@ __all__ = [
     "check_shape",
     "check_start",
     "check_target",
+    "check_tensors",
     "check_text",
     "check_weight",
     "shown",

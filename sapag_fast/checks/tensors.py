@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from sapag_fast.checks.values import shown
 
-__all__ = ["check_device", "check_labels", "check_model", "check_start", "check_target"]
+__all__ = ["check_device", "check_labels", "check_model", "check_start", "check_target", "check_tensors"]
 
 
 def check_device(device: object) -> torch.device:
@@ -51,6 +52,32 @@ def check_model(model: object, device: torch.device | str | None) -> tuple[torch
         found = ", ".join(sorted(map(str, devices)))
         raise ValueError(f"model must be on one device, found several ({found}); give device=")
     return check_device(devices.pop()), parameters
+
+
+def check_tensors(name: str, given: object, of: str = "tensors") -> list:
+    """Return a sequence of tensors and None as a list of its own; its entries are not looked at.
+
+    `of` says what it is a sequence of.
+
+    Raises
+    ------
+    TypeError
+        For one tensor or array, whose rows are no gradients, for what has its tensors by name, and for what
+        is no sequence.
+    """
+    if type(given) is list or type(given) is tuple:
+        return list(given)
+    expected = f"{name}: expected a sequence of {of}"
+    if isinstance(given, Tensor):
+        raise TypeError(f"{expected}, found one tensor; [tensor] is a sequence of one")
+    if isinstance(given, np.ndarray):
+        raise TypeError(f"{expected}, found one array")
+    if hasattr(given, "keys") and hasattr(given, "values"):
+        kind = type(given).__name__
+        raise TypeError(f"{expected}, found a {kind}; its .values() are one, in the order of the parameters")
+    if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
+        raise TypeError(f"{expected}, found {shown(given)}")
+    return list(given)
 
 
 def check_target(

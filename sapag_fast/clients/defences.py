@@ -181,9 +181,7 @@ def _defended(
 
 
 def _checked(gradients: Gradient, batched: bool) -> list[Tensor | None]:
-    if isinstance(gradients, Tensor) or not isinstance(gradients, Iterable):
-        raise TypeError(f"gradients must be a sequence of tensors, found {type(gradients).__name__}")
-    entries = list(gradients)
+    entries = check.check_tensors("gradients", gradients)
     for position, entry in enumerate(entries):
         if entry is None:
             continue

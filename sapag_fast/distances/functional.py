@@ -11,7 +11,7 @@ from sapag_fast.distances import operators as ops
 from sapag_fast.distances.gradient_distance import GradientDistance
 from sapag_fast.distances.kind import Kind
 from sapag_fast.distances.layering import Gradients, layer_sizes, layering, shapes_of
-from sapag_fast.distances.pairs import check_alike, check_pairs, listed
+from sapag_fast.distances.pairs import check_alike, check_pairs
 from sapag_fast.distances.sums import target_sums
 
 
@@ -111,7 +111,7 @@ def gradient_variance(
         ``[L]`` or ``[R, L]``, float32 (float64 for float64 gradients); 0 for a layer of one element, nan for
         one without elements.
     """
-    given = listed("gradients", gradients)
+    given = check.check_tensors("gradients", gradients)
     batched, merge_bias = check.check_flag("batched", batched), check.check_flag("merge_bias", merge_bias)
     check_pairs(given, given, "gradients")
     check_alike(given, given, batched, "gradients")

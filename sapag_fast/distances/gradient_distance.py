@@ -16,7 +16,7 @@ from sapag_fast.distances.formulas import degenerate
 from sapag_fast.distances.kind import Kind, find_kind, is_registered
 from sapag_fast.distances.layering import Gradients, layer_sizes, layering, shapes_of
 from sapag_fast.distances.operators import Options
-from sapag_fast.distances.pairs import check_alike, check_apart, check_pairs, listed, outputs, same_positions
+from sapag_fast.distances.pairs import check_alike, check_apart, check_pairs, outputs, same_positions
 from sapag_fast.distances.sums import GradientSums, target_sums
 from sapag_fast.distances.target_cache import Fingerprint, KnownTarget, addresses
 from sapag_fast.runtime.modes import outside_transforms, real_tensors
@@ -201,7 +201,8 @@ class GradientDistance:
 
     def bound_to(self, target: Gradients) -> BoundDistance:
         """The distance with the layers, sizes, weights and backend for a target like this one."""
-        given = list(target)
+        given = check.check_tensors("target", target)
+        check_pairs(given, given, "target")
         return self._bind(shapes_of(given, self.batched), [t for t in given if t is not None], transforming())
 
     @torch.no_grad()
@@ -211,7 +212,9 @@ class GradientDistance:
         They have no elements or a norm below 1e-6 of the whole gradient's; for the Gaussian kernels also one
         element or no variance. ``l2``, ``l1`` and ``tag`` divide by nothing and have none.
         """
-        _, known = self._prepare(target := list(target), target, transforming())
+        given = check.check_tensors("target", target)
+        check_pairs(given, given, "target")
+        _, known = self._prepare(given, given, transforming())
         size = known.bound.sizes(known.present)
         sums = target_sums(known.present, known.bound.layering, self.batched)
         if self.variance is not None:
@@ -225,7 +228,7 @@ class GradientDistance:
         self, dummy: Gradients, target: Gradients, transformed: bool
     ) -> tuple[list[Tensor], KnownTarget]:
         """The dummy gradients that are present, and the target with all that is known of it."""
-        mine, theirs = listed("dummy", dummy), listed("target", target)
+        mine, theirs = check.check_tensors("dummy", dummy), check.check_tensors("target", target)
         known = self._known
         if known is None or transformed or not known.is_still(theirs):
             check_pairs(mine, theirs)

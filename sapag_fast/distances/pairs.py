@@ -5,7 +5,6 @@ mixture.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,21 +12,6 @@ from torch import Tensor, nn
 from sapag_fast import checks as check
 
 _PLAIN = {Tensor, nn.Parameter}
-
-
-def listed(name: str, gradients: object) -> list[Any]:
-    """Gradients in a list of their own.
-
-    Raises
-    ------
-    TypeError
-        For one tensor, whose rows are no gradients, and for what is no sequence.
-    """
-    if type(gradients) is list or type(gradients) is tuple:
-        return list(gradients)
-    if isinstance(gradients, Tensor):
-        raise TypeError(f"{name}: expected a sequence of tensors, found one tensor")
-    return list(check.check_sequence(name, gradients, "tensors"))
 
 
 def outputs(out: object, dummy: Sequence[Tensor]) -> list[Tensor]:
@@ -38,7 +22,7 @@ def outputs(out: object, dummy: Sequence[Tensor]) -> list[Tensor]:
     TypeError, ValueError
         For what is no tensor, and another number of them.
     """
-    given = listed("out", out)
+    given = check.check_tensors("out", out)
     present = [tensor for tensor in given if tensor is not None]
     for tensor in () if _PLAIN.issuperset(map(type, present)) else present:
         if not isinstance(tensor, Tensor):

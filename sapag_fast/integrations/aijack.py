@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sapag_fast.distances.gradient_distance import GradientDistance
 from sapag_fast.distances.kind import Kind
+from sapag_fast.integrations.both import both_lists
 
 __all__ = ["DistanceFunction"]
 
@@ -40,15 +41,10 @@ class DistanceFunction:
         gradient_ignore_pos: Collection[int] = (),
     ) -> Tensor:
         """The distance of the pairs that count; ValueError where none does."""
-        fake_gradients, received_gradients = list(fake_gradients), list(received_gradients)
-        if len(fake_gradients) != len(received_gradients):
-            raise ValueError(
-                f"fake_gradients: expected {len(received_gradients)} as in received_gradients, "
-                f"found {len(fake_gradients)}"
-            )
+        fakes, given = both_lists("fake_gradients", fake_gradients, "received_gradients", received_gradients)
         pairs = [
             (fake, received)
-            for position, (fake, received) in enumerate(zip(fake_gradients, received_gradients, strict=True))
+            for position, (fake, received) in enumerate(zip(fakes, given, strict=True))
             if position not in gradient_ignore_pos and fake is not None and received is not None
         ]
         if not pairs:

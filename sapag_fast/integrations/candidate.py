@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch._C._functorch import get_unwrapped, is_batchedtensor
 
+from sapag_fast import checks as check
 from sapag_fast.distances.gradient_distance import GradientDistance
 from sapag_fast.matching.choose import choose_matching
 from sapag_fast.victim.model import VictimModel
@@ -86,10 +87,10 @@ class CandidateDistance:
         labels: Tensor,
     ) -> None:
         self.model = model
-        self.target = list(target)
+        self.target = check.check_tensors("target", target)
         self.loss = _Recorded(loss_fn)
         problem = Problem(
-            VictimModel(model), self.loss, distance, [gradient.detach()[None] for gradient in target]
+            VictimModel(model), self.loss, distance, [gradient.detach()[None] for gradient in self.target]
         )
         if len(problem.names) != len(self.target):
             raise ValueError(

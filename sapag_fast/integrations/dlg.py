@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from sapag_fast.distances.kind import Kind
+from sapag_fast.integrations.both import both_lists
 from sapag_fast.integrations.kept import kept
 
 __all__ = ["gradient_difference"]
@@ -28,4 +29,5 @@ def gradient_difference(
 
     Shape ``()``, differentiable in the dummy gradient. Pairs of None are left out.
     """
-    return kept(kind, **options)(dummy_dy_dx, original_dy_dx)
+    mine, given = both_lists("dummy_dy_dx", dummy_dy_dx, "original_dy_dx", original_dy_dx)
+    return kept(kind, **options)(mine, given)

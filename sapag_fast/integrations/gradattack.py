@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sapag_fast.distances.gradient_distance import GradientDistance
 from sapag_fast.distances.kind import Kind
+from sapag_fast.integrations.both import both_lists
 from sapag_fast.integrations.inverting_gradients import chosen_positions
 
 __all__ = ["GradientMetric"]
@@ -39,7 +40,7 @@ class GradientMetric:
 
     def __call__(self, trial_gradients: Sequence[Tensor], input_gradients: Sequence[Tensor]) -> Tensor:
         """The distance of the gradients that count."""
-        mine, given = list(trial_gradients), list(input_gradients)
+        mine, given = both_lists("trial_gradients", trial_gradients, "input_gradients", input_gradients)
         if self.indices != "all":
             chosen = chosen_positions(self.indices, mine, given)
             mine, given = [mine[i] for i in chosen], [given[i] for i in chosen]

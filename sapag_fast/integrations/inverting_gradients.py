@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sapag_fast import checks as check
 from sapag_fast.distances.kind import kinds
-from sapag_fast.distances.pairs import listed
+from sapag_fast.integrations.both import both_lists
 from sapag_fast.integrations.kept import kept, separate, tensor_cosines, weighted_cosine
 
 __all__ = ["chosen_positions", "cost", "layer_weights", "reconstruction_costs"]
@@ -124,18 +124,14 @@ def reconstruction_costs(
     ValueError
         For names that do not exist, naming the argument.
     """
-    gradients = check.check_sequence("gradients", gradients, "sequences of tensors")
-    given = listed("input_gradient", input_gradient)
+    trials = check.check_tensors("gradients", gradients, of="sequences of tensors")
+    given = check.check_tensors("input_gradient", input_gradient)
     if cost_fn not in _OWN:
         check.check_choice("cost_fn", cost_fn, (*_OWN, *kinds()))
     scheme = layer_weights(weights, len(given))
     total: Tensor | None = None
-    for trial in gradients:
-        mine = listed("gradients", trial)
-        if len(mine) != len(given):
-            raise ValueError(
-                f"gradients: expected {len(given)} tensors as in input_gradient, found {len(mine)}"
-            )
+    for number, trial in enumerate(trials):
+        mine, _ = both_lists(f"gradients[{number}]", trial, "input_gradient", given)
         chosen = chosen_positions(indices, mine, given)
         value = cost(
             [mine[i] for i in chosen], [given[i] for i in chosen], cost_fn, tuple(scheme[i] for i in chosen)
@@ -143,4 +139,4 @@ def reconstruction_costs(
         total = value if total is None else total + value
     if total is None:
         raise ValueError("gradients: expected at least one dummy gradient, found none")
-    return total / len(gradients) if len(gradients) > 1 else total
+    return total / len(trials) if len(trials) > 1 else total

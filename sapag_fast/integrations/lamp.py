@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sapag_fast import checks as check
 from sapag_fast.distances.kind import kinds
+from sapag_fast.integrations.both import both_lists
 from sapag_fast.integrations.kept import kept, tensor_cosines
 
 __all__ = ["grad_dist"]
@@ -32,12 +33,10 @@ def grad_dist(grads1: Iterable[Tensor | None], grads2: Iterable[Tensor | None], 
         ``args.loss``: ``cos`` (the mean over gradients; one that is zero counts 1), ``dlg``, ``tag`` (with
         ``args.tag_factor``), or a kind of `sapag_fast.GradientDistance`.
     """
-    grads1, grads2 = list(grads1), list(grads2)
-    if len(grads1) != len(grads2):
-        raise ValueError(f"grads2: expected {len(grads1)} gradients as in grads1, found {len(grads2)}")
+    dummies, given = both_lists("grads2", grads2, "grads1", grads1)
     pairs = [
         (mine, true)
-        for true, mine in zip(grads1, grads2, strict=True)
+        for mine, true in zip(dummies, given, strict=True)
         if mine is not None and true is not None
     ]
     if not pairs:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from sapag_fast.distances.gradient_distance import GradientDistance
 from sapag_fast.distances.kind import Kind
+from sapag_fast.integrations.both import both_lists
 from sapag_fast.integrations.inverting_gradients import chosen_positions
 from sapag_fast.integrations.kept import kept, tensor_norms
 
@@ -84,7 +85,7 @@ def l2_distance(dummy_gradient: Sequence[Tensor], client_gradient: Sequence[Tens
 def _compared(
     dummy: Sequence[Tensor], client: Sequence[Tensor], top10norms: bool
 ) -> tuple[list[Tensor], list[Tensor]]:
-    mine, given = list(dummy), list(client)
+    mine, given = both_lists("dummy_gradient", dummy, "client_gradient", client)
     chosen = chosen_positions("top10" if top10norms else "all", mine, given)
     return [mine[i] for i in chosen], [given[i] for i in chosen]
 

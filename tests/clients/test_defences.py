@@ -206,7 +206,7 @@ def test_compose_applies_in_order():
         (lambda g: withhold(g, [5]), ValueError, r"layers\[0\] must be at most 4, found 5"),
         (lambda g: withhold(g, [0.0]), TypeError, r"layers\[0\] must be an int, found float"),
         (lambda g: withhold(g, range(5)), ValueError, "leaves nothing"),
-        (lambda g: sign(g[0]), TypeError, "gradients must be a sequence of tensors, found Tensor"),
+        (lambda g: sign(g[0]), TypeError, "gradients: expected a sequence of tensors, found one tensor"),
         (lambda g: sign([None, 3]), TypeError, r"gradients\[1\] must be a tensor or None, found int"),
         (lambda g: sign([torch.ones(2, dtype=torch.int64)]), TypeError, "floating point"),
         (lambda g: sign([None]), ValueError, "at least one tensor"),
