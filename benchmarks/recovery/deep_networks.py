@@ -84,6 +84,7 @@ def measure(row: Row, settings: dict[str, int]) -> dict[str, Any]:
         "evaluations": found.evaluations.tolist(),
         "certificates": [certificate.status for certificate in found.certificate],
         "cautions": {caution.kind: caution.message for caution in found.warnings},
+        "source": list(found.source),
         "mode": found.mode,
         "recipe": found.recipe.name,
         "seconds": round(time.perf_counter() - began, 1),

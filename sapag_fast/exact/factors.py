@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sapag_fast.exact.first_linear import DoesNotApplyError
+from sapag_fast.exact.answer import DoesNotApplyError
 from sapag_fast.exact.sparse_vectors import sparse_vectors
 
 __all__ = ["Factors", "factors_of_batch", "factors_of_one"]

@@ -15,18 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sapag_fast.exact.answer import DoesNotApplyError
 from sapag_fast.victim.model import VictimModel
 from sapag_fast.victim.normalised import Normalised
 from sapag_fast.victim.problem import Problem
 
-__all__ = ["DoesNotApplyError", "FirstLinear", "find_first_linear"]
+__all__ = ["FirstLinear", "find_first_linear"]
 
 _SEED = 20240306
 _FAR = 1000.0
-
-
-class DoesNotApplyError(Exception):
-    """Why no input follows by arithmetic; the message says it in a sentence's middle."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sapag_fast.exact.first_linear import DoesNotApplyError
+from sapag_fast.exact.answer import DoesNotApplyError
 
 __all__ = ["Labelled", "labelled"]
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from sapag_fast.exact.answer import Answer, DoesNotApplyError
 from sapag_fast.exact.factors import Factors, factors_of_batch, factors_of_one
-from sapag_fast.exact.first_linear import DoesNotApplyError, FirstLinear, find_first_linear
+from sapag_fast.exact.first_linear import FirstLinear, find_first_linear
 from sapag_fast.exact.labelling import Labelled, labelled
-from sapag_fast.exact.reproduce import Reproduction, flows_toward, mean_shows, reproduce
+from sapag_fast.exact.patch_embedding import PatchEmbedding, find_patch_embedding
+from sapag_fast.exact.patches import METHOD, likely_labels, solve_patches
+from sapag_fast.exact.reproduce import flows_toward, mean_shows, reproduce
 from sapag_fast.runtime.randomness import forked
 from sapag_fast.victim.problem import Problem
 
-__all__ = ["FEW_OUTPUTS", "MEANS_ALIKE", "STARTS", "Answer", "Arithmetic"]
+__all__ = ["FEW_OUTPUTS", "MEANS_ALIKE", "STARTS", "Arithmetic"]
 
 FEW_OUTPUTS = "arithmetic gives an input to any gradient of so few outputs: nothing else in it confirms it"
 MEANS_ALIKE = (
@@ -34,54 +37,10 @@ _DIFFERENCE = 1e-4
 _MOST_DIFFERENCE = 1e-2
 """or that much, where so many numbers change when the inputs do by what they are off."""
 _BLURRED, _PERTURBED = 4.0, 3
+_LIKELY = 3
+"""Labels that are tried where any of the classes may be it."""
 _SCALED = 1e-3
 _SEED = 20240306
-
-
-@dataclass(frozen=True, eq=False)
-class Answer:
-    """What arithmetic says of one victim.
-
-    Attributes
-    ----------
-    inputs : Tensor or None
-        ``[B, *input_shape]``, nan where an input leaves no trace; None where there is no answer.
-    labels : Tensor or None
-        ``[B, ...]``; in the order given, else ascending, inputs without a trace at the end.
-    recovered : int
-        Of the B inputs.
-    reproduction : Reproduction or None
-        Of the gradient at them.
-    method : str
-        How they were found.
-    reason : str
-        Why not (all) of them; empty where all are found and the gradient is reproduced as it is.
-    doubt : str
-        Why the gradient, though it is reproduced, does not confirm them; empty where it does.
-    """
-
-    inputs: Tensor | None
-    labels: Tensor | None
-    recovered: int
-    reproduction: Reproduction | None
-    method: str
-    reason: str
-    doubt: str = ""
-
-    @property
-    def scaled(self) -> bool:
-        """Whether a client clipped or scaled its gradient."""
-        return self.reproduction is not None and abs(self.reproduction.factor - 1) > _SCALED
-
-    @property
-    def whole(self) -> bool:
-        """Whether every input was found."""
-        return self.inputs is not None and self.recovered == len(self.inputs)
-
-    @classmethod
-    def none(cls, reason: str) -> Answer:
-        """No answer."""
-        return cls(None, None, 0, None, "", reason)
 
 
 class Arithmetic:
@@ -114,6 +73,7 @@ class Arithmetic:
         self.classes, self.starts = classes, starts
         self.like = next(iter(problem.parameters.values()))
         self.first: FirstLinear | None = None
+        self.embedding: PatchEmbedding | None = None
         self.reason = ""
         with forked(self.like.device):
             torch.manual_seed(_SEED)
@@ -122,6 +82,14 @@ class Arithmetic:
                 self._check_batch(self.first)
             except DoesNotApplyError as refusal:
                 self.first, self.reason = None, str(refusal)
+                if batch_size == 1:
+                    self._look_for_patches()
+
+    def _look_for_patches(self) -> None:
+        try:
+            self.embedding = find_patch_embedding(self.problem, self.input_shape)
+        except DoesNotApplyError as refusal:
+            self.reason = f"{self.reason}; {refusal}"
 
     def solve(self, victim: int, labels: Tensor | None) -> Answer:
         """Solve one victim.
@@ -132,12 +100,15 @@ class Arithmetic:
         labels : Tensor or None
             ``[B, ...]``, known; None: any of the classes.
         """
-        if self.first is None:
+        if self.first is None and self.embedding is None:
             return Answer.none(self.reason)
         with forked(self.like.device):
             torch.manual_seed(_SEED)
             try:
-                return self._solved(self.first, victim, labels)
+                if self.first is not None:
+                    return self._solved(self.first, victim, labels)
+                assert self.embedding is not None
+                return self._patched(self.embedding, victim, labels)
             except DoesNotApplyError as refusal:
                 return Answer.none(str(refusal))
 
@@ -183,10 +154,35 @@ class Arithmetic:
         alone = len([target for target in self.problem.targets if target is not None]) == 2
         if alone and first.module.out_features <= 2:
             return FEW_OUTPUTS
+        return self._means_alike(answer)
+
+    def _means_alike(self, answer: Answer) -> str:
+        """Why the one input might be the mean of several."""
         assert answer.inputs is not None
         assert answer.labels is not None
         shows = mean_shows(self.problem, answer.inputs, answer.labels, _DIFFERENCE)
         return "" if shows else MEANS_ALIKE
+
+    def _patched(self, embedding: PatchEmbedding, victim: int, labels: Tensor | None) -> Answer:
+        """One image from its patch embedding."""
+        patches = solve_patches(self.problem, victim, embedding, self.input_shape)
+        if not bool(patches.errors <= _RIGHT * patches.image.abs().amax()):
+            raise DoesNotApplyError(
+                "the patch embedding's gradient holds noise, pruning, half precision or more inputs: the "
+                f"image that fits it best is off by {float(patches.errors):.1g}"
+            )
+        if labels is None and self.classes is None:
+            raise DoesNotApplyError("labels are not known")
+        tried = labels[None] if labels is not None else likely_labels(self.problem, victim, patches.image)
+        why = DoesNotApplyError("")
+        for label in tried[:_LIKELY]:
+            try:
+                answer = self._verified(victim, patches.image, label, patches.errors, METHOD)
+            except DoesNotApplyError as refusal:
+                why = why if str(why) else refusal
+                continue
+            return replace(answer, doubt=self._means_alike(answer))
+        raise why
 
     def _of(self, factors: Factors, first: FirstLinear, victim: int, labels: Tensor | None) -> Answer:
         clear = factors.errors <= _RIGHT * factors.fed.abs().amax(1)

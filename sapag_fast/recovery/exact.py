@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, device, nn
 
 from sapag_fast import checks as check
-from sapag_fast.exact.solve import STARTS, Answer
+from sapag_fast.exact.answer import Answer
+from sapag_fast.exact.solve import STARTS
 from sapag_fast.recovery.exact_answers import answers_to
 from sapag_fast.search.options import SearchOptions
 from sapag_fast.search.prepare import Attack, Targets, prepare
@@ -88,8 +89,9 @@ def recover_exact(
     """Compute the inputs whose gradient is `target`, where they follow from it by arithmetic.
 
     They do where a linear layer with a bias is fed the input itself: of one input always, of a batch behind
-    ReLU from the rank of that layer's gradient and the zeros in what flows back to it (SPEAR). Each answer is
-    checked: the gradient at it must be the target, up to a factor. Nothing else is returned.
+    ReLU from the rank of that layer's gradient and the zeros in what flows back to it (SPEAR); and of one
+    image behind a patch embedding with learned positions (APRIL). Each answer is checked: the gradient at it
+    must be the target, up to a factor. Nothing else is returned.
 
     Parameters
     ----------

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sapag_fast.exact.solve import STARTS, Answer, Arithmetic
+from sapag_fast.exact.answer import Answer
+from sapag_fast.exact.solve import STARTS, Arithmetic
 from sapag_fast.recovery.certificate import Certificate
 from sapag_fast.recovery.result import EXACT, Recovery
 from sapag_fast.search.prepare import Attack

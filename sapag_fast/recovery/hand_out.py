@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from sapag_fast.exact.solve import Answer
+from sapag_fast.exact.answer import Answer
 from sapag_fast.recovery.cautions import cautions_of
 from sapag_fast.recovery.certificate import Certifier
 from sapag_fast.recovery.exact_answers import with_answers

@@ -19,7 +19,7 @@ def _row(**more):
 
 
 @pytest.mark.parametrize(
-    "name", ["vgg-sigmoid-6-default", "vgg-sigmoid-14-default-float64", "vit-gelu-2-default"]
+    "name", ["vgg-sigmoid-6-default", "vgg-sigmoid-14-default-float64", "vit-gelu-2-default-searched"]
 )
 def test_a_line_holds_what_the_table_shows(name):
     line = measure(ROWS[name], QUICK)
@@ -38,6 +38,12 @@ def test_every_network_takes_a_photograph_in_its_mode():
         assert model(torch.rand(1, 3, 32, 32, dtype=dtype)).shape == (1, 10)
         assert model.training == row.name.endswith("-train")
         assert (dtype == torch.float64) == row.name.endswith("-float64")
+
+
+def test_a_vision_transformer_is_solved_by_arithmetic():
+    line = measure(ROWS["vit-gelu-2-default"], QUICK)
+    assert min(line["psnr"]) > 60
+    assert "3 of 3 (by arithmetic)" in deep_networks_table([line])
 
 
 def test_others_distances_are_what_their_rows_say():

@@ -6,8 +6,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from sapag_fast.distances.gradient_distance import GradientDistance
-from sapag_fast.exact.patches import recover_patches
-from sapag_fast.models import make_model
+from sapag_fast.exact.patch_embedding import find_patch_embedding
+from sapag_fast.exact.patches import METHOD, likely_labels, solve_patches
+from sapag_fast.exact.solve import MEANS_ALIKE, Arithmetic
+from sapag_fast.models import initialise, make_model
+from sapag_fast.recovery.exact import recover_exact
+from sapag_fast.recovery.recover import recover
 from sapag_fast.victim.model import VictimModel
 from sapag_fast.victim.normalised import Normalised
 from sapag_fast.victim.problem import Problem
@@ -18,13 +22,13 @@ SMALL = {"image_size": 16, "width": 24, "layers": 2, "heads": 2, "classes": 4}
 class Positions(nn.Module):
     """Positions as a map, added before the picture is made a row of tokens, and in another order."""
 
-    def __init__(self, kind="map"):
+    def __init__(self, kind="map", width=24):
         super().__init__()
         self.kind = kind
-        self.embed = nn.Conv2d(3, 24, 4, 4)
-        shape = (1, 24, 4, 4) if kind == "map" else (16, 24)
+        self.embed = nn.Conv2d(3, width, 4, 4)
+        shape = (1, width, 4, 4) if kind == "map" else (16, width)
         self.positions = nn.Parameter(torch.randn(shape) * 0.1)
-        self.mixed, self.last = nn.Linear(24, 24), nn.Linear(24, 4)
+        self.mixed, self.last = nn.Linear(width, width), nn.Linear(width, 4)
         self.order = torch.arange(16).flip(0)
 
     def forward(self, x):
@@ -65,29 +69,79 @@ MODELS = {
 }
 
 
+def _solved(problem, victim=0, labels=None, classes=4):
+    return Arithmetic(problem, 1, (3, 16, 16), classes=classes).solve(victim, labels)
+
+
 @pytest.mark.parametrize(("dtype", "most"), [(torch.float64, 1e-8), (torch.float32, 3e-3)])
 @pytest.mark.parametrize("name", MODELS)
 def test_the_image_comes_back(name, dtype, most):
     torch.manual_seed(0)
     problem, truth, labels = _problem(MODELS[name](), dtype, victims=2)
     for victim in (0, 1):
-        for known in ({"labels": labels[victim]}, {"classes": 4}):
-            found = recover_patches(problem, victim, (3, 16, 16), **known)
-            assert found.reason == ""
+        for known in (labels[victim], None):
+            found = _solved(problem, victim, known)
+            assert (found.reason, found.doubt, found.method) == ("", "", METHOD)
             assert (found.inputs - truth[victim]).abs().max() < most
             assert torch.equal(found.labels, labels[victim])
             assert found.reproduction.difference < most
-            assert found.condition >= 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_the_error_that_it_names_is_the_error(dtype):
+    torch.manual_seed(0)
+    for name in MODELS:
+        problem, truth, _ = _problem(MODELS[name](), dtype)
+        embedding = find_patch_embedding(problem, (3, 16, 16))
+        found = solve_patches(problem, 0, embedding, (3, 16, 16))
+        apart = (found.image - truth[0]).double().abs()
+        rounding = 4 * torch.finfo(dtype).eps
+        assert (
+            apart.square().mean().sqrt() < 2 * found.errors + rounding
+        )  # the largest of the standard errors
+        assert found.errors < 100 * max(float(apart.max()), rounding)
+        assert found.condition >= 1
+
+
+def test_the_label_is_the_class_whose_logit_the_gradient_lowers():
+    model = make_model("vit", **SMALL | {"classes": 50})
+    image = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(3))
+    for label in range(0, 50, 7):
+        loss = F.cross_entropy(model(image), torch.tensor([label]))
+        targets = [g[None] for g in torch.autograd.grad(loss, tuple(model.parameters()))]
+        problem = Problem(VictimModel(model), F.cross_entropy, GradientDistance(), targets)
+        ordered = likely_labels(problem, 0, image)
+        assert ordered.shape == (50, 1)
+        assert int(ordered[0]) == label
+
+
+def test_recover_takes_it_before_it_searches():
+    model = make_model("vit", **SMALL)
+    image = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(4))
+    target = torch.autograd.grad(F.cross_entropy(model(image), torch.tensor([2])), tuple(model.parameters()))
+    found = recover(model, target, (3, 16, 16), steps=2)
+    assert (found.source, found.label_source) == (("exact",), ("inferred",))
+    assert found.certificate[0].status == "certified"
+    assert (found.inputs[0] - image).abs().max() < 3e-3
+    assert recover(model, target, (3, 16, 16), steps=2, exact="off").source == ("search",)
+    assert recover_exact(model, target, (3, 16, 16)).found.all()
 
 
 def test_what_it_leaves_alone():
     model = make_model("vit", **SMALL)
     problem, *_ = _problem(model)
     before, state = torch.get_rng_state(), {k: v.clone() for k, v in model.state_dict().items()}
-    recover_patches(problem, 0, (3, 16, 16), classes=4)
+    _solved(problem)
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(state[k], v) for k, v in model.state_dict().items())
     assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_networks_without_patches_are_not_run():
+    model = make_model("lenet", channels=3, image_size=16)
+    problem, *_ = _problem(model)
+    model.register_forward_hook(lambda *_: pytest.fail("was run"))
+    assert "no convolution cuts the input itself into patches" in _solved(problem, classes=None).reason
 
 
 def _without_positions():
@@ -98,17 +152,18 @@ def _without_positions():
     ("make", "options", "reason"),
     [
         (_without_positions, {}, "no parameter of positions has a gradient"),
-        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(768, 4)), {}, "no convolution cuts the input itself"),
         (lambda: make_model("vit", **SMALL, patch=2), {}, "64 patches are more than the 24 equations"),
         # Behind normalisation a token's gradient sums to zero: of 16 numbers 15 are free.
         (lambda: make_model("vit", **SMALL | {"width": 16}), {}, "do not tell all patches apart"),
-        (MODELS["class"], {"batch": 2}, "the gradient at what fits the patch embedding differs by"),
+        (MODELS["class"], {"batch": 2}, "or more inputs: the image that fits it best is off by"),
+        # As many equations as unknowns: anything is fitted, and the gradient of the other layers tells.
+        (lambda: Positions("reordered", width=16), {"batch": 2}, "the gradient at what fits"),
     ],
 )
 def test_where_it_does_not_apply(make, options, reason):
     torch.manual_seed(0)
     problem, *_ = _problem(make(), **options)
-    found = recover_patches(problem, 0, (3, 16, 16), classes=4)
+    found = _solved(problem)
     assert found.inputs is None
     assert reason in found.reason
 
@@ -117,18 +172,32 @@ def test_a_withheld_or_noisy_gradient():
     problem, _, labels = _problem(make_model("vit", **SMALL))
     at = problem.names.index("positions")
     problem.targets[at] = None
-    assert "positions" in recover_patches(problem, 0, (3, 16, 16), labels=labels[0]).reason
+    assert "positions" in _solved(problem, labels=labels[0]).reason
     problem, _, labels = _problem(make_model("vit", **SMALL))
     problem.targets[at] += problem.targets[at].std() * torch.randn(problem.targets[at].shape)
-    assert "differs by" in recover_patches(problem, 0, (3, 16, 16), labels=labels[0]).reason
-    with pytest.raises(ValueError, match="labels, classes: expected one of them"):
-        recover_patches(problem, 0, (3, 16, 16))
+    assert "noise" in _solved(problem, labels=labels[0]).reason
+
+
+def test_a_wrong_label_is_refused():
+    problem, _, labels = _problem(make_model("vit", **SMALL))
+    assert "differs by" in _solved(problem, labels=(labels[0] + 1) % 4).reason
+
+
+def test_behind_weights_of_zero_a_mean_would_do_as_well():
+    model = initialise(make_model("vit", **SMALL, pool="mean"), "default", seed=0)
+    for block in model.blocks:  # what is left is linear but for the normalisation, and that is off
+        nn.init.zeros_(block.out.weight), nn.init.zeros_(block.down.weight)
+    model.norm = nn.Identity()
+    problem, *_ = _problem(model)
+    found = _solved(problem)
+    assert found.inputs is None or found.doubt == MEANS_ALIKE
 
 
 def test_a_clipped_gradient_tells_the_same_image():
     problem, truth, labels = _problem(make_model("vit", **SMALL))
     for target in problem.targets:
         target *= 0.1
-    found = recover_patches(problem, 0, (3, 16, 16), labels=labels[0])
+    found = _solved(problem, labels=labels[0])
     torch.testing.assert_close(found.inputs, truth[0])
     assert found.reproduction.factor == pytest.approx(0.1)
+    assert "clipped or scaled" in found.reason

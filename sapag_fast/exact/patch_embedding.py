@@ -1,0 +1,149 @@
+"""The patch embedding that is fed the input itself, and the parameter that holds its tokens' gradients.
+
+A position that is added to its patch's token gets the gradient of that token, whatever its name and shape.
+One run on noise tells which parameter does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sapag_fast.exact.answer import DoesNotApplyError
+from sapag_fast.victim.normalised import Normalised
+from sapag_fast.victim.problem import Problem
+
+__all__ = ["PatchEmbedding", "find_patch_embedding"]
+
+_SEED = 20240306
+_SAME = 1e-4
+"""The most by which a position's gradient differs from its token's, of the largest token's length."""
+_NO_PATCHES = "no convolution cuts the input itself into patches"
+
+
+@dataclass(frozen=True, eq=False)
+class PatchEmbedding:
+    """A patch embedding, and the rows of positions that go with its patches.
+
+    Attributes
+    ----------
+    module : nn.Conv2d
+    weight, positions : int
+        Where their gradients stand among the target's.
+    axis : int
+        The dimension of the positions that is as wide as a token.
+    rows : Tensor
+        ``[P]``, int64: of the positions, patch by patch.
+    """
+
+    module: nn.Conv2d
+    weight: int
+    positions: int
+    axis: int
+    rows: Tensor
+
+    def flows(self, gradient: Tensor) -> Tensor:
+        """Δ ``[P, width]`` in float64."""
+        return _rows(gradient, self.axis)[self.rows].double()
+
+
+def find_patch_embedding(problem: Problem, input_shape: Sequence[int]) -> PatchEmbedding:
+    """Look for a patch embedding, and a parameter with its tokens' gradients, by a run on noise.
+
+    To be called where random numbers may be drawn. Networks without such a convolution are not run.
+
+    Raises
+    ------
+    DoesNotApplyError
+        Where there is none, or its gradients are not there.
+    """
+    if problem.training is not None:
+        raise DoesNotApplyError("local training of more than one step")
+    if len(input_shape) != 3:
+        raise DoesNotApplyError("inputs are no images")
+    if not any(_may_cut(module, input_shape) for module in problem.model.modules()):
+        raise DoesNotApplyError(_NO_PATCHES)
+    like = next(iter(problem.parameters.values()))
+    chance = torch.Generator().manual_seed(_SEED)
+    noise = torch.rand(1, *input_shape, generator=chance, dtype=torch.float64).to(like)
+    module, flows, gradients = _run(problem, noise)
+    named = dict(problem.model.named_parameters())
+    weight = next((i for i, name in enumerate(problem.names) if named[name] is module.weight), None)
+    if weight is None or problem.targets[weight] is None:
+        raise DoesNotApplyError("the gradient of the patch embedding is not there")
+    for index, gradient in enumerate(gradients):
+        if gradient is None or problem.targets[index] is None or index == weight:
+            continue
+        for axis, size in enumerate(gradient.shape):
+            if gradient.dim() < 2 or size != flows.shape[1]:
+                continue
+            rows = _matching_rows(flows, _rows(gradient.detach(), axis))
+            if rows is not None:
+                return PatchEmbedding(module, weight, index, axis, rows)
+    raise DoesNotApplyError(
+        "no parameter of positions has a gradient that is there and is that of the tokens"
+    )
+
+
+def _run(problem: Problem, noise: Tensor) -> tuple[nn.Conv2d, Tensor, tuple[Tensor | None, ...]]:
+    """The patch embedding, the gradient ``[P, width]`` of its tokens, and those of all parameters."""
+    normal = problem.model if isinstance(problem.model, Normalised) else None
+    fed = noise if normal is None else (noise - normal.mean) / normal.std
+    tokens: list[tuple[nn.Conv2d, Tensor]] = []
+
+    def note(module: nn.Module, given: tuple[Any, ...], output: Tensor) -> None:
+        if isinstance(module, nn.Conv2d) and given and torch.equal(given[0], fed):
+            tokens.append((module, output))
+
+    hooks = [m.register_forward_hook(note) for m in problem.model.modules() if isinstance(m, nn.Conv2d)]
+    network = problem.network
+    try:
+        with torch.enable_grad():
+            output = network.output(network.parameters, network.fresh_buffers(), noise)
+            weights = torch.linspace(-1, 1, output.numel(), dtype=torch.float64).view_as(output).cos()
+            loss = (output * weights.to(output)).sum()  # any will do: tokens and positions stay alike
+            patched = [(m, t) for m, t in tokens if _may_cut(m, fed.shape)]
+            if len(patched) != 1:
+                raise DoesNotApplyError(_NO_PATCHES)
+            module, token = patched[0]
+            wanted = (token, *network.parameters.values())
+            flow, *gradients = torch.autograd.grad(loss, wanted, allow_unused=True)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if flow is None:
+        raise DoesNotApplyError("the output does not depend on the patches")
+    return module, flow[0].flatten(1).T, tuple(gradients)
+
+
+def _may_cut(module: nn.Module, shape: Sequence[int]) -> bool:
+    """Whether patches of more than a pixel, side by side, are what a convolution takes of such an input."""
+    return (
+        isinstance(module, nn.Conv2d)
+        and module.in_channels == shape[-3]
+        and module.kernel_size == module.stride != (1, 1)
+        and module.padding in ((0, 0), "valid")
+        and module.dilation == (1, 1)
+        and module.groups == 1
+        and all(side % kernel == 0 for side, kernel in zip(shape[-2:], module.kernel_size, strict=True))
+    )
+
+
+def _rows(gradient: Tensor, axis: int) -> Tensor:
+    return gradient.movedim(axis, -1).flatten(0, -2)
+
+
+def _matching_rows(flows: Tensor, rows: Tensor) -> Tensor | None:
+    """For each token the row with its gradient, if every token has one of its own."""
+    if len(rows) < len(flows):
+        return None
+    apart = torch.cdist(flows.double(), rows.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    nearest = apart.min(1)
+    largest = torch.linalg.vector_norm(flows.double(), dim=1).max()
+    if not bool((nearest.values <= _SAME * largest).all()) or len(nearest.indices.unique()) < len(flows):
+        return None
+    return nearest.indices
