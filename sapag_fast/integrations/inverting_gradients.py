@@ -18,7 +18,7 @@ from torch import Tensor
 from sapag_fast import checks as check
 from sapag_fast.distances.kind import kinds
 from sapag_fast.integrations.both import both_lists
-from sapag_fast.integrations.kept import kept, separate, tensor_cosines, weighted_cosine
+from sapag_fast.integrations.kept import kept, least_norm_cosines, separate, weighted_cosine
 
 __all__ = ["chosen_positions", "cost", "layer_weights", "reconstruction_costs"]
 
@@ -87,7 +87,7 @@ def cost(
     if cost_fn == "sim":
         return weighted_cosine(weights)(trial, target)
     if cost_fn == "simlocal":
-        return tensor_cosines(weights)(trial, target) + (len(weights) - sum(weights))
+        return least_norm_cosines(weights)(trial, target) + (len(weights) - sum(weights))
     if cost_fn == "max":
         largest = [w * (a - g).abs().max() for w, a, g in zip(weights, trial, target, strict=True)]
         return torch.stack(largest).sum()

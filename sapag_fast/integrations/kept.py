@@ -20,9 +20,17 @@ from sapag_fast.distances.gradient_distance import GradientDistance
 from sapag_fast.distances.kind import Kind, find_kind
 from sapag_fast.distances.sums import GradientSums
 
-__all__ = ["fixed_norm_cosine", "kept", "separate", "tensor_cosines", "tensor_norms", "weighted_cosine"]
+__all__ = [
+    "fixed_norm_cosine",
+    "kept",
+    "least_norm_cosines",
+    "separate",
+    "tensor_cosines",
+    "tensor_norms",
+    "weighted_cosine",
+]
 
-_SMALL_SQUARE = 1e-20  # of a norm below 1e-10, from where on torch's cosine_similarity counts the cosine as 0
+_LEAST_NORM = 1e-10  # Inverting Gradients' own: a shorter tensor is divided by this
 
 
 @lru_cache(maxsize=64)
@@ -47,8 +55,13 @@ def separate(kind: str | Kind, weights: Sequence[float], **options: Any) -> Grad
 
 
 def tensor_cosines(weights: Sequence[float]) -> GradientDistance:
-    """Σ w·(1 - cos) over tensors; the cosine with a zero tensor is 0."""
+    """Σ w·(1 - cos) over tensors, however short; the cosine with a tensor of zeros is 0."""
     return separate(_TENSOR_COSINES, weights)
+
+
+def least_norm_cosines(weights: Sequence[float]) -> GradientDistance:
+    """The same with norms below 1e-10 counted as 1e-10: what such a tensor holds fades out."""
+    return separate(_LEAST_NORM_COSINES, weights)
 
 
 def weighted_cosine(weights: Sequence[float]) -> GradientDistance:
@@ -69,8 +82,20 @@ def tensor_norms(weights: Sequence[float]) -> GradientDistance:
 
 
 def _tensor_cosines(sums: GradientSums, weights: Tensor) -> Tensor:
-    zero = (sums.target_square <= _SMALL_SQUARE) | (sums.dummy_square <= _SMALL_SQUARE)
+    zero = (sums.target_square <= 0) | (sums.dummy_square <= 0)
     return (weights * torch.where(zero, 1.0, 0.5 * unit_difference(sums, zero))).sum(-1)
+
+
+def _least_norm_cosines(sums: GradientSums, weights: Tensor) -> Tensor:
+    short = (sums.target_square < _LEAST_NORM**2) | (sums.dummy_square < _LEAST_NORM**2)
+    inner = sums.inner / (_at_least(sums.dummy_square) * _at_least(sums.target_square))
+    return (weights * torch.where(short, 1 - inner, 0.5 * unit_difference(sums, short))).sum(-1)
+
+
+def _at_least(square: Tensor) -> Tensor:
+    """A norm, or the least one; its derivative stays the norm's, as that of torch's cosine_similarity."""
+    norm = torch.where(square > 0, square, _LEAST_NORM**2).sqrt()
+    return norm + (norm.detach().clamp(min=_LEAST_NORM) - norm.detach())
 
 
 def _weighted_cosine(sums: GradientSums, weights: Tensor) -> Tensor:
@@ -99,6 +124,7 @@ def _tensor_norms(sums: GradientSums, weights: Tensor) -> Tensor:
 
 
 _TENSOR_COSINES = Kind.of_sums("tensor-cosines", _tensor_cosines, weighted=True)
+_LEAST_NORM_COSINES = Kind.of_sums("least-norm-cosines", _least_norm_cosines, weighted=True)
 _WEIGHTED_COSINE = Kind.of_sums("weighted-cosine", _weighted_cosine, weighted=True)
 _FIXED_NORM_COSINE = Kind.of_sums("fixed-norm-cosine", _fixed_norm_cosine, merged=True)
 _TENSOR_NORMS = Kind.of_sums("tensor-norms", _tensor_norms, weighted=True)

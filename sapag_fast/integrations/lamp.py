@@ -30,8 +30,15 @@ def grad_dist(grads1: Iterable[Tensor | None], grads2: Iterable[Tensor | None], 
     grads1, grads2 : iterable of Tensor or None
         Pairs with None on either side are left out.
     args : object
-        ``args.loss``: ``cos`` (the mean over gradients; one that is zero counts 1), ``dlg``, ``tag`` (with
-        ``args.tag_factor``), or a kind of `sapag_fast.GradientDistance`.
+        ``args.loss``: ``cos`` (the mean over gradients; one that is all zeros counts 1), ``dlg``, ``tag``
+        (with ``args.tag_factor``), or a kind of `sapag_fast.GradientDistance`.
+
+    Notes
+    -----
+    The bias of a softmax attention's keys has no gradient: what stands there is rounding, a norm of 1e-12 or
+    so beside 1. ``cos`` gives it the weight of every other tensor, here as in LAMP: about 1 over the number
+    of tensors for each, and a derivative of noise. Our own kinds (``sapag``, ``layer-cosine``, ...) leave out
+    layers whose norm is below 1e-6 of the whole gradient's.
     """
     dummies, given = both_lists("grads2", grads2, "grads1", grads1)
     pairs = [
