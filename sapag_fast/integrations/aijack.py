@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import Tensor
 
-from sapag_fast.distances.gradient_distance import GradientDistance
 from sapag_fast.distances.kind import Kind
 from sapag_fast.integrations.both import both_lists
+from sapag_fast.integrations.selected import SelectedDistance, present
 
 __all__ = ["DistanceFunction"]
 
@@ -21,7 +21,8 @@ __all__ = ["DistanceFunction"]
 class DistanceFunction:
     """``distancefunc(fake_gradients, received_gradients, gradient_ignore_pos) -> Tensor``, shape ().
 
-    Pairs at an ignored position, and pairs with None on either side, are left out.
+    Pairs at an ignored position, and pairs with None on either side, are left out; layers follow from all of
+    the gradients.
 
     Parameters
     ----------
@@ -32,7 +33,7 @@ class DistanceFunction:
     """
 
     def __init__(self, kind: str | Kind = "sapag", **options: Any) -> None:
-        self.distance = GradientDistance(kind, **options)
+        self.distance = SelectedDistance(kind, **options)
 
     def __call__(
         self,
@@ -41,13 +42,10 @@ class DistanceFunction:
         gradient_ignore_pos: Collection[int] = (),
     ) -> Tensor:
         """The distance of the pairs that count; ValueError where none does."""
-        fakes, given = both_lists("fake_gradients", fake_gradients, "received_gradients", received_gradients)
-        pairs = [
-            (fake, received)
-            for position, (fake, received) in enumerate(zip(fakes, given, strict=True))
-            if position not in gradient_ignore_pos and fake is not None and received is not None
-        ]
-        if not pairs:
+        fakes, given = both_lists(
+            "fake_gradients", fake_gradients, "received_gradients", received_gradients, in_pairs=False
+        )
+        chosen = [i for i in present(fakes, given) if i not in gradient_ignore_pos]
+        if not chosen:
             raise ValueError("fake_gradients: expected at least one pair of gradients to compare, found none")
-        fakes, received = zip(*pairs, strict=True)
-        return self.distance(fakes, received)
+        return self.distance(fakes, given, chosen)

@@ -11,10 +11,10 @@ from typing import Any
 
 from torch import Tensor
 
-from sapag_fast.distances.gradient_distance import GradientDistance
 from sapag_fast.distances.kind import Kind
 from sapag_fast.integrations.both import both_lists
 from sapag_fast.integrations.inverting_gradients import chosen_positions
+from sapag_fast.integrations.selected import SelectedDistance
 
 __all__ = ["GradientMetric"]
 
@@ -28,20 +28,18 @@ class GradientMetric:
         Of the distance; the tool's own are ``cosine`` and ``l2``.
     indices : str or sequence of int
         Which gradients count: positions, or one of the tool's names (``all``, ``top10``, ``first5``, ...).
+        Layers follow from all gradients; pairs of None are left out.
     **options
-        Of `sapag_fast.GradientDistance`.
+        Of `sapag_fast.GradientDistance`; ``layers`` numbers all gradients, chosen or not.
     """
 
     def __init__(
         self, kind: str | Kind = "sapag", indices: str | Sequence[int] = "all", **options: Any
     ) -> None:
-        self.distance = GradientDistance(kind, **options)
+        self.distance = SelectedDistance(kind, **options)
         self.indices = indices
 
     def __call__(self, trial_gradients: Sequence[Tensor], input_gradients: Sequence[Tensor]) -> Tensor:
         """The distance of the gradients that count."""
         mine, given = both_lists("trial_gradients", trial_gradients, "input_gradients", input_gradients)
-        if self.indices != "all":
-            chosen = chosen_positions(self.indices, mine, given)
-            mine, given = [mine[i] for i in chosen], [given[i] for i in chosen]
-        return self.distance(mine, given)
+        return self.distance(mine, given, chosen_positions(self.indices, mine, given))

@@ -18,7 +18,8 @@ from torch import Tensor
 from sapag_fast import checks as check
 from sapag_fast.distances.kind import kinds
 from sapag_fast.integrations.both import both_lists
-from sapag_fast.integrations.kept import kept, least_norm_cosines, separate, weighted_cosine
+from sapag_fast.integrations.kept import least_norm_cosines, separate, weighted_cosine
+from sapag_fast.integrations.selected import kept_selected, present
 
 __all__ = ["chosen_positions", "cost", "layer_weights", "reconstruction_costs"]
 
@@ -28,32 +29,41 @@ _LAST = {"last5": 5, "last10": 10, "last50": 50}
 _LARGEST = {"topk-1": 4, "top10": 10, "top50": 50}
 
 
-def _largest(gradients: Sequence[Tensor], count: int) -> list[int]:
-    norms = torch.stack([g.detach().norm() for g in gradients])
-    return norms.topk(min(count, len(norms))).indices.tolist()
+def _largest(gradients: Sequence[Tensor | None], kept: list[int], count: int) -> list[int]:
+    tensors = [tensor for i in kept if (tensor := gradients[i]) is not None]
+    if not tensors:
+        return []
+    norms = torch.stack([tensor.detach().norm() for tensor in tensors])
+    return [kept[i] for i in norms.topk(min(count, len(norms))).indices.tolist()]
 
 
 def chosen_positions(
-    indices: str | Sequence[int], trial: Sequence[Tensor], target: Sequence[Tensor]
+    indices: str | Sequence[int], trial: Sequence[Tensor | None], target: Sequence[Tensor | None]
 ) -> list[int]:
-    """Positions of the gradients that are compared: given, or by the tool's names for such choices."""
-    count = len(target)
+    """Positions of the gradients that are compared: given, or by the tool's names for such choices.
+
+    Pairs of None, and those with None on one side, are not among them.
+    """
+    count, kept = len(target), present(trial, target)
     if not isinstance(indices, str):
-        return list(check.check_integers("indices", indices, least=-count, most=count - 1))
-    if indices in ("def", "all"):
-        return list(range(count))
-    if indices == "batch":
-        return torch.randperm(count)[:8].tolist()
-    if indices in _FIRST:
-        return list(range(min(_FIRST[indices], count)))
-    if indices in _LAST:
-        return list(range(max(count - _LAST[indices], 0), count))
-    if indices in _LARGEST:
-        return _largest(target, _LARGEST[indices])
-    if indices == "topk-2":
-        return _largest(trial, 4)
-    names = ", ".join(("def", "batch", "topk-2", *_FIRST, *_LAST, *_LARGEST))
-    raise ValueError(f"indices: expected a list of positions or one of {names}; found {indices!r}")
+        given = check.check_integers("indices", indices, least=-count, most=count - 1)
+        chosen = [i % count for i in given]
+    elif indices in ("def", "all"):
+        chosen = kept
+    elif indices == "batch":
+        chosen = torch.randperm(count)[:8].tolist()
+    elif indices in _FIRST:
+        chosen = list(range(min(_FIRST[indices], count)))
+    elif indices in _LAST:
+        chosen = list(range(max(count - _LAST[indices], 0), count))
+    elif indices in _LARGEST:
+        chosen = _largest(target, kept, _LARGEST[indices])
+    elif indices == "topk-2":
+        chosen = _largest(trial, kept, 4)
+    else:
+        names = ", ".join(("def", "all", "batch", "topk-2", *_FIRST, *_LAST, *_LARGEST))
+        raise ValueError(f"indices: expected a list of positions or one of {names}; found {indices!r}")
+    return chosen if len(kept) == count else [i for i in chosen if i in kept]
 
 
 def layer_weights(scheme: str, count: int) -> tuple[float, ...]:
@@ -74,26 +84,37 @@ def _layer_weights(scheme: str, count: int) -> tuple[float, ...]:
 
 
 def cost(
-    trial: Sequence[Tensor], target: Sequence[Tensor], cost_fn: str, weights: tuple[float, ...]
+    trial: Sequence[Tensor | None],
+    target: Sequence[Tensor | None],
+    cost_fn: str,
+    scheme: tuple[float, ...],
+    chosen: Sequence[int],
 ) -> Tensor:
-    """The cost of one dummy gradient, shape (), differentiable in `trial`; one of `weights` for each.
+    """The cost of the chosen positions of one dummy gradient, shape (), differentiable in `trial`.
 
-    ``max`` is no function of sums over layers: it runs as plain operations.
+    One weight of the `scheme` for each position. ``max`` is no function of sums over layers: it runs as plain
+    operations.
     """
+    if cost_fn not in _OWN:
+        if any(scheme[i] != 1 for i in chosen):
+            raise ValueError(f"weights: {cost_fn!r} weighs layers by itself, expected 'equal'")
+        return kept_selected(cost_fn, trial, target, chosen)
+    weights = tuple(scheme[i] for i in chosen)
+    mine, given = [trial[i] for i in chosen], [target[i] for i in chosen]
     if cost_fn == "l2":
-        return separate("l2", weights)(trial, target)
+        return separate("l2", weights)(mine, given)
     if cost_fn == "l1":
-        return separate("l1", weights)(trial, target)
+        return separate("l1", weights)(mine, given)
     if cost_fn == "sim":
-        return weighted_cosine(weights)(trial, target)
+        return weighted_cosine(weights)(mine, given)
     if cost_fn == "simlocal":
-        return least_norm_cosines(weights)(trial, target) + (len(weights) - sum(weights))
-    if cost_fn == "max":
-        largest = [w * (a - g).abs().max() for w, a, g in zip(weights, trial, target, strict=True)]
-        return torch.stack(largest).sum()
-    if any(weight != 1 for weight in weights):
-        raise ValueError(f"weights: {cost_fn!r} weighs layers by itself, expected 'equal'")
-    return kept(cost_fn)(trial, target)
+        return least_norm_cosines(weights)(mine, given) + (len(weights) - sum(weights))
+    largest = [
+        w * (a - g).abs().max()
+        for w, a, g in zip(weights, mine, given, strict=True)
+        if a is not None and g is not None
+    ]
+    return torch.stack(largest).sum()
 
 
 def reconstruction_costs(
@@ -115,7 +136,7 @@ def reconstruction_costs(
         ``l2``, ``l1``, ``max``, ``sim``, ``simlocal`` with the tool's meaning, or a kind of
         `sapag_fast.GradientDistance`, which joins weights with their biases.
     indices : str or sequence of int
-        Which gradients count.
+        Which gradients count; layers follow from all of them. Pairs of None are left out.
     weights : str
         ``equal``, ``linear`` or ``exp``.
 
@@ -133,9 +154,9 @@ def reconstruction_costs(
     for number, trial in enumerate(trials):
         mine, _ = both_lists(f"gradients[{number}]", trial, "input_gradient", given)
         chosen = chosen_positions(indices, mine, given)
-        value = cost(
-            [mine[i] for i in chosen], [given[i] for i in chosen], cost_fn, tuple(scheme[i] for i in chosen)
-        )
+        if not chosen:
+            raise ValueError("indices: expected at least one gradient to compare, found none")
+        value = cost(mine, given, cost_fn, scheme, chosen)
         total = value if total is None else total + value
     if total is None:
         raise ValueError("gradients: expected at least one dummy gradient, found none")

@@ -16,6 +16,7 @@ from sapag_fast import checks as check
 from sapag_fast.distances.kind import kinds
 from sapag_fast.integrations.both import both_lists
 from sapag_fast.integrations.kept import kept, tensor_cosines
+from sapag_fast.integrations.selected import kept_selected, present
 
 __all__ = ["grad_dist"]
 
@@ -40,20 +41,16 @@ def grad_dist(grads1: Iterable[Tensor | None], grads2: Iterable[Tensor | None], 
     of tensors for each, and a derivative of noise. Our own kinds (``sapag``, ``layer-cosine``, ...) leave out
     layers whose norm is below 1e-6 of the whole gradient's.
     """
-    dummies, given = both_lists("grads2", grads2, "grads1", grads1)
-    pairs = [
-        (mine, true)
-        for mine, true in zip(dummies, given, strict=True)
-        if mine is not None and true is not None
-    ]
-    if not pairs:
+    dummies, given = both_lists("grads2", grads2, "grads1", grads1, in_pairs=False)
+    chosen = present(dummies, given)
+    if not chosen:
         raise ValueError("grads1: expected at least one pair of gradients to compare, found none")
-    mine, true = zip(*pairs, strict=True)
+    mine, true = [dummies[i] for i in chosen], [given[i] for i in chosen]
     if args.loss == "cos":
-        return tensor_cosines((1 / len(pairs),) * len(pairs))(mine, true)
+        return tensor_cosines((1 / len(chosen),) * len(chosen))(mine, true)
     if args.loss == "dlg":
         return kept("l2")(mine, true)
     if args.loss == "tag":
         return kept("tag", l1_weight=float(args.tag_factor))(mine, true)
     check.check_choice("args.loss", args.loss, ("cos", "dlg", *kinds()))
-    return kept(args.loss)(mine, true)
+    return kept_selected(args.loss, dummies, given, chosen)

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from sapag_fast.distances.gradient_distance import GradientDistance
 from sapag_fast.distances.kind import Kind
 from sapag_fast.integrations.both import both_lists
 from sapag_fast.integrations.inverting_gradients import chosen_positions
 from sapag_fast.integrations.kept import kept, tensor_norms
+from sapag_fast.integrations.selected import SelectedDistance
 
 __all__ = ["FusedMatching", "GradientCosts", "l2_distance", "l2_distance_weights"]
 
@@ -47,7 +47,7 @@ class GradientCosts:
     """``costs(dummy gradient, client's gradient, top10norms) -> Tensor``, shape (1,), float32 as there.
 
     The order is that of LeakPro's calls. With `top10norms` only the ten gradients of the largest norm in the
-    second list count.
+    second list count; layers follow from all of them. Pairs of None are left out.
 
     Parameters
     ----------
@@ -58,36 +58,37 @@ class GradientCosts:
     """
 
     def __init__(self, kind: str | Kind = "cosine", **options: Any) -> None:
-        self.distance = GradientDistance(kind, **options)
+        self.distance = SelectedDistance(kind, **options)
 
     def __call__(
         self, dummy_gradient: Sequence[Tensor], client_gradient: Sequence[Tensor], top10norms: bool = False
     ) -> Tensor:
         """The distance of the gradients that count, shape ``(1,)``."""
-        mine, given = _compared(dummy_gradient, client_gradient, top10norms)
-        return self.distance(mine, given).float().reshape(1)
+        mine, given, chosen = _compared(dummy_gradient, client_gradient, top10norms)
+        return self.distance(mine, given, chosen).float().reshape(1)
 
 
 def l2_distance_weights(
     dummy_gradient: Sequence[Tensor], client_gradient: Sequence[Tensor], top10norms: bool = False
 ) -> Tensor:
     """The mean over gradients of ‖g' - g‖ (not squared), shape ()."""
-    mine, given = _compared(dummy_gradient, client_gradient, top10norms)
-    return tensor_norms((1 / len(given),) * len(given))(mine, given)
+    mine, given, chosen = _compared(dummy_gradient, client_gradient, top10norms)
+    weights = (1 / max(len(chosen), 1),) * len(chosen)
+    return tensor_norms(weights)([mine[i] for i in chosen], [given[i] for i in chosen])
 
 
 def l2_distance(dummy_gradient: Sequence[Tensor], client_gradient: Sequence[Tensor]) -> Tensor:
     """The sum over gradients of ‖g' - g‖ (not squared), shape ()."""
-    mine, given = _compared(dummy_gradient, client_gradient, False)
-    return tensor_norms((1.0,) * len(given))(mine, given)
+    mine, given, chosen = _compared(dummy_gradient, client_gradient, False)
+    return tensor_norms((1.0,) * len(chosen))([mine[i] for i in chosen], [given[i] for i in chosen])
 
 
 def _compared(
     dummy: Sequence[Tensor], client: Sequence[Tensor], top10norms: bool
-) -> tuple[list[Tensor], list[Tensor]]:
+) -> tuple[list[Tensor | None], list[Tensor | None], list[int]]:
+    """Both lists, and the positions that count."""
     mine, given = both_lists("dummy_gradient", dummy, "client_gradient", client)
-    chosen = chosen_positions("top10" if top10norms else "all", mine, given)
-    return [mine[i] for i in chosen], [given[i] for i in chosen]
+    return mine, given, chosen_positions("top10" if top10norms else "all", mine, given)
 
 
 class FusedMatching(_MatchingLoss):
