@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from sapag_fast.distances.gradient_distance import GradientDistance
+from sapag_fast.integrations.attention import PLAIN_ATTENTION
 from sapag_fast.integrations.candidate import CandidateDistance
+from sapag_fast.victim.searchable import NoSecondDerivativeError
 
 __all__ = ["Objective", "remembered"]
 
@@ -88,7 +90,8 @@ class Objective(_GradientLoss):
         if not (self.distance_only or self._needs_graph(model, candidate, labels)):
             direct = self.candidate_distance(model, gradient_data, candidate, labels)
         if direct is None:
-            return super().forward(model, gradient_data, candidate, labels)
+            with PLAIN_ATTENTION:
+                return super().forward(model, gradient_data, candidate, labels)
         distance, task_loss = direct(candidate, labels)
         return self.finish(distance), task_loss
 
@@ -110,12 +113,20 @@ class Objective(_GradientLoss):
     def candidate_distance(
         self, model: nn.Module, target: Sequence[Tensor], candidate: Tensor, labels: Tensor
     ) -> CandidateDistance | None:
-        """What forms distance and gradient together for this query; None where it fails on the model."""
+        """What forms distance and gradient together for this query; None where it fails on the model.
+
+        Raises
+        ------
+        NoSecondDerivativeError
+            Where a layer has none, so that breaching's own way would fail, too: what to do.
+        """
 
         def made() -> CandidateDistance | None:
             try:
                 distance = self.distance_of(target)
                 return CandidateDistance(model, self.loss_fn, distance, target, candidate, labels)
+            except NoSecondDerivativeError:
+                raise
             except Exception:  # breaching's own way then says what is wrong, or works
                 return None
 

@@ -15,9 +15,11 @@ from torch._C._functorch import get_unwrapped, is_batchedtensor
 
 from sapag_fast import checks as check
 from sapag_fast.distances.gradient_distance import GradientDistance
+from sapag_fast.integrations.attention import PLAIN_ATTENTION
 from sapag_fast.matching.choose import choose_matching
 from sapag_fast.victim.model import VictimModel
 from sapag_fast.victim.problem import LossFunction, Problem
+from sapag_fast.victim.searchable import causes_named
 
 __all__ = ["CandidateDistance"]
 
@@ -75,6 +77,8 @@ class CandidateDistance:
         Whatever the model or the loss raise.
     ValueError
         Where the target does not fit the model's trainable parameters.
+    NoSecondDerivativeError
+        Where a layer has none; it says what to do.
     """
 
     def __init__(
@@ -97,7 +101,7 @@ class CandidateDistance:
                 f"target: expected one gradient for each of {len(problem.names)} trainable parameters, "
                 f"found {len(self.target)}"
             )
-        with torch.enable_grad():
+        with torch.enable_grad(), PLAIN_ATTENTION, causes_named():
             self.matching = choose_matching(problem, candidate.detach()[None], labels.detach()[None]).matching
 
     def serves(self, model: nn.Module, target: Sequence[Tensor]) -> bool:
@@ -110,5 +114,8 @@ class CandidateDistance:
 
     def __call__(self, candidate: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Distance, differentiable once in the candidate, and the loss, without a graph; both shape ()."""
-        value, slope, _ = self.matching.value_and_gradient(candidate.detach()[None], labels.detach()[None])
+        with PLAIN_ATTENTION:
+            value, slope, _ = self.matching.value_and_gradient(
+                candidate.detach()[None], labels.detach()[None]
+            )
         return _WithGradient.apply(candidate, value[0], slope[0]), self.loss.last
