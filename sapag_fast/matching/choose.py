@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from sapag_fast.matching.base import Matching
 from sapag_fast.matching.explicit import ExplicitMatching, NotCovered, verified_matching
-from sapag_fast.matching.isolated import IsolatedMatching, quantum_of
+from sapag_fast.matching.isolated import ApartMatching, IsolatedMatching, quantum_of
 from sapag_fast.matching.one_by_one import SequentialMatching
 from sapag_fast.matching.vmap import VmapMatching
 from sapag_fast.runtime.memory import is_out_of_memory
@@ -115,6 +116,7 @@ def choose_isolated(
     victims: Tensor,
     *,
     sharpness: Tensor | None = None,
+    apart: bool = False,
 ) -> Choice:
     """Find the fastest way of each victim that leaves no trace in the others' bits.
 
@@ -125,11 +127,13 @@ def choose_isolated(
     ----------
     problem, inputs, labels, victims, sharpness
         As of `choose_matching`.
+    apart : bool
+        Whether each row is to have an evaluation of its own: where one is work enough.
 
     Returns
     -------
     Choice
-        The ways as one `IsolatedMatching`, and why they are not faster ones.
+        The ways as one `IsolatedMatching`, or `ApartMatching`, and why they are not faster ones.
     """
     sequential = SequentialMatching(problem)
     sequential.retarget(victims)
@@ -147,12 +151,16 @@ def choose_isolated(
             sharpness=sharpness,
             isolated=True,
         )
+        if apart:
+            return Choice(ApartMatching(partial(_alone, problem, first.network.memory_format), first.mode))
         ways, members = _by_way(first, inputs, labels, sharpness)
     except NotCovered as refusal:
         reason = str(refusal)
         matching = _vmap_or_why_not(problem, inputs, labels, victims, sharpness)
         if isinstance(matching, str):
             return Choice(sequential, f"{reason}; {matching}")
+        if apart:
+            return Choice(sequential, reason)  # one row is worth no vmap
         ways = [matching]
     tried, rows = ways[0], inputs.shape[0]
     if isinstance(tried, ExplicitMatching) and tried.network.has_bare_operators:
@@ -182,6 +190,14 @@ def _vmap_or_why_not(
             raise
         return f"vmap fails on it ({type(error).__name__})"
     return matching
+
+
+def _alone(problem: Problem, memory_format: torch.memory_format, victim: int) -> ExplicitMatching:
+    """The matching of one victim's problem."""
+    targets = [None if t is None else t[victim : victim + 1] for t in problem.targets]
+    way = ExplicitMatching(replace(problem, targets=targets), recoveries=_NOMINAL, isolated=True)
+    way.network.memory_format = memory_format
+    return way
 
 
 def _by_way(

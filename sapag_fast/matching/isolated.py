@@ -3,7 +3,8 @@
 Victims that are matched in different ways are evaluated apart, so that no victim's way follows from another's
 gradient. On a CPU an operator's last elements, and products of few rows, take other instructions than the
 rest: every evaluation therefore gets as many rows as leave none over, the first one again for each that is
-missing. How many that is follows from the network's sizes alone (`quantum_of`).
+missing. How many that is follows from the network's sizes alone (`quantum_of`). Of large networks, of which
+a row more costs as much as the first, every row is evaluated on its own.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from sapag_fast.matching.base import Matching, StageHook
 
-__all__ = ["IsolatedMatching", "Quantum", "quantum_of"]
+__all__ = ["ApartMatching", "IsolatedMatching", "Quantum", "quantum_of"]
 
 _VECTORS = {"AVX512": 128, "AVX2": 64}
 """Bytes that an element-wise operator takes at once, two vectors, by what the CPU is able to."""
@@ -159,3 +160,55 @@ class IsolatedMatching:
                     result = results[number] = found.new_empty(len(inputs), *found.shape[1:])
                 result[part.own] = found[: len(part.own)]
         return results[0], results[1], results[2]  # type: ignore[return-value] (there are rows)
+
+
+class ApartMatching:
+    """Every row in an evaluation of its own, for networks of which one row is work enough.
+
+    Nothing is filled up, and an evaluation takes the memory of one row, however many there are.
+
+    Parameters
+    ----------
+    of_victim : callable
+        Makes a victim's own matching, of a problem that has no other.
+    mode : str
+        Those matchings' mode.
+
+    Attributes
+    ----------
+    mode : str
+    stages : callable or None
+        As of `Matching`.
+    """
+
+    def __init__(self, of_victim: Callable[[int], Matching], mode: str) -> None:
+        self.of_victim, self.mode = of_victim, mode
+        self.stages: StageHook | None = None
+        self.own: dict[int, Matching] = {}
+
+    def retarget(self, victims: Tensor, widths: Tensor | None = None) -> None:
+        """From now on row r searches victim ``victims[r]``, as `Matching` says; R may change."""
+        self.victims, self.widths = victims.tolist(), widths
+        first = torch.zeros(1, dtype=torch.long, device=victims.device)
+        self.own = {victim: own for victim, own in self.own.items() if victim in self.victims}
+        for victim in self.victims:
+            if victim not in self.own:
+                self.own[victim] = self.of_victim(victim)
+            self.own[victim].retarget(first)
+        self.first = first
+
+    def value_and_gradient(
+        self, inputs: Tensor, labels: Tensor, sharpness: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Evaluate once, as `Matching` says, one row after the other."""
+        results = []
+        for row, victim in enumerate(self.victims):
+            matching, own = self.own[victim], slice(row, row + 1)
+            matching.stages = self.stages
+            if self.widths is not None:
+                matching.retarget(self.first, self.widths[own])
+            sharp = None if sharpness is None else sharpness[own]
+            results.append(matching.value_and_gradient(inputs[own], labels[own], sharp))
+        values, toward_inputs, toward_labels = zip(*results, strict=True)
+        joint = toward_labels[0] is not None
+        return torch.cat(values), torch.cat(toward_inputs), torch.cat(toward_labels) if joint else None

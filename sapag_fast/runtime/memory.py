@@ -12,6 +12,8 @@ from pathlib import Path
 import torch
 
 __all__ = [
+    "MOST_UNQUESTIONED",
+    "SHARE",
     "check_memory",
     "free_bytes",
     "highest_resident",
@@ -20,8 +22,11 @@ __all__ = [
     "rows_that_fit",
 ]
 
-_UNQUESTIONED = 1 << 26  # bytes that every search may take: max_memory says how many run at once
-_SHARE = 0.7  # of the budget: the measurement does not see what libraries allocate on their own
+MOST_UNQUESTIONED = 1 << 26
+"""Bytes that every search may take: ``max_memory`` says how many run at once."""
+
+SHARE = 0.7
+"""Of the budget: the measurement does not see what libraries allocate on their own."""
 
 
 def free_bytes(device: torch.device) -> int:
@@ -75,7 +80,7 @@ def check_memory(name: str, needed: int, budget: int | None, device: torch.devic
         ``max_memory``; None: what is free on the device.
     device : torch.device
     """
-    if needed <= _UNQUESTIONED:
+    if needed <= MOST_UNQUESTIONED:
         return
     most = free_bytes(device) if budget is None else budget
     if needed > most:
@@ -134,7 +139,7 @@ def rows_that_fit(measured: dict[int, int], row_bytes: int, budget: int) -> int:
     (few, low), (many, high) = sorted(measured.items())
     each = max((high - low) / (many - few), 0) + row_bytes
     fixed = max(low - few * (high - low) / (many - few), 0)
-    return max(int((_SHARE * budget - fixed) / each), 1) if each else 1
+    return max(int((SHARE * budget - fixed) / each), 1) if each else 1
 
 
 def is_out_of_memory(error: BaseException) -> bool:

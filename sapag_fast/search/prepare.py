@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from sapag_fast import checks as check
 from sapag_fast.files.fingerprint import code_of, fingerprint, structure
 from sapag_fast.runtime.randomness import forked, random_state, resumed, seeded
-from sapag_fast.search.capacity import first_matching, searches_at_once
+from sapag_fast.search.capacity import APART, Memory, first_matching, searches_at_once
 from sapag_fast.search.checkpoint import Checkpoint
 from sapag_fast.search.contrast import contrast_of
 from sapag_fast.search.draw import check_loss, draw_logits, draw_starts, known_labels
@@ -105,7 +105,15 @@ class Attack:
         isolated = self.isolated
         with forked(setup.device):
             contrast = contrast_of(self.problem, self.starts[0])
-        choice = first_matching(self.problem, self.starts, self.labels, setup.recipe, isolated=isolated)
+        choice = first_matching(
+            self.problem,
+            self.starts,
+            self.labels,
+            setup.recipe,
+            isolated=isolated,
+            apart=isolated and setup.device.type == "cpu" and setup.probe.nbytes >= APART,
+            memory=self._memory(),
+        )
         return Search(
             matching=choice.matching,
             mode_reason=choice.reason,
@@ -157,8 +165,12 @@ class Attack:
             if rows is None:
                 with forked(self.setup.device):
                     # At once as many as measured, or as many given: the same random numbers afterwards.
-                    rows = searches_at_once(search, self.problem.rows(), self.setup.options.max_memory)
+                    rows = searches_at_once(search, self.problem.rows(), self._memory())
             return run_search(search, rows=rows, hooks=hooks, checkpoint=kept)
+
+    def _memory(self) -> Memory:
+        setup = self.setup
+        return Memory.of(setup.device, setup.options.max_memory, setup.most_bytes)
 
     def _fingerprint(self, certified_at: Sequence[float] | None, answered: Collection[int]) -> str:
         """What a checkpoint of this attack belongs to."""

@@ -33,6 +33,7 @@ NAMED = [
     "recovery.recover_mnist",
     "search.attack_speed",
     "search.gpu_attack",
+    "search.large_speed",
     "search.optimizer_speed",
     "search.step_speed",
     "search.vit_speed",
@@ -80,6 +81,7 @@ def test_every_command_says_its_options(name):
     [
         ("search.step_speed", ("--rounds", 1, "--networks", "LeNet", "--no-scaling")),
         ("search.vit_speed", ("--rounds", 1, "--recoveries", 2)),
+        ("search.large_speed", ("--rounds", 1, "--recoveries", 1, "--networks", "ResNet-18")),
         ("search.optimizer_speed", ("--rounds", 1)),
         ("search.attack_speed", ("--rounds", 1, "--evaluations", 3, "--threads", 1)),
     ],
