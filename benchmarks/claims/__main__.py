@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks.claims import tables
 from benchmarks.claims.engine import all_cells, is_done, run_cells, select
 
-GROUPS = ("images", "phases", "defences", "batches", "relu", "curves", "text")
+GROUPS = ("images", "phases", "defences", "batches", "relu", "deep", "curves", "text")
 """Modules of this package with cells, in the order in which they run."""
 
 

@@ -50,6 +50,13 @@ _TITLES = {
         "SAPAG's recipe matches through a softplus surrogate; the others, at as many evaluations, the bare "
         "network by signed Adam. Entries are median PSNR.",
     ),
+    "deep": (
+        "Deep networks, and what arithmetic recovers",
+        "Sigmoid ResNet-20 with global pooling, a vision transformer of six layers with a class token, and "
+        "perceptrons with ReLU; one restart. Where inputs follow from the gradient by arithmetic, `recover` "
+        "does not search: one column has that, the other the search alone. Entries are images recovered, and "
+        "median PSNR.",
+    ),
     "networks": ("Other networks on digits", "torch's own initialisation."),
     "curves": ("On the way", "One restart, one network; the victims' medians are in the plots."),
     "text": ("Text", "Encoder classifiers on CoLA's sentences."),
@@ -187,7 +194,7 @@ def _image_group(group: str, rows: Sequence[Row]) -> list[str]:
     by_place: dict[tuple, dict[str, Row]] = {}
     for found, summary in rows:
         by_place.setdefault(_where(found["settings"]), {})[found["settings"]["method"]] = (found, summary)
-    entry = _decibels if group == "relu" else _count
+    entry = {"relu": _decibels, "deep": _both}.get(group, _count)
     compared = group == "images" and methods[0] == "sapag" and len(methods) > 1
     lines, details = [], []
     for where in sorted(by_place):
@@ -248,6 +255,10 @@ def _count(summary: Summary) -> str:
 
 def _decibels(summary: Summary) -> str:
     return "-" if summary.psnr is None else f"{summary.psnr:.1f} dB"
+
+
+def _both(summary: Summary) -> str:
+    return f"{_count(summary)}, {_decibels(summary)}"
 
 
 def _details(words: str, found: Result, summary: Summary) -> list[str]:

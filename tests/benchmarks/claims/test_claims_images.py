@@ -55,6 +55,16 @@ def test_a_plan_runs_every_victim_and_restart(some_images):
         json.dumps(found)
 
 
+def test_arithmetic_comes_before_the_search_where_the_method_says_so(some_images):
+    told = {}
+    for method in ("sapag", "sapag-exact"):
+        asked = replace(small_plan(method, steps=2), network="mlp")
+        told[method] = plan.run_plan(Path(), asked)
+    assert told["sapag-exact"]["evaluations"] == 0
+    assert all(entry["mse"] < 1e-8 for entry in told["sapag-exact"]["victims"])
+    assert told["sapag"]["evaluations"] == 4 * 2 * 2
+
+
 def test_a_victim_whose_label_has_left_its_gradient_does_not_cost_the_others(some_images, monkeypatch):
     labels = victims.victim_images(Path(), "mnist", 4)[1]
 
