@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +13,7 @@ from sapag_fast.integrations.attention import PLAIN_ATTENTION
 from sapag_fast.integrations.candidate import CandidateDistance
 from sapag_fast.victim.searchable import NoSecondDerivativeError
 
-__all__ = ["Objective", "remembered"]
+__all__ = ["Objective", "check_known", "remembered"]
 
 if TYPE_CHECKING:
 
@@ -32,6 +32,30 @@ else:
     _GradientLoss = object
 
 _QUERIES = 64
+_COMMON = ("type", "scale", "task_regularization")
+_OF_OTHERS = (
+    "tag_scale",
+    "scale_scheme",
+    "fudge_factor",
+    "mask_value",
+    "eps",
+    "level_gradients",
+    "implementation",
+)
+
+
+def check_known(options: Mapping[str, Any], takes: Sequence[str]) -> None:
+    """Refuse what is no option of an objective, of breaching's or of ours.
+
+    Raises
+    ------
+    ValueError
+        Naming it, and those that there are.
+    """
+    for name in options:
+        if name not in (*_COMMON, *_OF_OTHERS, *takes):
+            known = ", ".join((*_COMMON, *takes))
+            raise ValueError(f"objective.{name}: expected one of {known}, found an option that is none")
 
 
 class Objective(_GradientLoss):
@@ -42,18 +66,23 @@ class Objective(_GradientLoss):
     scale, task_regularization : float
         As breaching has them.
     **options
-        Whatever else ``cfg.objective`` holds, `type` among it.
+        What else ``cfg.objective`` holds, `type` among it. Options of breaching's other objectives are left
+        alone: a configuration may have its type changed and nothing else.
 
     Attributes
     ----------
+    takes : tuple of str
+        Options of this objective that breaching's own have not.
     distance_only : bool
         As `sapag_fast.integrations.breaching.install` was told.
     """
 
+    takes: tuple[str, ...] = ()
     distance_only = False
 
     def __init__(self, scale: float = 1.0, task_regularization: float = 0.0, **options: Any) -> None:
         super().__init__()
+        check_known(options, self.takes)
         self.scale = float(scale)
         self.task_regularization = task_regularization
         self.options = options

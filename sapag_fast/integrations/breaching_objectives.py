@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from sapag_fast import checks as check
 from sapag_fast.distances.gradient_distance import GradientDistance
-from sapag_fast.integrations.breaching_base import Objective, remembered
+from sapag_fast.integrations.breaching_base import Objective, check_known, remembered
 from sapag_fast.integrations.candidate import CandidateDistance
 from sapag_fast.integrations.inverting_gradients import layer_weights
 from sapag_fast.integrations.kept import fixed_norm_cosine
@@ -39,13 +40,32 @@ if TYPE_CHECKING:
 else:
     _PearlmutterLoss = object
 
-_OPTIONS = ("bandwidth", "layer_weights", "merge_bias", "layers", "l1_weight", "backend")
+_OPTIONS = ("bandwidth", "layer_weights", "merge_bias", "layers", "variance", "l1_weight", "backend")
+_SCHEMES = ("linear", "exp", "equal", "none")  # breaching takes whatever it does not know for equal weights
 _MASKED_BELOW = 1e-6  # breaching takes its own default, whatever the configuration says
 _ANGLE_MARGIN = 1e-7  # likewise
 
 
 class OwnKind(Objective):
-    """One of our own kinds, named by `type`; options of `GradientDistance` come with the configuration."""
+    """One of our own kinds, named by `type`.
+
+    Options of `GradientDistance` come with the configuration: ``bandwidth``, ``layer_weights``,
+    ``merge_bias``, ``layers``, ``variance``, ``l1_weight``, ``backend``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For options that the kind does not take, or that have other values than these, naming them.
+    """
+
+    takes = _OPTIONS
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        try:
+            self.make(0)
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"objective.{error}") from None
 
     def make(self, count: int) -> GradientDistance:
         """The distance of lists of `count` gradients."""
@@ -84,12 +104,11 @@ class Tag(Objective):
     def __init__(self, tag_scale: float = 0.1, scale_scheme: str = "linear", **options: Any) -> None:
         super().__init__(**options)
         self.tag_scale = float(tag_scale)
-        self.scale_scheme = scale_scheme
+        self.scale_scheme = check.check_choice("objective.scale_scheme", scale_scheme, _SCHEMES)
 
     def make(self, count: int) -> GradientDistance:
         """The distance of lists of `count` gradients."""
-        scheme = self.scale_scheme if self.scale_scheme in ("linear", "exp") else "equal"  # as in the tool
-        weights = layer_weights(scheme, count)
+        weights = layer_weights(self.scale_scheme.replace("none", "equal"), count)
         return GradientDistance("tag", layers=range(count), layer_weights=weights, l1_weight=self.tag_scale)
 
     def finish(self, distance: Tensor) -> Tensor:
@@ -183,6 +202,7 @@ class Pearlmutter(_PearlmutterLoss):
     weights: tuple[float, ...] | None = (0.5,)
 
     def __init__(self, **options: Any) -> None:
+        check_known(options, ("eps", "level_gradients", "fudge_factor", "implementation"))
         super().__init__(**options)
         self.distances: dict[int, GradientDistance] = {}
 

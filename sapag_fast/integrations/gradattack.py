@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sapag_fast.distances.kind import Kind
 from sapag_fast.integrations.both import both_lists
-from sapag_fast.integrations.inverting_gradients import chosen_positions
+from sapag_fast.integrations.inverting_gradients import check_indices, chosen_positions
 from sapag_fast.integrations.selected import SelectedDistance
 
 __all__ = ["GradientMetric"]
@@ -37,6 +37,7 @@ class GradientMetric:
         self, kind: str | Kind = "sapag", indices: str | Sequence[int] = "all", **options: Any
     ) -> None:
         self.distance = SelectedDistance(kind, **options)
+        check_indices(indices)
         self.indices = indices
 
     def __call__(self, trial_gradients: Sequence[Tensor], input_gradients: Sequence[Tensor]) -> Tensor:

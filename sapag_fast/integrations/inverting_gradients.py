@@ -21,12 +21,21 @@ from sapag_fast.integrations.both import both_lists
 from sapag_fast.integrations.kept import least_norm_cosines, separate, weighted_cosine
 from sapag_fast.integrations.selected import kept_selected, present
 
-__all__ = ["chosen_positions", "cost", "layer_weights", "reconstruction_costs"]
+__all__ = [
+    "check_cost",
+    "check_indices",
+    "chosen_positions",
+    "cost",
+    "layer_weights",
+    "reconstruction_costs",
+]
 
-_OWN = ("l2", "l1", "max", "sim", "simlocal")
+_OWN = ("l2", "l1", "max", "sim", "sim_cmpr0", "simlocal")
 _FIRST = {"first": 4, "first4": 4, "first5": 5, "first10": 10, "first50": 50}
 _LAST = {"last5": 5, "last10": 10, "last50": 50}
 _LARGEST = {"topk-1": 4, "top10": 10, "top50": 50}
+_NAMES = ("def", "all", "batch", "topk-2", *_FIRST, *_LAST, *_LARGEST)
+_SCHEMES = ("equal", "linear", "exp")
 
 
 def _largest(gradients: Sequence[Tensor | None], kept: list[int], count: int) -> list[int]:
@@ -37,6 +46,26 @@ def _largest(gradients: Sequence[Tensor | None], kept: list[int], count: int) ->
     return [kept[i] for i in norms.topk(min(count, len(norms))).indices.tolist()]
 
 
+def check_indices(indices: object) -> None:
+    """Refuse a choice of gradients by a name that is none; positions are checked where they are used.
+
+    Raises
+    ------
+    ValueError
+        Listing the names.
+    """
+    if isinstance(indices, str) and indices not in _NAMES:
+        names = ", ".join(_NAMES)
+        raise ValueError(f"indices: expected a list of positions or one of {names}; found {indices!r}")
+
+
+def check_cost(cost_fn: str, weights: str) -> None:
+    """Refuse costs and schemes of weights that there are not, as `reconstruction_costs` does."""
+    if cost_fn not in _OWN:
+        check.check_choice("cost_fn", cost_fn, (*_OWN, *kinds()))
+    check.check_choice("weights", weights, _SCHEMES)
+
+
 def chosen_positions(
     indices: str | Sequence[int], trial: Sequence[Tensor | None], target: Sequence[Tensor | None]
 ) -> list[int]:
@@ -44,6 +73,7 @@ def chosen_positions(
 
     Pairs of None, and those with None on one side, are not among them.
     """
+    check_indices(indices)
     count, kept = len(target), present(trial, target)
     if not isinstance(indices, str):
         given = check.check_integers("indices", indices, least=-count, most=count - 1)
@@ -58,11 +88,8 @@ def chosen_positions(
         chosen = list(range(max(count - _LAST[indices], 0), count))
     elif indices in _LARGEST:
         chosen = _largest(target, kept, _LARGEST[indices])
-    elif indices == "topk-2":
+    else:  # topk-2
         chosen = _largest(trial, kept, 4)
-    else:
-        names = ", ".join(("def", "all", "batch", "topk-2", *_FIRST, *_LAST, *_LARGEST))
-        raise ValueError(f"indices: expected a list of positions or one of {names}; found {indices!r}")
     return chosen if len(kept) == count else [i for i in chosen if i in kept]
 
 
@@ -71,7 +98,7 @@ def layer_weights(scheme: str, count: int) -> tuple[float, ...]:
 
     ``linear`` falls from 1 to 1 / count, ``exp`` by e from each to the next, ``equal`` are all 1.
     """
-    return _layer_weights(check.check_choice("weights", scheme, ("equal", "linear", "exp")), count)
+    return _layer_weights(check.check_choice("weights", scheme, _SCHEMES), count)
 
 
 @lru_cache(maxsize=64)
@@ -105,7 +132,7 @@ def cost(
         return separate("l2", weights)(mine, given)
     if cost_fn == "l1":
         return separate("l1", weights)(mine, given)
-    if cost_fn == "sim":
+    if cost_fn in ("sim", "sim_cmpr0"):
         return weighted_cosine(weights)(mine, given)
     if cost_fn == "simlocal":
         return least_norm_cosines(weights)(mine, given) + (len(weights) - sum(weights))
@@ -133,8 +160,9 @@ def reconstruction_costs(
     input_gradient : sequence of Tensor
         What the client shared.
     cost_fn : str
-        ``l2``, ``l1``, ``max``, ``sim``, ``simlocal`` with the tool's meaning, or a kind of
-        `sapag_fast.GradientDistance`, which joins weights with their biases.
+        ``l2``, ``l1``, ``max``, ``sim``, ``simlocal`` with the tool's meaning, ``sim_cmpr0`` of its
+        descendants (which prunes nothing, and so is ``sim``), or a kind of `sapag_fast.GradientDistance`,
+        which joins weights with their biases.
     indices : str or sequence of int
         Which gradients count; layers follow from all of them. Pairs of None are left out.
     weights : str
@@ -147,8 +175,7 @@ def reconstruction_costs(
     """
     trials = check.check_tensors("gradients", gradients, of="sequences of tensors")
     given = check.check_tensors("input_gradient", input_gradient)
-    if cost_fn not in _OWN:
-        check.check_choice("cost_fn", cost_fn, (*_OWN, *kinds()))
+    check_cost(cost_fn, weights)
     scheme = layer_weights(weights, len(given))
     total: Tensor | None = None
     for number, trial in enumerate(trials):

@@ -7,7 +7,7 @@ this module's own, outside of the public table.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -21,6 +21,7 @@ from sapag_fast.distances.kind import Kind, find_kind
 from sapag_fast.distances.sums import GradientSums
 
 __all__ = [
+    "check_options",
     "fixed_norm_cosine",
     "kept",
     "least_norm_cosines",
@@ -30,6 +31,7 @@ __all__ = [
     "weighted_cosine",
 ]
 
+_OPTIONS = ("bandwidth", "layer_weights", "merge_bias", "layers", "variance", "l1_weight", "backend")
 _LEAST_NORM = 1e-10  # Inverting Gradients' own: a shorter tensor is divided by this
 
 
@@ -38,8 +40,22 @@ def _kept(kind: str | Kind, options: tuple[tuple[str, Any], ...]) -> GradientDis
     return GradientDistance(kind, **dict(options))
 
 
+def check_options(options: Mapping[str, Any]) -> None:
+    """Refuse what is no option of `GradientDistance`.
+
+    Raises
+    ------
+    TypeError
+        Naming it, and those that there are.
+    """
+    unknown = [name for name in options if name not in _OPTIONS]
+    if unknown:
+        raise TypeError(f"{unknown[0]}: expected an option of a distance ({', '.join(_OPTIONS)}), found none")
+
+
 def kept(kind: str | Kind, **options: Any) -> GradientDistance:
     """The distance with these options, made at the first call; sequences may be lists or tuples."""
+    check_options(options)
     if not isinstance(kind, str):
         kind = find_kind(kind)
     plain = {

@@ -51,6 +51,6 @@ def grad_dist(grads1: Iterable[Tensor | None], grads2: Iterable[Tensor | None], 
     if args.loss == "dlg":
         return kept("l2")(mine, true)
     if args.loss == "tag":
-        return kept("tag", l1_weight=float(args.tag_factor))(mine, true)
+        return kept("tag", l1_weight=check.check_weight("args.tag_factor", args.tag_factor))(mine, true)
     check.check_choice("args.loss", args.loss, ("cos", "dlg", *kinds()))
     return kept_selected(args.loss, dummies, given, chosen)

@@ -7,10 +7,15 @@ parameters. Replace it where the attack's module has imported it:
     from sapag_fast.integrations import leakpro
     invertinggradients.cosine_similarity_weights = leakpro.GradientCosts("sapag")
 
-Modular attacks take a class that puts `FusedMatching` in front of their own:
+Modular attacks are built by ``presets`` with the class of this name there, before ``config.build(...)``:
 
-    class FusedLoss(leakpro.FusedMatching, GradientMatchingLoss):
-        kind = "sapag"  # left out: the loss_type that GradientMatchingLoss was made with
+    from leakpro.attacks.gia_attacks.modular import presets
+    from leakpro.attacks.gia_attacks.modular.components.optimization_building_blocks import loss_components
+
+    class FusedLoss(leakpro.FusedMatching, loss_components.GradientMatchingLoss):
+        kind = "sapag"  # left out: the loss_type that the attack's configuration names
+
+    presets.GradientMatchingLoss = FusedLoss
 """
 
 from __future__ import annotations
@@ -20,13 +25,15 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from sapag_fast.distances.kind import Kind
+from sapag_fast.distances.kind import Kind, find_kind
 from sapag_fast.integrations.both import both_lists
 from sapag_fast.integrations.inverting_gradients import chosen_positions
 from sapag_fast.integrations.kept import kept, tensor_norms
 from sapag_fast.integrations.selected import SelectedDistance
 
 __all__ = ["FusedMatching", "GradientCosts", "l2_distance", "l2_distance_weights"]
+
+_FUSED = ("l2", "cosine")
 
 if TYPE_CHECKING:
 
@@ -94,11 +101,28 @@ def _compared(
 class FusedMatching(_MatchingLoss):
     """Put in front of ``GradientMatchingLoss``: its loss types run on the fused kernels.
 
-    They are ``l2``, ``cosine``, ``sim`` and ``sim_cmpr0`` (which prunes nothing, and so is ``sim``), or any
-    `kind` in their place. The Fisher loss weighs single elements; it stays LeakPro's.
+    They are ``l2`` and ``cosine``, or any `kind` in their place. The Fisher loss weighs single elements; it
+    stays LeakPro's, as whatever else its class takes.
+
+    Raises
+    ------
+    ValueError
+        Where a class is made with a `kind` that does not exist; it names those that do.
     """
 
     kind: str | Kind | None = None
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if cls.kind is not None:
+            find_kind(cls.kind)
+
+    @property
+    def name(self) -> str:
+        """What LeakPro's logs call it."""
+        if self.kind is None:
+            return f"GradientMatchingLoss({self.loss_type}{', fused' * (self.loss_type in _FUSED)})"
+        return f"GradientMatchingLoss({find_kind(self.kind).name}, fused)"
 
     def _compute_matching_loss(
         self, reconstructed_values: Sequence[Tensor], target_gradients: Sequence[Tensor]
@@ -109,6 +133,4 @@ class FusedMatching(_MatchingLoss):
             return kept("l2")(reconstructed_values, target_gradients)
         if self.loss_type == "cosine":
             return kept("cosine")(reconstructed_values, target_gradients).reshape(1)
-        if self.loss_type in ("sim", "sim_cmpr0"):
-            return kept("cosine")(reconstructed_values, target_gradients)
         return super()._compute_matching_loss(reconstructed_values, target_gradients)

@@ -27,7 +27,13 @@ def reconstruction_costs(cost_fn: str = "l2", cost_weights: str = "equal") -> Co
     ----------
     cost_fn, cost_weights : str
         ``cost_fn`` and ``weights`` of `sapag_fast.integrations.inverting_gradients.reconstruction_costs`.
+
+    Raises
+    ------
+    ValueError
+        For names that do not exist, listing those that do.
     """
+    inverting_gradients.check_cost(cost_fn, cost_weights)
 
     def costs(dummy: Sequence[Sequence[Tensor]], target: Sequence[Tensor]) -> Tensor:
         return inverting_gradients.reconstruction_costs(dummy, target, cost_fn, weights=cost_weights)

@@ -15,7 +15,7 @@ from torch import Tensor
 from sapag_fast.distances.gradient_distance import GradientDistance
 from sapag_fast.distances.kind import Kind
 from sapag_fast.distances.layering import layering
-from sapag_fast.integrations.kept import kept
+from sapag_fast.integrations.kept import check_options, kept
 
 __all__ = ["SelectedDistance", "kept_selected", "layers_of", "present"]
 
@@ -84,6 +84,7 @@ class SelectedDistance:
     """
 
     def __init__(self, kind: str | Kind, **options: Any) -> None:
+        check_options(options)
         self.distance = GradientDistance(kind, **options)
         self._selections: dict[tuple[int, ...], GradientDistance] = {}
 

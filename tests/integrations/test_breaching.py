@@ -55,7 +55,7 @@ def _close(mine, theirs, tolerance=TOLERANCE):
 @pytest.mark.parametrize("name", OWN)
 def test_objectives_of_gradients_equal_their_own(lookups, name, options):
     own, ours = lookups
-    given = {"type": name, **options, "some_other_setting": 1}
+    given = {"type": name, **options, "eps": 1e-3}  # which another of breaching's objectives has
     theirs, mine = own[name](**given), ours[name](**given)
     for wide in (False, True):
         for seed in (0, 1):  # one instance, two targets
@@ -229,7 +229,15 @@ def test_a_target_that_does_not_fit_is_named():
         )
 
 
-def _attack(breaching, objective, *, queries=1, trials=1, steps=4, local=None, **optim):
+def _set_option(cfg, part, option, setting):
+    """What ``+part.option=setting`` does on breaching's command line."""
+    from omegaconf import open_dict
+
+    with open_dict(cfg):
+        cfg[part][option] = setting
+
+
+def _attack(breaching, objective, *, queries=1, trials=1, steps=4, local=None, added=(), **optim):
     """breaching's own optimisation attack on LeNets, with the configuration of Inverting Gradients."""
     from breaching.attacks import prepare_attack
 
@@ -239,6 +247,9 @@ def _attack(breaching, objective, *, queries=1, trials=1, steps=4, local=None, *
     cfg.optim.max_iterations = steps
     for name, setting in optim.items():
         cfg.optim[name] = setting
+    for name, setting in dict(added).items():
+        part, _, option = name.partition(".")
+        _set_option(cfg, part, option, setting)
     model = _lenet()
     meta = SimpleNamespace(shape=[3, 16, 16], mean=[0.5] * 3, std=[0.25] * 3, modality="vision")
     payload, shared = [], []
@@ -303,6 +314,53 @@ def test_local_steps(breaching, lookups, name):
         lookup.update(own)
         _, theirs, _ = _attack(breaching, name, **settings)
         assert mine[0] == pytest.approx(theirs[0], rel=1e-4)
+
+
+def test_uninstalling_gives_the_lookup_back_however_often_it_was_installed(breaching):
+    from breaching.attacks.auxiliaries.objectives import objective_lookup
+
+    plain = dict(objective_lookup)
+    assert not any(part.__module__.startswith("sapag_fast") for part in plain.values())
+    fused.uninstall()
+    assert objective_lookup == plain
+    for times in (1, 2, 3):
+        for _ in range(times):
+            assert fused.install() == plain
+        assert objective_lookup["euclidean"].__module__.startswith("sapag_fast")
+        fused.uninstall()
+        assert objective_lookup == plain
+    # The other way, by what it returned; and what others put there stays.
+    fused.install()
+    own = fused.install()
+    objective_lookup.clear()
+    objective_lookup.update(own)
+    assert objective_lookup == plain
+    fused.install()
+    objective_lookup["another"] = object
+    fused.install()
+    fused.uninstall()
+    assert objective_lookup == plain | {"another": object}
+    del objective_lookup["another"]
+
+
+def test_their_configuration_takes_our_options(breaching, lookups):
+    """``+objective.bandwidth=`` on the command line; unknown ones are refused before the attack."""
+    found = []
+    for options in ({}, {"bandwidth": 0.1}, {"layers": list(range(8)), "backend": "cpu"}):
+        cfg_options = {f"objective.{name}": value for name, value in options.items()}
+        found.append(_attack(breaching, "sapag", signed=None, added=cfg_options)[1])
+    assert found[0] != found[1] != found[2] != found[0]
+    with pytest.raises(ValueError, match=r"objective\.bandwith: expected one of type, .*bandwidth"):
+        _attack(breaching, "sapag", added={"objective.bandwith": 1.0})
+    with pytest.raises(ValueError, match=r"objective\.bandwidth: expected one of type, scale, task_reg"):
+        _attack(breaching, "cosine-similarity", added={"objective.bandwidth": 1.0})
+
+
+@pytest.mark.parametrize("scoring", ["euclidean", "cosine-similarity"])
+def test_restarts_are_scored_by_their_own(breaching, lookups, scoring):
+    found, values, _ = _attack(breaching, "sapag", trials=2, signed=None, added={"restarts.scoring": scoring})
+    assert len(values) == 2
+    assert found.isfinite().all()
 
 
 def test_installing_twice_and_taking_it_back(breaching):
