@@ -19,6 +19,7 @@ from sapag_fast.data import read_sentences
 from sapag_fast.models import make_model
 from sapag_fast.text import (
     TEXT_RECIPES,
+    TextRecovery,
     encode,
     find_tables,
     infer_length,
@@ -205,9 +206,9 @@ def _attacked(
                 "tokens": found.tokens[v],
                 "evaluations": int(found.evaluations[v]),
                 "scored": int(found.scored[v]),
-                "before discrete": score_text(found.continuous[v], sentences[v]).positions,
                 "distance": float(found.distance[v]),
                 "label": bool(found.labels[v] == labels[v]),
+                **_continuous(found, v, sentences[v]),
                 **({"certificate": found.certificate[v]} if attack.startswith("sapag") else {}),
             }
             for v in range(len(rows))
@@ -217,6 +218,13 @@ def _attacked(
         scores = score_text(entry.pop("tokens"), truth)
         entries.append({"network": seed, "success": scores.success, **asdict(scores), **entry})
     return entries
+
+
+def _continuous(found: TextRecovery, victim: int, truth: Tensor) -> dict[str, float]:
+    """What the search had before its discrete part; nothing of what was read off."""
+    if found.source[victim] == "exact":
+        return {}
+    return {"before discrete": score_text(found.continuous[victim], truth).positions}
 
 
 def _read_off(model: nn.Module, target: list[Tensor], attack: str) -> Tensor:

@@ -22,6 +22,7 @@ __all__ = ["PatchEmbedding", "find_patch_embedding"]
 _SEED = 20240306
 _SAME = 1e-4
 """The most by which a position's gradient differs from its token's, of the largest token's length."""
+_FAR = 1000.0
 _NO_PATCHES = "no convolution cuts the input itself into patches"
 
 
@@ -91,33 +92,43 @@ def find_patch_embedding(problem: Problem, input_shape: Sequence[int]) -> PatchE
 
 def _run(problem: Problem, noise: Tensor) -> tuple[nn.Conv2d, Tensor, tuple[Tensor | None, ...]]:
     """The patch embedding, the gradient ``[P, width]`` of its tokens, and those of all parameters."""
-    normal = problem.model if isinstance(problem.model, Normalised) else None
-    fed = noise if normal is None else (noise - normal.mean) / normal.std
-    tokens: list[tuple[nn.Conv2d, Tensor]] = []
-
-    def note(module: nn.Module, given: tuple[Any, ...], output: Tensor) -> None:
-        if isinstance(module, nn.Conv2d) and given and torch.equal(given[0], fed):
-            tokens.append((module, output))
-
-    hooks = [m.register_forward_hook(note) for m in problem.model.modules() if isinstance(m, nn.Conv2d)]
-    network = problem.network
-    try:
-        with torch.enable_grad():
-            output = network.output(network.parameters, network.fresh_buffers(), noise)
-            weights = torch.linspace(-1, 1, output.numel(), dtype=torch.float64).view_as(output).cos()
-            loss = (output * weights.to(output)).sum()  # any will do: tokens and positions stay alike
-            patched = [(m, t) for m, t in tokens if _may_cut(m, fed.shape)]
-            if len(patched) != 1:
-                raise DoesNotApplyError(_NO_PATCHES)
-            module, token = patched[0]
-            wanted = (token, *network.parameters.values())
-            flow, *gradients = torch.autograd.grad(loss, wanted, allow_unused=True)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with torch.no_grad():  # a clamp or an absolute value in between leaves pictures alone, and these not
+        far, _ = _embedded(problem, _FAR * (2 * noise - 1))
+    with torch.enable_grad():
+        (module, token), output = _embedded(problem, noise)
+        if module is not far[0]:
+            raise DoesNotApplyError(_NO_PATCHES)
+        weights = torch.linspace(-1, 1, output.numel(), dtype=torch.float64).view_as(output).cos()
+        # Any function of the output will do: tokens and positions stay alike.
+        loss = (output * weights.to(output)).sum()
+        wanted = (token, *problem.network.parameters.values())
+        flow, *gradients = torch.autograd.grad(loss, wanted, allow_unused=True)
     if flow is None:
         raise DoesNotApplyError("the output does not depend on the patches")
     return module, flow[0].flatten(1).T, tuple(gradients)
+
+
+def _embedded(problem: Problem, inputs: Tensor) -> tuple[tuple[nn.Conv2d, Tensor], Tensor]:
+    """The one convolution that cuts the input itself into patches, with its tokens; and the output."""
+    normal = problem.model if isinstance(problem.model, Normalised) else None
+    fed = inputs if normal is None else (inputs - normal.mean) / normal.std
+    seen: list[tuple[nn.Conv2d, Tensor]] = []
+
+    def note(module: nn.Module, given: tuple[Any, ...], output: Tensor) -> None:
+        if isinstance(module, nn.Conv2d) and given and torch.equal(given[0], fed):
+            seen.append((module, output))
+
+    patching = [module for module in problem.model.modules() if _may_cut(module, fed.shape)]
+    hooks = [module.register_forward_hook(note) for module in patching]
+    network = problem.network
+    try:
+        output = network.output(network.parameters, network.fresh_buffers(), inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if len(seen) != 1:
+        raise DoesNotApplyError(_NO_PATCHES)
+    return seen[0], output
 
 
 def _may_cut(module: nn.Module, shape: Sequence[int]) -> bool:

@@ -144,6 +144,17 @@ def test_networks_without_patches_are_not_run():
     assert "no convolution cuts the input itself into patches" in _solved(problem, classes=None).reason
 
 
+class Between(nn.Module):
+    """Something between the input and the patches."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.change, self.vit = change, make_model("vit", **SMALL)
+
+    def forward(self, x):
+        return self.vit(self.change(x))
+
+
 def _without_positions():
     return nn.Sequential(nn.Conv2d(3, 24, 4, 4), nn.Tanh(), nn.Flatten(), nn.Linear(24 * 16, 4))
 
@@ -151,6 +162,9 @@ def _without_positions():
 @pytest.mark.parametrize(
     ("make", "options", "reason"),
     [
+        (lambda: Between(lambda x: x.clamp(0, 1)), {}, "no convolution cuts the input itself"),
+        (lambda: Between(torch.abs), {}, "no convolution cuts the input itself"),
+        (lambda: Between(lambda x: x.flip(3)), {}, "no convolution cuts the input itself"),
         (_without_positions, {}, "no parameter of positions has a gradient"),
         (lambda: make_model("vit", **SMALL, patch=2), {}, "64 patches are more than the 24 equations"),
         # Behind normalisation a token's gradient sums to zero: of 16 numbers 15 are free.
