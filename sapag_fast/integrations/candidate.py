@@ -16,6 +16,7 @@ from torch._C._functorch import get_unwrapped, is_batchedtensor
 from sapag_fast import checks as check
 from sapag_fast.distances.gradient_distance import GradientDistance
 from sapag_fast.integrations.attention import PLAIN_ATTENTION
+from sapag_fast.integrations.untouched import untouched, written_buffer
 from sapag_fast.matching.choose import choose_matching
 from sapag_fast.victim.model import VictimModel
 from sapag_fast.victim.problem import LossFunction, Problem
@@ -61,7 +62,7 @@ class CandidateDistance:
     Parameters
     ----------
     model : nn.Module
-        Left as it is found; no ``.grad`` of its parameters is written to.
+        Left as it is found, the global random numbers too; no ``.grad`` of its parameters is written to.
     loss_fn : callable
         ``(output, labels) -> scalar``.
     distance : GradientDistance
@@ -76,7 +77,8 @@ class CandidateDistance:
     Exception
         Whatever the model or the loss raise.
     ValueError
-        Where the target does not fit the model's trainable parameters.
+        Where the target does not fit the model's trainable parameters, and where evaluations write to the
+        model's buffers, as spectral norm in training mode does: a loop over the model itself sees that.
     NoSecondDerivativeError
         Where a layer has none; it says what to do.
     """
@@ -101,7 +103,12 @@ class CandidateDistance:
                 f"target: expected one gradient for each of {len(problem.names)} trainable parameters, "
                 f"found {len(self.target)}"
             )
-        with torch.enable_grad(), PLAIN_ATTENTION, causes_named():
+        with untouched(model, candidate.device), torch.enable_grad(), PLAIN_ATTENTION, causes_named():
+            written = written_buffer(model, candidate)
+            if written is not None:
+                raise ValueError(
+                    f"model: expected one that evaluations leave as it is, found that it writes to {written}"
+                )
             self.matching = choose_matching(problem, candidate.detach()[None], labels.detach()[None]).matching
 
     def serves(self, model: nn.Module, target: Sequence[Tensor]) -> bool:
