@@ -48,7 +48,20 @@ def import_breaching() -> ModuleType:
     """breaching. Raises ImportError where it, or something that it imports, is not installed."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        if importlib.util.find_spec("breaching") is None and _FOLDER.is_dir():
+        if not _is_installed() and _FOLDER.is_dir() and str(_FOLDER) not in sys.path:
             sys.path.append(str(_FOLDER))  # last: whatever else is installed goes first
         _torchvision()
-        return importlib.import_module("breaching")
+        loaded = sys.modules.get("breaching")
+        if loaded is not None and getattr(loaded, "__file__", None) is None:
+            del sys.modules["breaching"]  # a folder's, which was imported before
+        breaching = importlib.import_module("breaching")
+    if getattr(breaching, "__file__", None) is None:
+        folder = next(iter(breaching.__path__))
+        raise ImportError(f"breaching is not installed, found a folder of this name alone, {folder}")
+    return breaching
+
+
+def _is_installed() -> bool:
+    """Whether there is such a package: a folder of its name beside the script is none, having no code."""
+    spec = importlib.util.find_spec("breaching")
+    return spec is not None and spec.origin is not None

@@ -1,6 +1,7 @@
 """What a distance keeps of its target between calls, and how it sees that the target has changed."""
 
 import ctypes
+import weakref
 from dataclasses import dataclass, field
 from operator import is_
 
@@ -65,6 +66,34 @@ class KnownTarget:
             self.sums = sums
 
 
+class LentTarget:
+    """What is known of a target whose tensors belong to others alone: they are not kept alive.
+
+    Parameters
+    ----------
+    known : KnownTarget
+        What a call has learnt.
+    """
+
+    def __init__(self, known: KnownTarget) -> None:
+        self.references = [None if t is None else weakref.ref(t) for t in known.given]
+        self.bound, self.sums = known.bound, known.sums
+        self.fingerprint = None if known.fingerprint is None else known.fingerprint.of([])
+
+    def known_again(self, target: list[Tensor | None]) -> KnownTarget | None:
+        """All of it, if these are the very tensors; whether they are unchanged is for `is_still` to say."""
+        if len(target) != len(self.references) or not all(map(_refers_to, self.references, target)):
+            return None
+        given = [t for t in target if t is not None]
+        present = [t.detach() if t.requires_grad else t for t in given]
+        fingerprint = None if self.fingerprint is None else self.fingerprint.of(given)
+        return KnownTarget(target, present, self.bound, fingerprint, self.sums)
+
+
+def _refers_to(reference: "weakref.ref[Tensor] | None", tensor: Tensor | None) -> bool:
+    return tensor is None if reference is None else reference() is tensor
+
+
 class Fingerprint:
     """What is seen of tensors without a pass over memory: addresses, layouts, versions, a few bytes of each.
 
@@ -83,6 +112,13 @@ class Fingerprint:
         self.versions = [t._version for t in tensors]
         self.windows = [_window(t) for t in tensors if t.device.type == "cpu"]
         self.bytes = b"".join(self.windows)
+
+    def of(self, tensors: list[Tensor]) -> "Fingerprint":
+        """The same of the same tensors, which are given anew; of none, it keeps none alive."""
+        copy = Fingerprint.__new__(Fingerprint)
+        copy.__dict__ |= self.__dict__
+        copy.tensors = tensors
+        return copy
 
     @staticmethod
     def can_be_told(tensor: Tensor) -> bool:

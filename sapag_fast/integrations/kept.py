@@ -1,8 +1,8 @@
 """The distances that tools compute, as `GradientDistance` objects that live on between calls.
 
 Tools pass bare functions around, but what depends on the target alone is worth keeping: equal settings get
-the same object, which remembers its last target. What the built-in kinds do not cover are `Kind` objects of
-this module's own, outside of the public table.
+the same object, which knows its last target again for as long as somebody else keeps it. What the built-in
+kinds do not cover are `Kind` objects of this module's own, outside of the public table.
 """
 
 from __future__ import annotations
@@ -15,10 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sapag_fast import checks as check
+from sapag_fast.distances.autograd import transforming
 from sapag_fast.distances.formulas import unit_difference
 from sapag_fast.distances.gradient_distance import GradientDistance
 from sapag_fast.distances.kind import Kind, find_kind
+from sapag_fast.distances.layering import Gradients
 from sapag_fast.distances.sums import GradientSums
+from sapag_fast.distances.target_cache import LentTarget
 
 __all__ = [
     "check_options",
@@ -35,9 +39,35 @@ _OPTIONS = ("bandwidth", "layer_weights", "merge_bias", "layers", "variance", "l
 _LEAST_NORM = 1e-10  # Inverting Gradients' own: a shorter tensor is divided by this
 
 
+class _KeptDistance(GradientDistance):
+    """A distance that lives as long as the process, and keeps no victim's gradient alive between calls.
+
+    It knows its last target again for as long as its owner has it.
+    """
+
+    _lent: LentTarget | None = None
+
+    def __call__(self, dummy: Gradients, target: Gradients) -> Tensor:
+        """As of `GradientDistance`."""
+        if transforming():
+            return super().__call__(dummy, target)
+        theirs = check.check_tensors("target", target)
+        lent = self._lent
+        self._known = regained = None if lent is None else lent.known_again(theirs)
+        try:
+            return super().__call__(dummy, theirs)
+        finally:
+            known, self._known = self._known, None
+            if known is not None and (known is not regained or lent is None or known.sums is not lent.sums):
+                self._lent = LentTarget(known)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_lent": None}
+
+
 @lru_cache(maxsize=64)
 def _kept(kind: str | Kind, options: tuple[tuple[str, Any], ...]) -> GradientDistance:
-    return GradientDistance(kind, **dict(options))
+    return _KeptDistance(kind, **dict(options))
 
 
 def check_options(options: Mapping[str, Any]) -> None:
