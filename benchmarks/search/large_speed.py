@@ -42,8 +42,10 @@ def resnet18() -> nn.Module:
 
 def vit_b16() -> nn.Module:
     """ViT-B/16."""
-    sizes = {"patch": 16, "width": 768, "layers": 12, "heads": 12}
-    return make_model("vit", image_size=SHAPE[-1], classes=CLASSES, **sizes).eval()
+    side = SHAPE[-1]
+    return make_model(
+        "vit", image_size=side, classes=CLASSES, patch=16, width=768, layers=12, heads=12
+    ).eval()
 
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
