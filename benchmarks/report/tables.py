@@ -11,6 +11,7 @@ from benchmarks.report.deep_networks_table import deep_networks_section
 from benchmarks.report.equal_labels_table import equal_labels_section
 from benchmarks.report.fresh_certificates_table import fresh_certificates_section
 from benchmarks.report.label_tables import batch_labels_section
+from benchmarks.report.large_images_table import large_images_section
 from benchmarks.report.markdown import duration, machine_line, prose, read, table
 from benchmarks.report.never_wrong_table import never_wrong_section
 from benchmarks.report.recovery_tables import (
@@ -214,6 +215,7 @@ def main() -> None:
         attack_section(),
         recovery_section(),
         deep_networks_section(),
+        large_images_section(),
         certificate_section(),
         fresh_certificates_section(),
         identifiability_section(),

@@ -99,15 +99,15 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     report: dict = {"benchmark": "large_speed", **machine(), "rounds": options.rounds}
-    report["processes that wanted a core, of " + str(os.cpu_count())] = os.getloadavg()[0]
+    report["cores"], report["load"] = os.cpu_count(), os.getloadavg()[0]
     with sdpa_kernel(SDPBackend.MATH):
         for name in options.networks:
             make, usual = NETWORKS[name]
-            counts = options.recoveries or usual
-            report[name] = {str(count): measure(make, count, options.rounds) for count in counts}
-            for count, found in report[name].items():
+            report[name] = {}
+            for count in options.recoveries or usual:
+                report[name][str(count)] = found = measure(make, count, options.rounds)
                 print(name, count, found, flush=True)
-            options.output.write_text(json.dumps(report, indent=1) + "\n")
+                options.output.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ NAMED = [
     "recovery.batch_labels",
     "recovery.certificate",
     "recovery.deep_networks",
+    "recovery.large_images",
     "recovery.never_wrong",
     "reliability",
     "recovery.recover_mnist",
