@@ -71,8 +71,9 @@ def _recoveries(found: dict[str, Any]) -> str:
                 """
                 `python -m benchmarks.recovery.large_images`. Untrained networks, bundled photographs of
                 224×224 (the first is 220×220, enlarged), one gradient each, labels known, one restart,
-                recipe `auto`; *of its mean colour* is the PSNR of a picture that is nothing but that. Published for breaching on ImageNet's
-                ResNet-18: 14.2 dB after 24,000 iterations. Behind the names: truth above, recovered below.
+                recipe `auto`; *of its mean colour* is the PSNR of a picture that is nothing but that.
+                Published for breaching on ImageNet's ResNet-18: 14.2 dB after 24,000 iterations. Behind
+                the names: truth above, recovered below.
                 """
             ),
             "",
