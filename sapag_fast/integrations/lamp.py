@@ -1,8 +1,15 @@
 """LAMP (Balunović et al., NeurIPS 2022): its `grad_dist`.
 
-import utilities
-from sapag_fast.integrations.lamp import grad_dist
-utilities.grad_dist = grad_dist  # before attack.py imports it; args.loss = "sapag" for ours
+``attack.py`` reads its command line when it is imported, and ``--loss`` admits LAMP's own names alone. What
+it calls looks ``grad_dist`` up in ``utilities``: a script beside it puts ours there, and then runs it.
+
+    import runpy
+    from functools import partial
+    import utilities
+    from sapag_fast.integrations.lamp import grad_dist
+
+    utilities.grad_dist = partial(grad_dist, kind="sapag")  # whatever --loss says; without kind, what it says
+    runpy.run_path("attack.py", run_name="__main__")
 """
 
 from __future__ import annotations
@@ -13,7 +20,7 @@ from typing import Any
 from torch import Tensor
 
 from sapag_fast import checks as check
-from sapag_fast.distances.kind import kinds
+from sapag_fast.distances.kind import Kind, kinds
 from sapag_fast.integrations.both import both_lists
 from sapag_fast.integrations.kept import kept, tensor_cosines
 from sapag_fast.integrations.selected import kept_selected, present
@@ -21,7 +28,13 @@ from sapag_fast.integrations.selected import kept_selected, present
 __all__ = ["grad_dist"]
 
 
-def grad_dist(grads1: Iterable[Tensor | None], grads2: Iterable[Tensor | None], args: Any) -> Tensor:
+def grad_dist(
+    grads1: Iterable[Tensor | None],
+    grads2: Iterable[Tensor | None],
+    args: Any,
+    *,
+    kind: str | Kind | None = None,
+) -> Tensor:
     """The distance of `grads2`, the candidate's gradients, to `grads1`, the true ones.
 
     Shape ``()``, differentiable in `grads2`.
@@ -33,6 +46,9 @@ def grad_dist(grads1: Iterable[Tensor | None], grads2: Iterable[Tensor | None], 
     args : object
         ``args.loss``: ``cos`` (the mean over gradients; one that is all zeros counts 1), ``dlg``, ``tag``
         (with ``args.tag_factor``), or a kind of `sapag_fast.GradientDistance`.
+    kind : str or Kind, optional
+        A kind in place of what ``args.loss`` says. It is a sum over layers where ``cos`` is a mean:
+        ``--coeff_perplexity`` and ``--coeff_reg`` weigh as much less beside it.
 
     Notes
     -----
@@ -45,6 +61,8 @@ def grad_dist(grads1: Iterable[Tensor | None], grads2: Iterable[Tensor | None], 
     chosen = present(dummies, given)
     if not chosen:
         raise ValueError("grads1: expected at least one pair of gradients to compare, found none")
+    if kind is not None:
+        return kept_selected(kind, dummies, given, chosen)
     mine, true = [dummies[i] for i in chosen], [given[i] for i in chosen]
     if args.loss == "cos":
         return tensor_cosines((1 / len(chosen),) * len(chosen))(mine, true)

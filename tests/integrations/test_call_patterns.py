@@ -183,6 +183,9 @@ def test_lamp_zero_gradients_and_unknown_losses():
     assert not slopes[1].any()
     ours = lamp.grad_dist(target, dummy, SimpleNamespace(loss="sapag"))
     assert torch.equal(ours, sf.distance(dummy, target))
+    for loss in ("cos", "dlg", "tag"):  # whatever LAMP's command line admits
+        ours = lamp.grad_dist(target, dummy, SimpleNamespace(loss=loss), kind="layer-cosine")
+        assert torch.equal(ours, sf.distance(dummy, target, "layer-cosine"))
     with pytest.raises(ValueError, match=r"args.loss must be one of cos"):
         lamp.grad_dist(target, dummy, SimpleNamespace(loss="cosine-similarity"))
 
