@@ -26,10 +26,9 @@ from sapag_fast.victim.problem import Problem
 __all__ = ["METHOD", "Patches", "likely_labels", "solve_patches"]
 
 METHOD = "the patch embedding's gradient over that of the positions"
-_SINGULAR = {torch.float64: 1e-11}
-_SINGULAR_OTHERWISE = 1e-5
-"""The least singular value of Δ, of the largest, that stands above its rounding."""
-_ROUNDINGS = 4
+_SINGULAR = 8
+"""The least singular value of Δ that stands above its rounding, in roundings of the largest."""
+_ROUNDINGS = 1
 """Of the embedding's gradient, that Δᵀ X is at least off by."""
 _STEP = 1e-3
 """Of the parameters' length, that the network is moved by along the target."""
@@ -77,7 +76,7 @@ def solve_patches(
             f"{count} patches are more than the {width} equations of each of their pixels"
         )
     left, sizes, right = torch.linalg.svd(flows, full_matrices=False)
-    if not bool(sizes[-1] > _SINGULAR.get(of_positions.dtype, _SINGULAR_OTHERWISE) * sizes[0]):
+    if not bool(sizes[-1] > _SINGULAR * torch.finfo(of_positions.dtype).eps * sizes[0]):
         raise DoesNotApplyError("the gradients of the positions do not tell all patches apart")
     patches = left @ ((right @ target) / sizes[:, None])
     kernel = embedding.module.kernel_size

@@ -37,7 +37,7 @@ _DIFFERENCE = 1e-4
 _MOST_DIFFERENCE = 1e-2
 """or that much, where so many numbers change when the inputs do by what they are off."""
 _BLURRED, _PERTURBED = 4.0, 3
-_LIKELY = 3
+_LIKELY = 10
 """Labels that are tried where any of the classes may be it."""
 _SCALED = 1e-3
 _SEED = 20240306
@@ -247,8 +247,10 @@ class Arithmetic:
         """The answer, if it gives the target gradient."""
         share = len(inputs) / self.batch_size
         found = reproduce(self.problem, victim, inputs, labels, share=share)
-        allowed = max(_DIFFERENCE, self._blur(inputs, labels, off))
-        if not (found.difference <= min(allowed, _MOST_DIFFERENCE) and found.factor > 0):
+        allowed = _DIFFERENCE
+        if _DIFFERENCE < found.difference <= _MOST_DIFFERENCE:
+            allowed = max(_DIFFERENCE, self._blur(inputs, labels, off))
+        if not (found.difference <= allowed and found.factor > 0):
             raise DoesNotApplyError(
                 f"the gradient at what fits the first layer differs by {found.difference:.1g} of the "
                 "target's length"
