@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 else:
     _GradientLoss = object
 
-_QUERIES = 64
+_QUERIES = 4096  # more than these, and the oldest goes: what is kept of one is little beside its gradient
 _COMMON = ("type", "scale", "task_regularization")
 _OF_OTHERS = (
     "tag_scale",
@@ -175,6 +175,6 @@ def remembered(known: dict[int, Any], target: Sequence[Tensor], make: Callable[[
     key = id(target[0])
     if key not in known:
         if len(known) >= _QUERIES:
-            known.clear()
+            del known[next(iter(known))]
         known[key] = make()
     return known[key]

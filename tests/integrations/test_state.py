@@ -155,3 +155,17 @@ def test_which_buffer_is_written_to():
     spectral, _, start = _victim("spectral norm", True)
     assert "_u" in written_buffer(spectral, start)
     assert written_buffer(spectral.eval(), start) is None
+
+
+def test_many_queries_keep_what_is_known_of_each():
+    """Over 64 queries, all of it was thrown away at each pass."""
+    model, target, start = _victim("plain", False)
+    targets = [[g.clone() for g in target] for _ in range(70)]
+    objective = _Own(type="sapag")
+    passes = []
+    for _ in range(2):
+        for gradient in targets:
+            objective(model, gradient, start.clone().requires_grad_(), LABELS)
+        passes.append([id(part) for part in objective.candidates.values()])
+    assert len(passes[0]) == 70
+    assert passes[0] == passes[1]
