@@ -3,6 +3,10 @@
 from sapag_fast.integrations.dlg import gradient_difference
 grad_diff = gradient_difference(dummy_dy_dx, original_dy_dx)  # in place of the loop over zip(...)
 grad_diff.backward()
+
+The loops' ``torch.optim.LBFGS`` takes steps of rate 1 without a line search. The kinds ``sapag...`` are flat
+far from the target, and need ``line_search_fn="strong_wolfe"``, ``tolerance_grad=1e-12`` and
+``tolerance_change=1e-15`` there.
 """
 
 from __future__ import annotations
