@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sapag_fast.matching.base import Matching
 from sapag_fast.matching.explicit import ExplicitMatching, NotCovered, verified_matching
-from sapag_fast.matching.isolated import ApartMatching, IsolatedMatching, quantum_of
+from sapag_fast.matching.isolated import ApartMatching, IsolatedMatching, confirmed, quantum_of
 from sapag_fast.matching.one_by_one import SequentialMatching
 from sapag_fast.matching.vmap import VmapMatching
 from sapag_fast.runtime.memory import is_out_of_memory
@@ -26,7 +26,9 @@ _NOMINAL = 64
 """Recoveries for which the ways of isolated searches are chosen, however many there are."""
 
 _ALIKE = 3
-"""Rows by which such networks are measured, however many there are."""
+"""Rows by which networks are measured, however many there are. What is computed of parameters and buffers
+alone is no row's, and mostly no multiple of three, by which it could be taken for it.
+"""
 
 
 @dataclass(frozen=True)
@@ -162,14 +164,12 @@ def choose_isolated(
         if apart:
             return Choice(sequential, reason)  # one row is worth no vmap
         ways = [matching]
-    tried, rows = ways[0], inputs.shape[0]
-    if isinstance(tried, ExplicitMatching) and tried.network.has_bare_operators:
-        # What is computed of parameters alone is no row's, and could be taken for it: by all alike.
-        repeated = torch.arange(_ALIKE, device=inputs.device) % rows
-        rows, inputs, labels = _ALIKE, inputs[repeated], labels[repeated]
-        sharpness = None if sharpness is None else sharpness[repeated]
-    tried.retarget(torch.zeros(rows, dtype=torch.long, device=inputs.device))
-    quantum = quantum_of(lambda: tried.value_and_gradient(inputs, labels, sharpness), rows, inputs.device)
+    tried = ways[0]
+    repeated = torch.arange(_ALIKE, device=inputs.device) % inputs.shape[0]
+    few = (inputs[repeated], labels[repeated], None if sharpness is None else sharpness[repeated])
+    tried.retarget(torch.zeros(_ALIKE, dtype=torch.long, device=inputs.device))
+    quantum = quantum_of(lambda: tried.value_and_gradient(*few), _ALIKE, inputs.device)
+    quantum = confirmed(tried, few, quantum)
     isolated = IsolatedMatching(ways, members, quantum)
     isolated.retarget(victims)
     return Choice(isolated, reason)

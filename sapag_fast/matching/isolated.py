@@ -20,20 +20,24 @@ from torch.utils._pytree import tree_leaves
 
 from sapag_fast.matching.base import Matching, StageHook
 
-__all__ = ["ApartMatching", "IsolatedMatching", "Quantum", "quantum_of"]
+__all__ = ["ApartMatching", "IsolatedMatching", "Quantum", "confirmed", "quantum_of"]
 
 _VECTORS = {"AVX512": 128, "AVX2": 64}
 """Bytes that an element-wise operator takes at once, two vectors, by what the CPU is able to."""
 _PRODUCT_ROWS = 4
 """Rows from which on a product of matrices takes the same instructions however many there are."""
+_MANY_IMAGES = 16
+"""Images that no library was seen to treat otherwise than more of them."""
 # fmt: off
 _EXACT = frozenset({
-    "abs", "add", "clamp", "clamp_max", "clamp_min", "copy", "div", "eq", "fill", "ge", "gt", "isfinite",
-    "le", "lt", "maximum", "minimum", "mul", "ne", "neg", "reciprocal", "relu", "sign", "sqrt", "sub",
-    "threshold", "threshold_backward", "where", "zero",
+    "_to_copy", "abs", "add", "clamp", "clamp_max", "clamp_min", "clone", "copy", "div", "eq", "fill", "ge",
+    "gt", "isfinite", "le", "lt", "maximum", "minimum", "mul", "ne", "neg", "reciprocal", "relu", "rsqrt",
+    "rsub", "sign", "sqrt", "square", "sub", "threshold", "threshold_backward", "where", "zero",
 })
 # fmt: on
-"""Operators that round once, or not at all: vector or not makes no difference."""
+"""Operators that round each of their steps correctly, or not at all: vector or not makes no difference."""
+_EXACT_POWERS = (-2, -1, -0.5, 0.5, 2, 3)
+"""Exponents that are products, roots and quotients."""
 _PRODUCTS = ("mm", "addmm")
 
 
@@ -61,12 +65,16 @@ class _Sizes(TorchDispatchMode):
         name = func.overloadpacket.__name__
         if name in _PRODUCTS and result.shape[0] % self.rows == 0:
             self.least = max(self.least, -(-_PRODUCT_ROWS * self.rows // max(result.shape[0], 1)))
-        elif torch.Tag.pointwise in func.tags and name.removesuffix("_") not in _EXACT:
+        elif torch.Tag.pointwise in func.tags and not _is_exact(name.removesuffix("_"), args):
             for leaf in tree_leaves(result):
                 if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.numel() % self.rows == 0:
                     each = leaf.numel() // self.rows * leaf.element_size()
                     self.multiple = math.lcm(self.multiple, self.bytes // math.gcd(self.bytes, each))
         return result
+
+
+def _is_exact(name: str, args: tuple) -> bool:
+    return name in _EXACT or (name == "pow" and isinstance(args[1], int | float) and args[1] in _EXACT_POWERS)
 
 
 def quantum_of(evaluate: Callable[[], object], rows: int, device: torch.device) -> Quantum:
@@ -76,6 +84,43 @@ def quantum_of(evaluate: Callable[[], object], rows: int, device: torch.device) 
     with _Sizes(rows) as sizes:
         evaluate()
     return Quantum(sizes.multiple, sizes.least)
+
+
+def confirmed(matching: Matching, given: tuple[Tensor, Tensor, Tensor | None], quantum: Quantum) -> Quantum:
+    """The quantum, made larger until an evaluation of few rows and one of many have the same bits.
+
+    Products and convolutions of few images may take other instructions than those of many; which do is the
+    libraries' business, and differs by CPU. It is tried on one input, in every row of both evaluations.
+
+    Parameters
+    ----------
+    matching : Matching
+    given : tuple
+        Inputs, labels and sharpness of an evaluation; those of its first row are taken.
+    quantum : Quantum
+        That leaves nothing over.
+    """
+    inputs = given[0]
+    if inputs.device.type != "cpu":
+        return quantum
+    many = -(-_MANY_IMAGES // inputs.shape[1])
+
+    def bits(rows: int) -> list[Tensor]:
+        matching.retarget(torch.zeros(rows, dtype=torch.long))
+        first = (None if t is None else t[:1].repeat(rows, *[1] * (t.dim() - 1)) for t in given)
+        found = [t for t in matching.value_and_gradient(*first) if t is not None]  # type: ignore[arg-type]
+        return [t.clone() for t in found]
+
+    def alike(tried: Quantum) -> bool:
+        few, lots = bits(tried.of(1)), bits(tried.of(many + 1))
+        return all(torch.equal(b, a[:1].expand_as(b)) for a, b in zip(few, lots, strict=True))
+
+    larger = (
+        quantum,
+        Quantum(quantum.multiple, max(quantum.least, many)),
+        Quantum(math.lcm(quantum.multiple, many), max(quantum.least, many)),
+    )
+    return next((tried for tried in larger[:-1] if alike(tried)), larger[-1])
 
 
 class _Part(NamedTuple):

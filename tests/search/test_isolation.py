@@ -187,6 +187,64 @@ def test_a_quantum_leaves_nothing_over():
     assert quantum_of(lambda: odd @ odd.t(), 2, cpu).least == 4
 
 
+ROUNDED_STEP_BY_STEP = {
+    "rsqrt": torch.rsqrt,
+    "sqrt": torch.sqrt,
+    "reciprocal": torch.reciprocal,
+    "rsub": lambda x: 1 - x,
+    "square": torch.square,
+    "div": lambda x: 0.7 / x,
+    "mul": lambda x: x * 1.3,
+    **{f"pow {power}": lambda x, p=power: x.pow(p) for power in (-2, -1, -0.5, 0.5, 2, 3)},
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", ROUNDED_STEP_BY_STEP)
+def test_operators_that_round_correctly_have_the_same_bits_at_every_place(name, dtype):
+    operator = ROUNDED_STEP_BY_STEP[name]
+    numbers = torch.rand(259, generator=torch.Generator().manual_seed(2), dtype=dtype) * 10 + 1e-3
+    whole = operator(numbers)
+    alone = torch.cat([operator(number) for number in numbers.split(1)])
+    assert torch.equal(alone, whole)
+    assert quantum_of(lambda: operator(numbers[:255].view(3, 85)), 3, torch.device("cpu")) == Quantum()
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [  # a perceptron's small layers are no whole vectors either
+        ("resnet20", {"widths": (4, 8), "blocks": 1, "activation": "sigmoid"}),
+        ("resnet20", {"widths": (4, 8), "blocks": 1, "activation": "relu"}),
+        ("vit", {"width": 16, "layers": 1, "heads": 2, "patch": 8, "pool": "mean"}),
+        ("mlp", {"channels": 3, "widths": (16, 32), "activation": "tanh"}),
+    ],
+)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_no_rows_are_added_for_a_few_classes(name, options, batch):
+    """Ten classes are no whole vector, and the loss alone is filled up for them."""
+    own = make_model(name, image_size=16, **options).eval()
+    g = torch.Generator().manual_seed(8)
+    labels = torch.randint(0, 10, (5, batch), generator=g)
+    each = []
+    for known in labels:
+        loss = F.cross_entropy(own(torch.rand(batch, 3, 16, 16, generator=g)), known)
+        each.append(torch.autograd.grad(loss, tuple(own.parameters())))
+    targets = [torch.stack(rows) for rows in zip(*each, strict=True)]
+    usual = {"batched": True, "steps": 8, "exact": "off", "batch_size": batch}
+
+    def search(victims: list[int]):
+        some = [entry[victims] for entry in targets]
+        return recover(own, some, (3, 16, 16), labels=labels[victims], **usual)
+
+    whole = search(list(range(5)))
+    assert whole.mode == "explicit"
+    _same(whole, search([4]), [(4, 0)])
+    _same(whole, search([2, 0]), [(2, 0), (0, 1)])
+    attack = prepare(own, Targets(targets, labels, True), (3, 16, 16), batch_size=batch)
+    with attack.conditions():
+        assert attack.search().matching.quantum.multiple <= 4 or name == "mlp"
+
+
 def test_later_restarts_are_those_after_the_first_that_counts():
     assert later_restarts(3, [1, 2, 8]) == {2}
     assert later_restarts(3, [0, 4]) == {1, 2, 5}

@@ -209,7 +209,9 @@ class ExplicitMatching:
             self.stages(FORWARD)
         with torch.enable_grad():
             output, captures = self.network.run(inputs, sharpness)
-            each = losses(self.problem.loss_fn, output, self.problem.as_targets(labels))
+            targets = self.problem.as_targets(labels)
+            filled = self.isolated and output.device.type == "cpu"
+            each = losses(self.problem.loss_fn, output, targets, filled=filled)
             if self.stages is not None:
                 self.stages(FIRST_BACKWARD)
             edges = [capture.edge for capture in captures]

@@ -187,11 +187,6 @@ class Network:
         one = constant[0] if constant.dim() > 1 and constant.shape[0] == 1 else constant
         return one.expand(self.rows, *one.shape)
 
-    @property
-    def has_bare_operators(self) -> bool:
-        """Whether operators use parameters outside of layers' rules; known after the first run."""
-        return bool(self.operators.used)
-
     def rules(self) -> dict[int, tuple[Rule, str]]:
         """Rule and local name of each covered parameter, by its position.
 
