@@ -33,6 +33,8 @@ ACCURACY, EPOCHS = 0.99, 300
 TRAINED_ON, FIRST, VICTIMS = 512, 1400, 60
 BATCHES: dict[int, int] = {32: 1, 8: 2, 2: 4}
 """Batches of each size."""
+WIDE, WIDE_BATCHES = 256, {8: 2}
+"""An untrained encoder's width, and its batches."""
 FILE = RESULTS / "sentences.json"
 
 
@@ -94,7 +96,18 @@ def main() -> None:
     tokenizer = train_tokenizer(texts, VOCABULARY)
     tokens, kept = encode(tokenizer, texts, TOKENS)
     labels = given[kept]
-    lines = []
+    lines: list[dict[str, Any]] = []
+
+    def keep(network: int, accuracy: float | None, width: int, line: dict[str, Any]) -> None:
+        lines.append({"network": network, "accuracy": accuracy, "width": width, **line})
+        print(json.dumps(lines[-1]), flush=True)
+        content = {"benchmark": "sentences", **machine(), "tokens": TOKENS, "lines": lines}
+        FILE.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+    wide = make_model("encoder", seed=0, vocabulary=tokenizer.get_vocab_size(), max_length=64, width=WIDE)
+    for size, count in WIDE_BATCHES.items():
+        own = slice(FIRST, FIRST + size * count)
+        keep(0, None, WIDE, batches(wide, tokens[own], labels[own], size, count))
     for seed, rows in enumerate(torch.arange(FIRST, FIRST + VICTIMS).chunk(options.networks)):
         model = make_model("encoder", seed=seed, vocabulary=tokenizer.get_vocab_size(), max_length=64)
         model, phase = train_to(
@@ -112,11 +125,7 @@ def main() -> None:
                 partial(batches, model, tokens[some], labels[some], *each) for each in BATCHES.items()
             ]
         for measure in measured:
-            line = measure()
-            lines.append({"network": seed, "accuracy": phase.accuracy, "width": 64, **line})
-            print(json.dumps(lines[-1]), flush=True)
-            content = {"benchmark": "sentences", **machine(), "tokens": TOKENS, "lines": lines}
-            FILE.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            keep(seed, phase.accuracy, 64, measure())
 
 
 if __name__ == "__main__":

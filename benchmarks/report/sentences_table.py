@@ -12,7 +12,8 @@ def sentences_section() -> str:
         size = line.get("batch size", 1)
         rows.append(
             [
-                f"width {line['width']}, accuracy {line['accuracy']:.3f}",
+                f"width {line['width']}, "
+                + ("untrained" if line["accuracy"] is None else f"accuracy {line['accuracy']:.3f}"),
                 str(size),
                 f"{line['whole']} of {line['sentences']}",
                 str(line["ROUGE-L"] if size > 1 else line["tokens right"]),
@@ -30,8 +31,8 @@ def sentences_section() -> str:
             prose(
                 """
                 `python -m benchmarks.recovery.sentences --data DATA`. Encoders of two layers,
-                trained on 512 of CoLA's sentences of 16 tokens until 99 % or for 300 epochs; victims are
-                others. B = 1: `recover_text`, which searched none of them; more: `recover_sentences`,
+                untrained or trained on 512 of CoLA's sentences of 16 tokens until 99 % or for 300 epochs;
+                victims are others. B = 1: `recover_text`, which searched none of them; more: `recover_sentences`,
                 whose assumption is fewer different tokens than the width. For one sentence the share of
                 right tokens stands in place of ROUGE-L.
                 """

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from sapag_fast import checks as check
 from sapag_fast.runtime.randomness import forked
 from sapag_fast.search.starts import recovery_generator
+from sapag_fast.text.attention import find_attention
 from sapag_fast.text.bag import infer_length
+from sapag_fast.text.companions import Companions
 from sapag_fast.text.counts import Counted, count_sentences
 from sapag_fast.text.network import Tables, differentiable_layers, find_tables
 from sapag_fast.text.span_search import SpanSearch, pairs_within
@@ -133,7 +135,11 @@ def _recovered(
     except ValueError as error:
         return _nothing(size, device, (), str(error).partition(": ")[2])
     search = SpanSearch(spans, candidates, restarts, recovery_generator(seed, 0, 0))
-    sentences = search.prefixes(batch_size) if spans.causal else search.climbs(batch_size)
+    if spans.causal:
+        sentences = search.prefixes(batch_size)
+    else:
+        told = _told(model, spans, gradient, search, batch_size)
+        sentences = search.climbs(batch_size, told)
     if not len(sentences):
         return _nothing(size, device, candidates, "no sentence lies in what the later layers' gradients span")
     counted = count_sentences(model, tables, sentences, gradient, batch_size)
@@ -143,6 +149,23 @@ def _recovered(
     labels[:found] = counted.labels[:found]
     reason = _missing(counted, batch_size) or search.open_to(sentences)
     return SentenceBatch(tokens, labels, found, candidates, counted.difference, not reason, reason)
+
+
+def _told(
+    model: nn.Module, spans: Spans, gradient: Sequence[Tensor | None], search: SpanSearch, batch_size: int
+) -> Tensor:
+    """Sentences ``[N, T]`` that attention's queries and keys tell, none where they do not."""
+    words, length = torch.cat(search.candidates).unique(), len(search.candidates)
+    nothing = torch.empty(0, length, dtype=torch.long, device=words.device)
+    attention = find_attention(model, spans.first.layers, spans.table, length) if spans.later else None
+    if attention is None:
+        return nothing
+    try:
+        companions = Companions(model, spans, attention, words, length)
+        companions.read(gradient)
+    except ValueError:
+        return nothing
+    return search.around(companions, batch_size)
 
 
 def _nothing(

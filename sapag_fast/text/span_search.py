@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sapag_fast.text.companions import Companions
 from sapag_fast.text.spans import Spans
 
 __all__ = ["SpanSearch", "pairs_within"]
@@ -15,6 +16,10 @@ _AT_ONCE = 256
 _MOST_PREFIXES = 4096
 _MOST_SCORED = 50_000
 """Sentences after which a search gives up."""
+_MORE_SCORED = 10_000
+"""Likewise, once companions have told sentences."""
+_CHANGED = 1e-3
+"""Part of a word's gradient by which it has changed at least where it is asked again."""
 _KICK = 3
 """Positions at which a search that got stuck draws anew."""
 
@@ -101,29 +106,63 @@ class SpanSearch:
             found = found[self._inside(found)][:_MOST_PREFIXES]
         return found
 
-    def climbs(self, batch_size: int) -> Tensor:
-        """Different sentences ``[N, T]`` inside, `batch_size` at most, as far as any are found.
+    def around(self, companions: Companions, batch_size: int) -> Tensor:
+        """Different sentences ``[N, T]`` inside, `batch_size` at most, each with a word of its own.
+
+        What such a word's companions tell is mended at the first position, of which they tell least: to one
+        of the companions, and once that tells no more, to any. What a sentence leaves is taken away, and
+        words that it shares with one other are this one's alone.
+        """
+        found: list[Tensor] = []
+        for first in (None, self.candidates[0]):
+            tried: dict[int, float] = {}
+            before = -1
+            while before < len(found) < batch_size:
+                before = len(found)
+                for number in range(len(companions.words)):
+                    left = companions.left_of(number)
+                    known = abs(left - tried.get(number, 0.0)) <= _CHANGED * left
+                    if known or len(found) == batch_size or self.scored >= _MOST_SCORED:
+                        continue
+                    tried[number] = left
+                    at, some = companions.around(number)
+                    at = self._mended(at, some if first is None else first)
+                    known = any(torch.equal(at, sentence) for sentence in found)
+                    if not known and bool(self._inside(at[None])):
+                        found.append(at)
+                        companions.take(at)
+        return torch.stack(found) if found else torch.empty(0, len(self.candidates), dtype=torch.long)
+
+    def _mended(self, at: Tensor, first: Tensor) -> Tensor:
+        """With the best of these tokens at the first position."""
+        around = at.repeat(len(first) + 1, 1)
+        around[1:, 0] = first
+        return around[self._mean(around).argmin()]
+
+    def climbs(self, batch_size: int, before: Tensor) -> Tensor:
+        """Different sentences ``[N, T]`` inside, `batch_size` at most, as far as any are found, after these.
 
         A search holds on to a token that no sentence accounts for, first where there are as many candidates
         as sentences: each of them stands there in one.
         """
-        found: list[Tensor] = []
+        found = list(before)
+        most = self.scored + _MORE_SCORED if found else _MOST_SCORED
         order = sorted(range(len(self.candidates)), key=lambda t: abs(len(self.candidates[t]) - batch_size))
         for t in order:
             for token in self.candidates[t] if self.spans.later else ():
-                if len(found) == batch_size or self.scored >= _MOST_SCORED:
+                if len(found) == batch_size or self.scored >= most:
                     break
                 if not any(sentence[t] == token for sentence in found):
-                    sentence = self._climbed(t, token)
+                    sentence = self._climbed(t, token, most)
                     if sentence is not None:
                         found.append(sentence)
-        return torch.stack(found) if found else torch.empty(0, len(order), dtype=torch.long)
+        return torch.stack(found) if found else before
 
-    def _climbed(self, fixed: int, token: Tensor) -> Tensor | None:
+    def _climbed(self, fixed: int, token: Tensor, most: int) -> Tensor | None:
         """A sentence inside with this token at this position; None: none was found."""
         best, lowest = self._drawn(fixed, token), float("inf")
         for _ in range(self.restarts):
-            if self.scored >= _MOST_SCORED:
+            if self.scored >= most:
                 return None
             at = best.clone()
             if lowest < float("inf"):

@@ -15,6 +15,8 @@ __all__ = ["Span", "Spans"]
 
 _RELATIVE_RANK = 2e-7
 """Singular values below this part of the largest are rounding's, in float32."""
+_GAP = 10.0
+"""Between the last that counts and the next: with less, what some inputs leave may be under rounding."""
 
 
 @dataclass(eq=False)
@@ -31,12 +33,15 @@ class Span:
         ``[rank, features]``, float64: what the x_t of all sentences span, as long as the b_t are independent.
     rows : int
         Of the gradients, outputs of all layers.
+    sharp : bool
+        Whether singular values show where rounding begins.
     """
 
     layers: list[nn.Module]
     active: Tensor
     basis: Tensor = field(init=False)
     rows: int = field(init=False)
+    sharp: bool = field(init=False)
 
     @property
     def features(self) -> int:
@@ -120,14 +125,17 @@ class Spans:
                 continue
             _, sizes, basis = torch.linalg.svd(rows, full_matrices=False)
             span.rows = len(rows)
-            span.basis = basis[: int((sizes > _RELATIVE_RANK * sizes[0]).sum())]
+            rank = int((sizes > _RELATIVE_RANK * sizes[0]).sum())
+            span.basis = basis[:rank]
+            span.sharp = rank == len(sizes) or float(sizes[rank - 1]) > _GAP * float(sizes[rank])
             spans.append(span)
         if not spans or spans[0].layers[0] is not calls[0][0]:
             raise ValueError(
                 "model: the span test needs a first linear layer that takes a vector for each token, and the "
                 "gradient of its weight"
             )
-        self.first, self.later = spans[0], _whole([span for span in spans[1:] if span.tells])
+        later = [span for span in spans[1:] if span.tells]
+        self.first, self.later = spans[0], _whole([span for span in later if span.sharp] or later)
         other = probe.clone()
         other[-1] = (other[-1] + 1) % len(self.table)
         both = self.inputs(torch.stack((probe, other)), self.later)

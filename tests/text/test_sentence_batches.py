@@ -37,6 +37,15 @@ def test_sentences_of_an_encoder_come_back(size, length):
         assert set(truth.tolist()) <= set(here.tolist())
 
 
+def test_wide_heads_tell_sentences_of_the_same_words():
+    model = make_model("encoder", vocabulary=500, max_length=16, width=128, heads=2, seed=0)
+    tokens, labels, target = _batch(model, 6, 8, vocabulary=40)
+    found = recover_sentences(model, target, batch_size=6)
+    assert min(map(len, found.candidates)) > 12  # the first layer alone tells the words, not where they stand
+    assert _pairs(found.tokens, found.labels) == _pairs(tokens, labels)
+    assert found.certified
+
+
 def test_a_sentence_that_stands_twice_is_counted():
     model = make_model("encoder", vocabulary=500, max_length=16, width=64, seed=0)
     tokens = torch.tensor([[4, 9, 30, 2], [4, 9, 30, 2], [70, 9, 8, 1]])
