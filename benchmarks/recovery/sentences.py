@@ -97,11 +97,12 @@ def main() -> None:
     tokens, kept = encode(tokenizer, texts, TOKENS)
     labels = given[kept]
     lines: list[dict[str, Any]] = []
+    where = machine()  # the commit before the file changes
 
     def keep(network: int, accuracy: float | None, width: int, line: dict[str, Any]) -> None:
         lines.append({"network": network, "accuracy": accuracy, "width": width, **line})
         print(json.dumps(lines[-1]), flush=True)
-        content = {"benchmark": "sentences", **machine(), "tokens": TOKENS, "lines": lines}
+        content = {"benchmark": "sentences", **where, "tokens": TOKENS, "lines": lines}
         FILE.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
     wide = make_model("encoder", seed=0, vocabulary=tokenizer.get_vocab_size(), max_length=64, width=WIDE)
