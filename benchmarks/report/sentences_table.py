@@ -33,8 +33,8 @@ def sentences_section() -> str:
                 `python -m benchmarks.recovery.sentences --data DATA`. Encoders of two layers,
                 untrained or trained on 512 of CoLA's sentences of 16 tokens until 99 % or for 300 epochs;
                 victims are others. B = 1: `recover_text`, which searched none of them; more:
-                `recover_sentences`, whose assumption is fewer different tokens than the width. For one sentence the share of
-                right tokens stands in place of ROUGE-L.
+                `recover_sentences`, whose assumption is fewer different tokens than the width.
+                For one sentence the share of right tokens stands in place of ROUGE-L.
                 """
             ),
             "",
