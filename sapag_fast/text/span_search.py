@@ -127,6 +127,8 @@ class SpanSearch:
                     tried[number] = left
                     at, some = companions.around(number)
                     at = self._mended(at, some if first is None else first)
+                    if bool(self._inside(at[None])):
+                        at = self._settled(at, some)
                     known = any(torch.equal(at, sentence) for sentence in found)
                     if not known and bool(self._inside(at[None])):
                         found.append(at)
@@ -138,6 +140,13 @@ class SpanSearch:
         around = at.repeat(len(first) + 1, 1)
         around[1:, 0] = first
         return around[self._mean(around).argmin()]
+
+    def _settled(self, at: Tensor, some: Tensor) -> Tensor:
+        """The best of those around a sentence inside: another token in one place may lie there, too."""
+        few = SpanSearch(self.spans, (some,) * len(at), self.restarts, self.generator)
+        at, _ = few._descended(at, len(at))
+        self.scored += few.scored
+        return at
 
     def climbs(self, batch_size: int, before: Tensor) -> Tensor:
         """Different sentences ``[N, T]`` inside, `batch_size` at most, as far as any are found, after these.
