@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sapag_fast.exact.answer import DoesNotApplyError
+from sapag_fast.runtime.memory import is_out_of_memory
 from sapag_fast.victim.normalised import Normalised
 from sapag_fast.victim.problem import Problem
 
@@ -22,6 +23,8 @@ __all__ = ["PatchEmbedding", "find_patch_embedding"]
 _SEED = 20240306
 _SAME = 1e-4
 """The most by which a position's gradient differs from its token's, of the largest token's length."""
+_MORE_ROWS = 64
+"""Positions beyond those of the patches, such as a class token's."""
 _FAR = 1000.0
 _NO_PATCHES = "no convolution cuts the input itself into patches"
 
@@ -71,11 +74,14 @@ def find_patch_embedding(problem: Problem, input_shape: Sequence[int]) -> PatchE
     like = next(iter(problem.parameters.values()))
     chance = torch.Generator().manual_seed(_SEED)
     noise = torch.rand(1, *input_shape, generator=chance, dtype=torch.float64).to(like)
-    module, flows, gradients = _run(problem, noise)
-    named = dict(problem.model.named_parameters())
-    weight = next((i for i, name in enumerate(problem.names) if named[name] is module.weight), None)
-    if weight is None or problem.targets[weight] is None:
-        raise DoesNotApplyError("the gradient of the patch embedding is not there")
+    try:
+        module, weight, flows, gradients = _run(problem, noise)
+    except (DoesNotApplyError, MemoryError):
+        raise
+    except Exception as error:  # networks and users' code fail in as many ways as there are
+        if is_out_of_memory(error):
+            raise
+        raise DoesNotApplyError(f"a run on noise fails ({type(error).__name__})") from error
     for index, gradient in enumerate(gradients):
         if gradient is None or problem.targets[index] is None or index == weight:
             continue
@@ -90,13 +96,23 @@ def find_patch_embedding(problem: Problem, input_shape: Sequence[int]) -> PatchE
     )
 
 
-def _run(problem: Problem, noise: Tensor) -> tuple[nn.Conv2d, Tensor, tuple[Tensor | None, ...]]:
-    """The patch embedding, the gradient ``[P, width]`` of its tokens, and those of all parameters."""
+def _run(problem: Problem, noise: Tensor) -> tuple[nn.Conv2d, int, Tensor, tuple[Tensor | None, ...]]:
+    """The patch embedding, its weight's place, the gradient ``[P, width]`` of its tokens, and all others."""
     with torch.no_grad():  # a clamp or an absolute value in between leaves pictures alone, and these not
-        far, _ = _embedded(problem, _FAR * (2 * noise - 1))
+        far = _embedded(problem, _FAR * (2 * noise - 1))[0]
+    module = far[0]
+    count, width = far[1][0, 0].numel(), far[1].shape[1]
+    if count >= width:
+        raise DoesNotApplyError(
+            f"{count} patches leave none of the {width} equations of each of their pixels for a check"
+        )
+    named = dict(problem.model.named_parameters())
+    weight = next((i for i, name in enumerate(problem.names) if named[name] is module.weight), None)
+    if weight is None or problem.targets[weight] is None:
+        raise DoesNotApplyError("the gradient of the patch embedding is not there")
     with torch.enable_grad():
-        (module, token), output = _embedded(problem, noise)
-        if module is not far[0]:
+        (again, token), output = _embedded(problem, noise)
+        if module is not again:
             raise DoesNotApplyError(_NO_PATCHES)
         weights = torch.linspace(-1, 1, output.numel(), dtype=torch.float64).view_as(output).cos()
         # Any function of the output will do: tokens and positions stay alike.
@@ -105,7 +121,7 @@ def _run(problem: Problem, noise: Tensor) -> tuple[nn.Conv2d, Tensor, tuple[Tens
         flow, *gradients = torch.autograd.grad(loss, wanted, allow_unused=True)
     if flow is None:
         raise DoesNotApplyError("the output does not depend on the patches")
-    return module, flow[0].flatten(1).T, tuple(gradients)
+    return module, weight, flow[0].flatten(1).T, tuple(gradients)
 
 
 def _embedded(problem: Problem, inputs: Tensor) -> tuple[tuple[nn.Conv2d, Tensor], Tensor]:
@@ -121,8 +137,8 @@ def _embedded(problem: Problem, inputs: Tensor) -> tuple[tuple[nn.Conv2d, Tensor
     patching = [module for module in problem.model.modules() if _may_cut(module, fed.shape)]
     hooks = [module.register_forward_hook(note) for module in patching]
     network = problem.network
-    try:
-        output = network.output(network.parameters, network.fresh_buffers(), inputs)
+    try:  # with a copy: networks may change what they are given
+        output = network.output(network.parameters, network.fresh_buffers(), inputs.clone())
     finally:
         for hook in hooks:
             hook.remove()
@@ -150,7 +166,7 @@ def _rows(gradient: Tensor, axis: int) -> Tensor:
 
 def _matching_rows(flows: Tensor, rows: Tensor) -> Tensor | None:
     """For each token the row with its gradient, if every token has one of its own."""
-    if len(rows) < len(flows):
+    if not len(flows) <= len(rows) <= len(flows) + _MORE_ROWS:
         return None
     apart = torch.cdist(flows.double(), rows.double(), compute_mode="donot_use_mm_for_euclid_dist")
     nearest = apart.min(1)

@@ -28,8 +28,12 @@ __all__ = ["METHOD", "Patches", "likely_labels", "solve_patches"]
 METHOD = "the patch embedding's gradient over that of the positions"
 _SINGULAR = 8
 """The least singular value of Δ that stands above its rounding, in roundings of the largest."""
-_ROUNDINGS = 1
-"""Of the embedding's gradient, that Δᵀ X is at least off by."""
+_ROUNDINGS = {torch.float64: 1000.0}
+_ROUNDINGS_OTHERWISE = 3.0
+"""What Δᵀ X may leave of the embedding's gradient, in roundings of its terms: at most 1.8 of one image in
+float32, untrained and trained; two images that differ by 0.1 in one pixel leave 7 and more. (Float64 has the
+solution's own rounding.)
+"""
 _STEP = 1e-3
 """Of the parameters' length, that the network is moved by along the target."""
 
@@ -70,32 +74,40 @@ def solve_patches(
     flows = embedding.flows(of_positions[victim]).cpu()  # [P, width]
     if not bool(target.isfinite().all() and flows.isfinite().all()):
         raise DoesNotApplyError("the gradient is not finite")
-    count, width = flows.shape
-    if count > width:
-        raise DoesNotApplyError(
-            f"{count} patches are more than the {width} equations of each of their pixels"
-        )
     left, sizes, right = torch.linalg.svd(flows, full_matrices=False)
     if not bool(sizes[-1] > _SINGULAR * torch.finfo(of_positions.dtype).eps * sizes[0]):
         raise DoesNotApplyError("the gradients of the positions do not tell all patches apart")
     patches = left @ ((right @ target) / sizes[:, None])
+    spread = _spread(flows, target, patches, of_weight.dtype)
     kernel = embedding.module.kernel_size
     image = F.fold(patches.T[None], tuple(input_shape[1:]), kernel, stride=kernel)
-    errors = _standard_error(flows, target, patches, torch.finfo(of_weight.dtype).eps)
-    errors = errors * (left / sizes).norm(dim=1).max()
+    errors = spread * (left / sizes).norm(dim=1).max()
     if isinstance(problem.model, Normalised):
         std = problem.model.std.double().cpu()
         image, errors = image * std + problem.model.mean.double().cpu(), errors * std.max()
     return Patches(image.to(of_weight), errors.view(1).to(of_weight), float(sizes[0] / sizes[-1]))
 
 
-def _standard_error(flows: Tensor, target: Tensor, patches: Tensor, rounding: float) -> Tensor:
-    """Of the equations, from what is left of them, and from the gradient's rounding at least."""
+def _spread(flows: Tensor, target: Tensor, patches: Tensor, dtype: torch.dtype) -> Tensor:
+    """Standard deviation of the equations' errors, of the pixel in whose equations they are largest.
+
+    Raises
+    ------
+    DoesNotApplyError
+        Where they are more than rounding.
+    """
     count, width = flows.shape
     rest = target - flows.T @ patches
-    spare = max(width - count, 1) * target.shape[1]
-    least = _ROUNDINGS * rounding * target.square().mean().sqrt()
-    return torch.maximum((rest.square().sum() / spare).sqrt(), least)
+    left = (rest.square().sum(0) / (width - count)).sqrt()
+    rounding = torch.finfo(dtype).eps * (flows.abs().T @ patches.abs()).square().mean(0).sqrt()
+    allowed = _ROUNDINGS.get(dtype, _ROUNDINGS_OTHERWISE)
+    if not bool((left <= allowed * rounding).all()):
+        most = float((left / rounding).max())
+        raise DoesNotApplyError(
+            "the patch embedding's gradient holds noise, pruning, half precision or more inputs: patches "
+            f"leave {most:.2g} roundings of it"
+        )
+    return torch.maximum(left, rounding).max()
 
 
 def likely_labels(problem: Problem, victim: int, image: Tensor) -> Tensor:
@@ -115,7 +127,7 @@ def likely_labels(problem: Problem, victim: int, image: Tensor) -> Tensor:
     }
     with torch.no_grad():
         before, after = (
-            network.output(parameters, network.fresh_buffers(), image)
+            network.output(parameters, network.fresh_buffers(), image.clone())
             for parameters in (network.parameters, moved)
         )
     return (after - before).double().flatten().argsort().view(-1, 1)

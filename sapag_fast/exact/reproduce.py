@@ -52,7 +52,7 @@ def reproduce(
         What part of the batch they are: the others count nothing.
     """
     target = [None if entry is None else entry[victim] for entry in problem.targets]
-    gradients = problem.gradients(inputs, labels)
+    gradients = problem.gradients(inputs.clone(), labels)  # networks may change what they are given
     dummy = [
         None if t is None else torch.zeros_like(t) if g is None else share * g.detach()
         for g, t in zip(gradients, target, strict=True)

@@ -18,12 +18,17 @@ from sapag_fast.exact.reproduce import flows_toward, mean_shows, reproduce
 from sapag_fast.runtime.randomness import forked
 from sapag_fast.victim.problem import Problem
 
-__all__ = ["FEW_OUTPUTS", "MEANS_ALIKE", "STARTS", "Arithmetic"]
+__all__ = ["FEW_OUTPUTS", "MEANS_ALIKE", "OTHER_LABELS", "STARTS", "Arithmetic"]
 
 FEW_OUTPUTS = "arithmetic gives an input to any gradient of so few outputs: nothing else in it confirms it"
 MEANS_ALIKE = (
     "the mean of several inputs of one label has the same gradient here: what flows back to the first layer "
     "hardly depends on the input"
+)
+
+OTHER_LABELS = (
+    "the gradient is scaled, and that of another label is the same but for a factor: the image is told, the "
+    "label is not"
 )
 
 STARTS = 1024
@@ -167,10 +172,8 @@ class Arithmetic:
         """One image from its patch embedding."""
         patches = solve_patches(self.problem, victim, embedding, self.input_shape)
         if not bool(patches.errors <= _RIGHT * patches.image.abs().amax()):
-            raise DoesNotApplyError(
-                "the patch embedding's gradient holds noise, pruning, half precision or more inputs: the "
-                f"image that fits it best is off by {float(patches.errors):.1g}"
-            )
+            off = float(patches.errors)
+            raise DoesNotApplyError(f"the gradients of the positions tell the patches to {off:.1g} only")
         if labels is None and self.classes is None:
             raise DoesNotApplyError("labels are not known")
         tried = labels[None] if labels is not None else likely_labels(self.problem, victim, patches.image)
@@ -181,8 +184,20 @@ class Arithmetic:
             except DoesNotApplyError as refusal:
                 why = why if str(why) else refusal
                 continue
-            return replace(answer, doubt=self._means_alike(answer))
+            doubt = self._means_alike(answer)
+            if not doubt and labels is None and answer.scaled and self._fits_another(victim, answer, tried):
+                doubt = OTHER_LABELS
+            return replace(answer, doubt=doubt)
         raise why
+
+    def _fits_another(self, victim: int, answer: Answer, possible: Tensor) -> bool:
+        """Whether the gradient of another label is the target's, too, up to a factor and its sign."""
+        assert answer.inputs is not None
+        taken = answer.labels
+        assert taken is not None
+        others = [label for label in possible[:_LIKELY] if not torch.equal(label, taken)]
+        each = (reproduce(self.problem, victim, answer.inputs, label) for label in others)
+        return any(found.difference <= _MOST_DIFFERENCE for found in each)
 
     def _of(self, factors: Factors, first: FirstLinear, victim: int, labels: Tensor | None) -> Answer:
         clear = factors.errors <= _RIGHT * factors.fed.abs().amax(1)
@@ -250,6 +265,8 @@ class Arithmetic:
         allowed = _DIFFERENCE
         if _DIFFERENCE < found.difference <= _MOST_DIFFERENCE:
             allowed = max(_DIFFERENCE, self._blur(inputs, labels, off))
+        if found.difference <= allowed and found.factor < 0:
+            raise DoesNotApplyError("the gradient is the opposite of that at what fits the first layer")
         if not (found.difference <= allowed and found.factor > 0):
             raise DoesNotApplyError(
                 f"the gradient at what fits the first layer differs by {found.difference:.1g} of the "

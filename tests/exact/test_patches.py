@@ -47,7 +47,9 @@ def _problem(model, dtype=torch.float64, victims=1, batch=1, side=16):
     truth = torch.rand(victims, batch, 3, side, side, generator=g, dtype=torch.float64).to(dtype)
     labels = torch.randint(0, 4, (victims, batch), generator=g)
     rows = [
-        torch.autograd.grad(F.cross_entropy(model(x), y), tuple(model.parameters()))
+        torch.autograd.grad(
+            F.cross_entropy(model(x.clone()), y), [p for p in model.parameters() if p.requires_grad]
+        )
         for x, y in zip(truth, labels, strict=True)
     ]
     targets = [torch.stack(row) for row in zip(*rows, strict=True)]
@@ -155,6 +157,24 @@ class Between(nn.Module):
         return self.vit(self.change(x))
 
 
+def _only_pictures(x):
+    if x.max() > 1.01:
+        raise ValueError("no picture")
+    return x
+
+
+class Frozen(nn.Module):
+    """A layer is not trained."""
+
+    def __init__(self, name):
+        super().__init__()
+        self.vit = make_model("vit", **SMALL)
+        self.vit.get_submodule(name).requires_grad_(False)
+
+    def forward(self, x):
+        return self.vit(x)
+
+
 def _without_positions():
     return nn.Sequential(nn.Conv2d(3, 24, 4, 4), nn.Tanh(), nn.Flatten(), nn.Linear(24 * 16, 4))
 
@@ -166,12 +186,14 @@ def _without_positions():
         (lambda: Between(torch.abs), {}, "no convolution cuts the input itself"),
         (lambda: Between(lambda x: x.flip(3)), {}, "no convolution cuts the input itself"),
         (_without_positions, {}, "no parameter of positions has a gradient"),
-        (lambda: make_model("vit", **SMALL, patch=2), {}, "64 patches are more than the 24 equations"),
-        # Behind normalisation a token's gradient sums to zero: of 16 numbers 15 are free.
-        (lambda: make_model("vit", **SMALL | {"width": 16}), {}, "do not tell all patches apart"),
-        (MODELS["class"], {"batch": 2}, "or more inputs: the image that fits it best is off by"),
-        # As many equations as unknowns: anything is fitted, and the gradient of the other layers tells.
-        (lambda: Positions("reordered", width=16), {"batch": 2}, "the gradient at what fits"),
+        (lambda: make_model("vit", **SMALL, patch=2), {}, "64 patches leave none of the 24 equations"),
+        # As many equations as unknowns: anything is fitted.
+        (lambda: Positions("reordered", width=16), {}, "16 patches leave none of the 16 equations"),
+        (MODELS["class"], {"batch": 2}, "or more inputs: patches leave"),
+        (lambda: Frozen("embed"), {}, "the gradient of the patch embedding is not there"),
+        (lambda: Between(lambda x: x.clamp_(0, 1)), {}, "no convolution cuts the input itself"),
+        (lambda: Between(lambda x: x.abs_()), {}, "no convolution cuts the input itself"),
+        (lambda: Between(_only_pictures), {}, "a run on noise fails (ValueError)"),
     ],
 )
 def test_where_it_does_not_apply(make, options, reason):
@@ -215,3 +237,51 @@ def test_a_clipped_gradient_tells_the_same_image():
     torch.testing.assert_close(found.inputs, truth[0])
     assert found.reproduction.factor == pytest.approx(0.1)
     assert "clipped or scaled" in found.reason
+
+
+@pytest.mark.parametrize("size", [0.1, 0.3])
+@pytest.mark.parametrize("where", [(5, 5), (slice(4, 8), slice(4, 8))])
+def test_two_pictures_that_differ_in_a_place_are_not_one(where, size):
+    """Their mean fits the patches, and nearly the gradient: by rounding alone they are told."""
+    for seed in range(3):
+        model = make_model("vit", layers=2, seed=seed)
+        g = torch.Generator().manual_seed(seed)
+        middle = 0.2 + 0.6 * torch.rand(1, 3, 32, 32, generator=g)
+        apart = torch.zeros_like(middle)
+        apart[..., where[0], where[1]] = size
+        pair = torch.cat((middle - apart, middle + apart))
+        loss = F.cross_entropy(model(pair), torch.tensor([3, 3]))
+        found = recover_exact(model, torch.autograd.grad(loss, tuple(model.parameters())), (3, 32, 32))
+        assert not found.found.any()
+        assert "roundings of it" in found.reason[0]
+
+
+def test_one_number_that_was_changed_shows():
+    model = make_model("vit", **SMALL | {"width": 48, "heads": 1})
+    problem, _, labels = _problem(model, torch.float32)
+    entry = problem.targets[problem.names.index("embed.weight")].view(-1)
+    for place in (7, 1000, -1):
+        kept = entry[place].clone()
+        entry[place] += 1e-2 * entry.square().mean().sqrt()
+        assert "roundings of it" in _solved(problem, labels=labels[0]).reason
+        entry[place] = kept
+
+
+def test_a_label_that_another_would_do_for_is_doubted():
+    """Of two classes the gradients are opposite, whatever the loss makes of it."""
+    model = make_model("vit", **SMALL | {"classes": 2})
+    with torch.no_grad():
+        model.fc.bias.copy_(torch.tensor([4.0, 0.0]))
+    image = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(6))
+    loss = F.cross_entropy(model(image), torch.tensor([0]), label_smoothing=0.1)
+    target = torch.autograd.grad(loss, tuple(model.parameters()))
+    found = recover_exact(model, target, (3, 16, 16))
+    assert not found.found.any()
+    assert "the label is not" in found.reason[0] + str(_doubts(model, target))
+    opposite = recover_exact(model, target, (3, 16, 16), labels=[0])
+    assert "is the opposite of that" in opposite.reason[0]
+
+
+def _doubts(model, target):
+    problem = Problem(VictimModel(model), F.cross_entropy, GradientDistance(), [t[None] for t in target])
+    return Arithmetic(problem, 1, (3, 16, 16), classes=2).solve(0, None).doubt
