@@ -14,7 +14,7 @@ from sapag_fast.search.starts import recovery_generator
 from sapag_fast.text.attention import find_attention
 from sapag_fast.text.bag import infer_length
 from sapag_fast.text.companions import Companions
-from sapag_fast.text.counts import Counted, count_sentences
+from sapag_fast.text.counts import Counted, count_sentences, told_rows
 from sapag_fast.text.network import Tables, differentiable_layers, find_tables
 from sapag_fast.text.span_search import SpanSearch, pairs_within
 from sapag_fast.text.spans import Spans
@@ -35,7 +35,7 @@ class SentenceBatch:
     labels : Tensor
         ``[B]``, int64, -1 likewise.
     recovered : int
-        How many were found, of B.
+        How many were found, of B; of an incomplete batch each sentence is told once.
     candidates : tuple of Tensor
         T, the tokens that stand at each position in some sentence, ascending; empty where that does not
         follow.
@@ -144,10 +144,11 @@ def _recovered(
         return _nothing(size, device, candidates, "no sentence lies in what the later layers' gradients span")
     counted = count_sentences(model, tables, sentences, gradient, batch_size)
     tokens, labels = _nothing(size, device, (), "").tokens, torch.full((batch_size,), -1, device=device)
-    found = min(len(counted.labels), batch_size)
-    tokens[:found] = sentences[counted.sentences[:found]]
-    labels[:found] = counted.labels[:found]
-    reason = _missing(counted, batch_size) or search.open_to(sentences)
+    rows = told_rows(counted, batch_size)
+    found = len(rows)
+    tokens[:found] = sentences[counted.sentences[rows]]
+    labels[:found] = counted.labels[rows]
+    reason = _missing(counted, batch_size, found) or search.open_to(sentences)
     return SentenceBatch(tokens, labels, found, candidates, counted.difference, not reason, reason)
 
 
@@ -183,9 +184,9 @@ def _tokens(gradient: Sequence[Tensor | None], tables: Tables) -> Tensor:
     return row.ne(0).any(1).nonzero()[:, 0]
 
 
-def _missing(counted: Counted, batch_size: int) -> str:
-    if len(counted.labels) != batch_size:
-        return f"{len(counted.labels)} of {batch_size} sentences were found"
+def _missing(counted: Counted, batch_size: int, found: int) -> str:
+    if found != batch_size:
+        return f"{found} of {batch_size} sentences were found; how often each stands does not follow"
     if not counted.agrees:
         return f"the gradient at the sentences differs from the target by {counted.difference:.2g} of it"
     if not counted.sure:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from sapag_fast.runtime.extras import needs
 from sapag_fast.text.network import Tables, TextNetwork
 
-__all__ = ["Counted", "count_sentences"]
+__all__ = ["Counted", "count_sentences", "told_rows"]
 
 _DIFFERENCE = 1e-3
 """The most by which the gradient at the sentences differs from the target, of its length."""
@@ -45,6 +45,16 @@ class Counted:
     def agrees(self) -> bool:
         """Whether the gradient at the batch is the target."""
         return self.difference <= _DIFFERENCE
+
+
+def told_rows(counted: Counted, batch_size: int) -> list[int]:
+    """Which of the counted sentences are told: each once, where how often it stands does not follow."""
+    if len(counted.labels) == batch_size and counted.agrees:
+        return list(range(batch_size))
+    first: dict[int, int] = {}
+    for row, sentence in enumerate(counted.sentences.tolist()):
+        first.setdefault(sentence, row)
+    return list(first.values())[:batch_size]
 
 
 def count_sentences(

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from sapag_fast.models import make_model
 from sapag_fast.text import recover_sentences
+from sapag_fast.text.counts import Counted, told_rows
 
 
 def _batch(model, size, length, vocabulary=500):
@@ -84,6 +85,21 @@ def test_another_number_of_sentences_is_not_certified():
     found = recover_sentences(model, target, batch_size=4)
     assert not found.certified
     assert found.reason
+
+
+def test_an_incomplete_batch_tells_each_sentence_once():
+    """The shares of sentences that are missing go to those that are there."""
+    counts = torch.tensor([4, 4, 7, 4]), torch.tensor([1, 1, 0, 0])
+    incomplete = Counted(*counts, difference=0.3, sure=False)
+    assert told_rows(incomplete, 4) == [0, 2]
+    assert told_rows(incomplete, 8) == [0, 2]
+    assert told_rows(Counted(*counts, difference=1e-6, sure=True), 4) == [0, 1, 2, 3]
+    model = make_model("encoder", vocabulary=500, max_length=16, width=64, seed=0)
+    _, _, target = _batch(model, 3, 4)
+    for size in (2, 5):
+        found = recover_sentences(model, target, batch_size=size)
+        told = [row for row in found.tokens.tolist() if row[0] >= 0]
+        assert len(told) == found.recovered == len({tuple(row) for row in told})
 
 
 def test_noise_is_not_certified():
