@@ -23,7 +23,7 @@ from sapag_fast.exact.patch_embedding import PatchEmbedding
 from sapag_fast.victim.normalised import Normalised
 from sapag_fast.victim.problem import Problem
 
-__all__ = ["METHOD", "Patches", "likely_labels", "solve_patches"]
+__all__ = ["METHOD", "Patches", "solve_patches"]
 
 METHOD = "the patch embedding's gradient over that of the positions"
 _SINGULAR = 8
@@ -34,8 +34,6 @@ _ROUNDINGS_OTHERWISE = 3.0
 float32, untrained and trained; two images that differ by 0.1 in one pixel leave 7 and more. (Float64 has the
 solution's own rounding.)
 """
-_STEP = 1e-3
-"""Of the parameters' length, that the network is moved by along the target."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,26 +106,3 @@ def _spread(flows: Tensor, target: Tensor, patches: Tensor, dtype: torch.dtype) 
             f"leave {most:.2g} roundings of it"
         )
     return torch.maximum(left, rounding).max()
-
-
-def likely_labels(problem: Problem, victim: int, image: Tensor) -> Tensor:
-    """Classes ``[classes, 1]``, the likeliest first: those whose logit falls most along the gradient."""
-    network = problem.network
-    target = {
-        name: entry[victim]
-        for name, entry in zip(problem.names, problem.targets, strict=True)
-        if entry is not None
-    }
-    length = sum(float(network.parameters[name].detach().double().square().sum()) for name in target) ** 0.5
-    steep = sum(float(entry.double().square().sum()) for entry in target.values()) ** 0.5
-    step = _STEP * length / steep if steep > 0 else 0.0
-    moved = {
-        name: value + step * target[name] if name in target else value
-        for name, value in network.parameters.items()
-    }
-    with torch.no_grad():
-        before, after = (
-            network.output(parameters, network.fresh_buffers(), image.clone())
-            for parameters in (network.parameters, moved)
-        )
-    return (after - before).double().flatten().argsort().view(-1, 1)

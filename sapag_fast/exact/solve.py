@@ -12,8 +12,9 @@ from sapag_fast.exact.answer import Answer, DoesNotApplyError
 from sapag_fast.exact.factors import Factors, factors_of_batch, factors_of_one
 from sapag_fast.exact.first_linear import FirstLinear, find_first_linear
 from sapag_fast.exact.labelling import Labelled, labelled
+from sapag_fast.exact.likely_labels import likely_labels
 from sapag_fast.exact.patch_embedding import PatchEmbedding, find_patch_embedding
-from sapag_fast.exact.patches import METHOD, likely_labels, solve_patches
+from sapag_fast.exact.patches import METHOD, solve_patches
 from sapag_fast.exact.reproduce import flows_toward, mean_shows, reproduce
 from sapag_fast.runtime.randomness import forked
 from sapag_fast.victim.problem import Problem
@@ -143,7 +144,9 @@ class Arithmetic:
         assert bias is not None
         if self.batch_size == 1:
             answer = self._of(factors_of_one(weight[victim], bias[victim]), first, victim, labels)
-            return replace(answer, doubt=self._doubt(answer, first))
+            return replace(
+                answer, doubt=self._doubt(answer, first) or self._label_doubt(victim, answer, labels)
+            )
         why = f"not as many rows with zeros as inputs were found, from {self.starts} starts"
         given = {"starts": self.starts, "seed": _SEED}
         for factors in factors_of_batch(weight[victim], bias[victim], self.batch_size, **given):
@@ -184,20 +187,24 @@ class Arithmetic:
             except DoesNotApplyError as refusal:
                 why = why if str(why) else refusal
                 continue
-            doubt = self._means_alike(answer)
-            if not doubt and labels is None and answer.scaled and self._fits_another(victim, answer, tried):
-                doubt = OTHER_LABELS
+            doubt = self._means_alike(answer) or self._label_doubt(victim, answer, labels)
             return replace(answer, doubt=doubt)
         raise why
 
-    def _fits_another(self, victim: int, answer: Answer, possible: Tensor) -> bool:
-        """Whether the gradient of another label is the target's, too, up to a factor and its sign."""
+    def _label_doubt(self, victim: int, answer: Answer, given: Tensor | None) -> str:
+        """Why the label of the one input may be another: its gradient is the target's up to a factor, too.
+
+        Of two classes the gradients are opposite; which is right is told by a factor of one alone.
+        """
+        if given is not None or not answer.scaled or self.classes is None:
+            return ""
         assert answer.inputs is not None
-        taken = answer.labels
+        taken, image = answer.labels, answer.inputs
         assert taken is not None
-        others = [label for label in possible[:_LIKELY] if not torch.equal(label, taken)]
-        each = (reproduce(self.problem, victim, answer.inputs, label) for label in others)
-        return any(found.difference <= _MOST_DIFFERENCE for found in each)
+        ordered = likely_labels(self.problem, victim, image).view(-1, *taken.shape)
+        others = [label for label in ordered[:_LIKELY] if not torch.equal(label, taken)]
+        each = (reproduce(self.problem, victim, image, label) for label in others)
+        return OTHER_LABELS if any(found.difference <= _MOST_DIFFERENCE for found in each) else ""
 
     def _of(self, factors: Factors, first: FirstLinear, victim: int, labels: Tensor | None) -> Answer:
         clear = factors.errors <= _RIGHT * factors.fed.abs().amax(1)

@@ -146,6 +146,6 @@ def _collected(attack: Attack, answers: Sequence[Answer]) -> ExactRecovery:
         distance=distance,
         difference=difference,
         method=tuple(answer.method for answer in answers),
-        reason=tuple(answer.reason or answer.doubt for answer in answers),
+        reason=tuple("; ".join(filter(None, (answer.reason, answer.doubt))) for answer in answers),
         confirmed=torch.tensor([not answer.doubt for answer in answers]),
     )
